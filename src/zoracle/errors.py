@@ -1,0 +1,48 @@
+"""Errors that a user can mend, each told in one line: what was given, what was expected, how to mend it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+class InputError(ValueError):
+    """Something the caller gave is unusable; the command line prints it as one line and exits with code 2."""
+
+
+class BudgetError(InputError):
+    """A call would spend more queries than the budget allows; nothing was evaluated."""
+
+
+class BlackBoxError(InputError):
+    """The black box raised, or returned something that is not a usable output."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, truncated, foreign, or made for something else."""
+
+
+class MissingExtraError(InputError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class MuTooSmallWarning(UserWarning):
+    """The smoothing parameter is too small for the floating-point type: differences would be rounding noise."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: name of the module, as in an import statement.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        MissingExtraError: the module is not installed; the message names the extra.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{module} is not installed, and this needs it; mend it with: pip install 'zoracle[{extra}]'"
+        ) from error

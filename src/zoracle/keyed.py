@@ -1,0 +1,65 @@
+"""Randomness keyed by (seed, problem, step): the same numbers in any batch, in any order, after any restart.
+
+torch's CPU generator is the fastest source at hand, but it is seeded by 32 bits only, so the key is mixed
+well first (the finaliser of SplitMix64; Steele, Lea and Flood, 2014). Draws are made in float32 on the CPU and
+then cast, so that float32, float64 and every device see the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoracle.types import Key
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*words: int) -> int:
+    """A well-mixed 32-bit number from any number of integers; the order matters."""
+    h = 0x9E3779B97F4A7C15
+    for word in words:
+        h = (h ^ (word & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
+        h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+        h = (h ^ (h >> 27)) * 0x94D049BB133111EB & _MASK
+        h ^= h >> 31
+    return h >> 32
+
+
+def generator(*words: int) -> torch.Generator:
+    """A CPU generator for this key. It is made for one use and thrown away."""
+    return torch.Generator().manual_seed(mix(*words))
+
+
+def normal(key: Key, shape: Sequence[int], stream: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal draws (B, \\*shape) for a key of B problems.
+
+    Args:
+        key: seed, problem and step, (B,) each.
+        shape: shape of each problem's draw.
+        stream: tells apart several draws under one key.
+        dtype: what the draws are cast to.
+    """
+    out = torch.empty((key.seed.shape[0], *shape), dtype=torch.float32)
+    g = torch.Generator()
+    for row, words in zip(out, _rows(key), strict=True):
+        g.manual_seed(mix(*words, stream))
+        row.normal_(generator=g)
+    return out.to(dtype)
+
+
+def uniform(key: Key, stream: int = 0) -> Tensor:
+    """One uniform draw in [0, 1) a problem, (B,) float64."""
+    return torch.tensor([mix(*words, stream) / 2**32 for words in _rows(key)], dtype=torch.float64)
+
+
+def permutation(n: int, *words: int) -> np.ndarray:
+    """A permutation of 0 .. n - 1 for this key, the same on every platform (NumPy's PCG64)."""
+    return np.random.Generator(np.random.PCG64([word & _MASK for word in words])).permutation(n)
+
+
+def _rows(key: Key) -> list[tuple[int, int, int]]:
+    return list(zip(key.seed.tolist(), key.problem.tolist(), key.step.tolist(), strict=True))

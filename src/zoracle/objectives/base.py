@@ -1,0 +1,93 @@
+"""What an objective is: points and the problem each belongs to, in; losses, out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.types import Evaluation
+
+
+class Bounds(NamedTuple):
+    """Lowest and highest value of every coordinate."""
+
+    low: float
+    high: float
+
+
+class Objective(ABC):
+    r"""A batch of P problems of one dimension d: f_p(x) for p = 0 .. P - 1.
+
+    Subclasses write :meth:`_evaluate`, and :meth:`_gradient` where autograd through it is not the way.
+
+    Attributes:
+        dim: dimension d of every problem.
+        num_problems: P.
+        bounds: the range that coordinates are meant to stay in, or None. Objectives handle points outside it
+            themselves (an attack clips them); optimizers use it for scale only.
+        differentiable: whether :meth:`gradient` works.
+        stochastic: whether the loss depends on the step (a mini-batch, say).
+        scale: typical size of a coordinate; the smoothing parameter follows it.
+    """
+
+    dim: int
+    num_problems: int
+    bounds: Bounds | None = None
+    differentiable: bool = False
+    stochastic: bool = False
+    scale: float = 1.0
+
+    def evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None = None) -> Evaluation:
+        """Losses of N points.
+
+        Args:
+            points: (N, d).
+            problem: (N,) int64, the row of the problem (0 .. P - 1) that each point belongs to.
+            step: (N,) int64, what a stochastic objective draws its sample by: all points of one step see the
+                same sample. None asks for the full, noiseless objective.
+
+        Returns:
+            Losses (N,), and whether each point is a success where the objective knows.
+
+        Raises:
+            InputError: wrong shapes, or a problem out of range.
+        """
+        self._check(points, problem)
+        return self._evaluate(points, problem, step)
+
+    def gradient(self, points: Tensor, problem: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses (N,) and true gradients (N, d), both detached.
+
+        Raises:
+            InputError: the objective is not differentiable, or wrong shapes.
+        """
+        if not self.differentiable:
+            raise InputError(
+                f"{type(self).__name__} has no gradient; ask for the coordinatewise estimator instead "
+                '(gradient = "coordinatewise")'
+            )
+        self._check(points, problem)
+        return self._gradient(points, problem, step)
+
+    @abstractmethod
+    def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
+        """Losses of valid points."""
+
+    def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = points.detach().requires_grad_(True)
+            loss = self._evaluate(x, problem, step).loss
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+        return loss.detach(), gradient
+
+    def _check(self, points: Tensor, problem: Tensor) -> None:
+        if points.ndim != 2 or points.shape[1] != self.dim:
+            raise InputError(f"points have shape {tuple(points.shape)}; expected (N, {self.dim})")
+        if problem.shape != points.shape[:1]:
+            raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({points.shape[0]},), one a point")
+        if problem.numel() and (int(problem.min()) < 0 or int(problem.max()) >= self.num_problems):
+            raise InputError(f"problem out of range: expected 0 .. {self.num_problems - 1}")

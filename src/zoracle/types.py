@@ -1,0 +1,124 @@
+"""The tensors that flow through the house.
+
+Shapes are law: problems B lead, directions are (B, q, d), points of one step (B, m, d), values (B, m),
+a trajectory is (T, B). One problem alone gives what the same problem gives in a batch.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Purpose(StrEnum):
+    """What a query was spent on. The oracle counts each purpose by itself."""
+
+    OPTIMISE = "optimise"
+    """Points that an optimizer asked for: what a budget pays for."""
+    META_GRADIENT = "meta-gradient"
+    """Points (or gradients, counted one each) that meta-training needs for the optimizee's gradient."""
+    MONITOR = "monitor"
+    """Points evaluated only to report: the loss of the last iterate, a curve."""
+
+
+class StopReason(IntEnum):
+    """Why a problem stopped."""
+
+    RUNNING = 0
+    """It has not stopped."""
+    STEPS = 1
+    """All steps that were asked for are done."""
+    BUDGET = 2
+    """The next step would have cost more queries than the budget has left."""
+    SUCCESS = 3
+    """A point succeeded, and the caller asked to stop at the first success."""
+    TARGET = 4
+    """A point reached the loss that the caller asked for."""
+    NON_FINITE = 5
+    """Every value of a step was NaN or infinite: nothing is left to follow."""
+
+
+class Evaluation(NamedTuple):
+    """What an objective says of N points."""
+
+    loss: Tensor
+    """(N,) always minimised."""
+    success: Tensor | None = None
+    """(N,) bool: the point is a success (an adversarial example, say); None where the objective knows none."""
+
+
+class Queries(NamedTuple):
+    """What an optimizer asks for at one step."""
+
+    points: Tensor
+    """(B, m, d) points to evaluate. m is the optimizer's ``queries_per_step``."""
+    directions: Tensor
+    """(B, q, d) directions that the points were made from, without the smoothing parameter."""
+    aux: Any = ()
+    """What the optimizer's own ``tell`` needs again: a NamedTuple of tensors with leading B."""
+
+
+class Key(NamedTuple):
+    """What the randomness of a step is keyed by; no generator is kept anywhere."""
+
+    seed: Tensor
+    """(B,) int64."""
+    problem: Tensor
+    """(B,) int64, the problem's stable id."""
+    step: Tensor
+    """(B,) int64, counts up by one at each ``tell``."""
+
+    @classmethod
+    def start(cls, seed: int | Tensor, problem: Tensor) -> Key:
+        """The key of step 0 for problems (B,) under a seed (a number, or (B,))."""
+        problem = problem.to(torch.int64).cpu()
+        seed = torch.as_tensor(seed, dtype=torch.int64).cpu().expand(problem.shape).clone()
+        return cls(seed, problem.clone(), torch.zeros_like(problem))
+
+    def next(self) -> Key:
+        """The key of the following step."""
+        return self._replace(step=self.step + 1)
+
+
+class Trajectory(NamedTuple):
+    """What happened to B problems over at most T steps. Everything is a tensor on the CPU, so it saves and resumes.
+
+    Rows of steps that a problem did not take hold NaN (``loss``), or repeat the last value (``best``, ``queries``).
+    """
+
+    loss: Tensor
+    """(T, B) loss of the iterate at which step t began; NaN where the optimizer does not evaluate its iterate."""
+    best: Tensor
+    """(T, B) the lowest loss of any point evaluated up to and including step t."""
+    queries: Tensor
+    """(T, B) int64, points evaluated for optimisation up to and including step t."""
+    steps: Tensor
+    """(B,) int64, steps taken."""
+    reason: Tensor
+    """(B,) int64, a StopReason."""
+    final_loss: Tensor
+    """(B,) loss of the last iterate; NaN where it was not evaluated."""
+    final_success: Tensor
+    """(B,) bool, whether the last iterate is a success; False where not evaluated."""
+    best_loss: Tensor
+    """(B,) lowest loss of any evaluated point; infinite where none was finite."""
+    best_point: Tensor
+    """(B, d) the point with that loss."""
+    success_loss: Tensor
+    """(B,) lowest loss of any evaluated point that succeeded; infinite where none did."""
+    success_point: Tensor
+    """(B, d) the point with that loss; the starting point where none succeeded."""
+    first_success: Tensor
+    """(B,) int64, points evaluated up to and including the first that succeeds; -1 where none did."""
+    non_finite: Tensor
+    """(B,) int64, how many values were NaN or infinite."""
+
+    @property
+    def total_queries(self) -> Tensor:
+        """(B,) int64, points evaluated for optimisation."""
+        if self.queries.shape[0] == 0:
+            return torch.zeros_like(self.steps)
+        return self.queries[-1]
