@@ -35,7 +35,7 @@ def generator(*words: int) -> torch.Generator:
 
 
 def normal(key: Key, shape: Sequence[int], stream: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal draws (B, \\*shape) for a key of B problems.
+    """Standard normal draws (B, *shape) for a key of B problems.
 
     Args:
         key: seed, problem and step, (B,) each.

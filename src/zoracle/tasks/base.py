@@ -34,8 +34,9 @@ class Pictures(NamedTuple):
 
 
 class Task(ABC):
-    """A family of problems with stable, disjoint ids by split. Meta-training draws from ``train``,
-    every choice is made on ``valid``, ``test`` is reported once.
+    """A family of problems with stable, disjoint ids by split.
+
+    Meta-training draws from ``train``, every choice is made on ``valid``, ``test`` is reported once.
 
     Attributes:
         name: what the command line calls it.

@@ -1,0 +1,134 @@
+r"""Query directions: pure functions from a key (seed, problem id, step) to directions (B, q, d).
+
+All of them are scaled so that E[u u^T] = I where no covariance is asked for: then a forward difference along them
+is an estimate of the gradient itself, not of a multiple of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.keyed import normal
+from zoracle.types import Key
+
+DirectionKind = Literal["gaussian", "orthogonal"]
+KINDS: tuple[DirectionKind, ...] = ("gaussian", "orthogonal")
+
+
+def draw(kind: DirectionKind, key: Key, q: int, like: Tensor) -> Tensor:
+    """Directions (B, q, d) of a named kind, with the type and device of ``like`` (B, d).
+
+    Raises:
+        InputError: the kind is unknown, or q is not positive.
+    """
+    if q < 1:
+        raise InputError(f"number of directions is {q}; expected at least 1")
+    if kind == "gaussian":
+        return gaussian(key, q, like)
+    if kind == "orthogonal":
+        return orthogonal(key, q, like)
+    raise InputError(f"directions {kind!r} are unknown; expected one of {', '.join(KINDS)}")
+
+
+def gaussian(key: Key, q: int, like: Tensor) -> Tensor:
+    """Standard normal directions z ~ N(0, I), (B, q, d)."""
+    return normal(key, (q, like.shape[-1]), dtype=like.dtype).to(like.device)
+
+
+def reparameterise(z: Tensor, std: Tensor) -> Tensor:
+    r"""Directions with a diagonal covariance, u = \Sigma^{1/2} z.
+
+    The forward difference along them estimates \Sigma \nabla f, a preconditioned gradient, not \nabla f.
+
+    Args:
+        z: standard normal directions (B, q, d).
+        std: square root of the diagonal of Sigma, (B, d); gradients reach it through u.
+
+    Source: Ruan et al. (2020), section on QueryRNN; Kingma and Welling (2014) for the trick.
+    """
+    return z * std.unsqueeze(1)
+
+
+def orthogonal(key: Key, q: int, like: Tensor) -> Tensor:
+    r"""Mutually orthogonal directions of length sqrt(d), each uniform on the sphere, (B, q, d).
+
+    E[u u^T] = I, and the estimate along q of them has the variance of sampling without replacement. Where q > d,
+    blocks of d orthogonal directions are independent of each other.
+
+    Source: Choromanski et al. (2018), "Structured Evolution with Compact Architectures".
+    """
+    d = like.shape[-1]
+    z = gaussian(key, q, like)
+    blocks = [orthonormal_rows(block) for block in torch.split(z, d, dim=1)]
+    return torch.cat(blocks, dim=1) * math.sqrt(d)
+
+
+def orthonormal_rows(rows: Tensor) -> Tensor:
+    """Orthonormal rows (B, k, d) that span the rows given, k <= d, in their order (signs as in Gram-Schmidt)."""
+    q_factor, r_factor = torch.linalg.qr(rows.transpose(1, 2))
+    sign = torch.where(torch.diagonal(r_factor, dim1=1, dim2=2) < 0, -1.0, 1.0).to(rows.dtype)
+    oriented: Tensor = q_factor * sign.unsqueeze(1)
+    return oriented.transpose(1, 2).contiguous()
+
+
+def antithetic(directions: Tensor) -> Tensor:
+    """Each direction followed by its opposite, (B, 2q, d)."""
+    return torch.stack((directions, -directions), dim=2).flatten(1, 2)
+
+
+def guided(
+    key: Key,
+    q: int,
+    subspace: Tensor,
+    alpha: float = 0.5,
+    scaling: Literal["published", "balanced"] = "balanced",
+) -> Tensor:
+    r"""Guided-ES directions, which spend part of their variance in a subspace of k past directions, (B, q, d).
+
+    u = \sqrt{\alpha} z_1 + \sqrt{1 - \alpha}\, s\, U z_2 with z_1 ~ N(0, I_d), z_2 ~ N(0, I_k) and U an orthonormal
+    basis of the subspace. "balanced" takes s = \sqrt{d / k}, which is d times the covariance
+    \alpha I / d + (1 - \alpha) U U^T / k of the paper, so that both parts are equally long; "published" takes s = 1,
+    as the public code of Ruan et al. does, where the subspace hardly counts.
+
+    Args:
+        key: of B problems.
+        q: number of directions.
+        subspace: (B, k, d) vectors that span the subspace. Vectors that are zero, or dependent on those before them,
+            are left out; a problem with none of them left gets standard normal directions.
+        alpha: share of the variance that stays isotropic.
+        scaling: see above.
+
+    Source: Maheswaranathan et al. (2019), "Guided evolutionary strategies", equation 3.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise InputError(f"alpha is {alpha}; expected 0 .. 1")
+    k, d = subspace.shape[1:]
+    basis, used = _basis(subspace)
+    isotropic = gaussian(key, q, subspace[:, 0])
+    within = normal(key, (q, k), stream=1, dtype=subspace.dtype).to(subspace.device) * used.unsqueeze(1)
+    rank = used.sum(1).clamp(min=1)
+    stretch = (d / rank).sqrt() if scaling == "balanced" else torch.ones_like(rank)
+    has_subspace = used.any(1)
+    a = torch.where(has_subspace, alpha, 1.0)[:, None, None].to(subspace.dtype)
+    return a.sqrt() * isotropic + (1 - a).sqrt() * stretch[:, None, None] * torch.bmm(within, basis)
+
+
+def _basis(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis (B, k, d) by Gram-Schmidt, and which of its rows are real (B, k); the others are zero."""
+    rows: list[Tensor] = []
+    used: list[Tensor] = []
+    for vector in vectors.unbind(1):
+        before = vector.norm(dim=1, keepdim=True)
+        rest = vector
+        for row in rows + rows:  # twice is enough: one pass leaves rounding errors in nearly dependent vectors
+            rest = rest - (rest * row).sum(1, keepdim=True) * row
+        length = rest.norm(dim=1, keepdim=True)
+        real = length > 1e-5 * before
+        rows.append(torch.where(real, rest / torch.where(real, length, 1.0), 0.0))
+        used.append(real.squeeze(1).to(vectors.dtype))
+    return torch.stack(rows, 1), torch.stack(used, 1)

@@ -1,0 +1,105 @@
+"""The meta-loss of one truncated segment."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+import torch
+from torch import Tensor
+
+from zoracle.metatrain.oracle import TrainingOracle
+from zoracle.optimizers.base import Optimizer
+from zoracle.rollout import Step, rollout
+
+S = TypeVar("S")
+
+
+class Segment(NamedTuple):
+    """What a segment of K steps gave."""
+
+    value: Tensor
+    """Scalar, the meta-loss; its graph reaches the optimizer's weights."""
+    losses: Tensor
+    """(K, B) losses after each update."""
+    state: Any
+    """State after the segment, with its graph: detach it before the next."""
+
+
+class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    r"""What a learned optimizer is trained to make small, averaged over the B problems of a meta-batch.
+
+    With l_t the loss after update t, and t counted from 0 over the whole unroll:
+
+    - "difference": \sum_t w_t (l_t - stop\_gradient(l_{t-1})), l_{-1} = 0, as in the public code of the paper;
+    - "sum": \sum_t w_t l_t, as in the paper;
+    - "log": \sum_t w_t \log(l_t + \epsilon), which weighs a halving the same whatever the problem's scale.
+
+    \lambda times the optimizer's own penalty (the sum of o^2 for QueryRNN) is added in each step.
+
+    Attributes:
+        form: see above.
+        weights: w_t: "linear" is t, "uniform" is 1, each over K in the form "log".
+        penalty: lambda.
+        eps: epsilon of the form "log".
+
+    Source: Ruan et al. (2020), equation 6 and public code.
+    """
+
+    form: Literal["difference", "sum", "log"] = "difference"
+    weights: Literal["linear", "uniform"] = "linear"
+    penalty: float = 0.005
+    eps: float = 1e-6
+
+    def segment(
+        self,
+        optimizer: Optimizer[S, Any],
+        oracle: TrainingOracle,
+        state: S,
+        steps: int,
+        *,
+        problem: Tensor | None = None,
+        first: int = 0,
+        previous: Tensor | None = None,
+    ) -> Segment:
+        """Unroll K steps with their graph.
+
+        Args:
+            optimizer: whose weights are trained.
+            oracle: answers the queries and gives the gradient of the optimizee.
+            state: where the segment starts, detached.
+            steps: K.
+            problem: (B,) the objective's row of each problem.
+            first: index of the segment's first step in the unroll.
+            previous: (B,) loss after the step before; zero by default.
+        """
+        rows = torch.arange(state.x.shape[0]) if problem is None else problem  # type: ignore[attr-defined]
+        losses: list[Tensor] = []
+        penalties: list[Tensor] = []
+
+        def collect(step: Step) -> None:
+            key = step.state.key.step if oracle.objective.stochastic else None
+            losses.append(oracle.differentiable(step.state.x, rows, key))
+            penalty = optimizer.penalty(step.queries)
+            if penalty is not None:
+                penalties.append(penalty)
+
+        state, _ = rollout(optimizer, oracle, state, steps, problem=rows, keep_graph=True, final=None, on_step=collect)
+        after = torch.stack(losses)
+        value = self._value(after, first, previous)
+        if penalties and self.penalty:
+            value = value + self.penalty * torch.stack(penalties).sum(0).mean()
+        return Segment(value, after, state)
+
+    def _value(self, losses: Tensor, first: int, previous: Tensor | None) -> Tensor:
+        k = losses.shape[0]
+        t = torch.arange(first, first + k, dtype=losses.dtype, device=losses.device)
+        w = (t if self.weights == "linear" else torch.ones_like(t)).unsqueeze(1)
+        if self.form == "sum":
+            terms = w * losses
+        elif self.form == "log":
+            terms = w * torch.log(losses.clamp(min=0) + self.eps) / k
+        else:
+            before = torch.zeros_like(losses[:1]) if previous is None else previous.unsqueeze(0)
+            terms = w * (losses - torch.cat((before, losses[:-1])).detach())
+        return terms.nan_to_num(nan=0.0).sum(0).mean()

@@ -1,0 +1,117 @@
+"""The oracle of meta-training: it also gives the optimizee's gradient, true or by coordinatewise differences."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.objectives.base import Objective
+from zoracle.oracle import Oracle
+from zoracle.types import Evaluation, Purpose
+
+GradientKind = Literal["true", "coordinatewise"]
+ValueKind = Literal["queries", "directional"]
+
+
+class _Linearisation(NamedTuple):
+    x: Tensor
+    problem: Tensor
+    step: Tensor | None
+    loss: Tensor
+    gradient: Tensor
+
+
+class TrainingOracle(Oracle):
+    r"""An oracle that also answers with gradients.
+
+    Args:
+        objective: what is queried.
+        gradient: where the optimizee's gradient comes from: "true" differentiates the objective; "coordinatewise"
+            spends 2d queries and never touches autograd of the black box.
+        values: what the optimizer is answered with: "queries" evaluates every point; "directional" takes the gradient
+            g at the first point x_0 and answers f(x_0) + <g, x_i - x_0>, which agrees with the queries to O(mu) for
+            smooth f and costs one gradient instead of q values. Training only: evaluation always queries.
+        mu: smoothing parameter of the coordinatewise estimate.
+        chunk: points in one call of the objective at most.
+
+    Raises:
+        InputError: true gradients are asked of an objective that has none.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        gradient: GradientKind = "true",
+        values: ValueKind = "queries",
+        mu: float = 1e-4,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(objective, chunk=chunk)
+        if gradient == "true" and not objective.differentiable:
+            raise InputError(
+                f"{type(objective).__name__} has no gradient to train with; "
+                'mend it with gradient = "coordinatewise" in the training config'
+            )
+        self.kind = gradient
+        self.values = values
+        self.mu = mu
+        # The point where the meta-loss takes the gradient is the one that the next step starts from: remembered,
+        # it costs one gradient instead of two. It is found again by its value, so no calling order is assumed.
+        self._last: _Linearisation | None = None
+
+    def linearise(self, x: Tensor, problem: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and gradients (B, d) at x (B, d), detached."""
+        x = x.detach()
+        last = self._last
+        if last is not None and _same(last.x, x) and _same(last.problem, problem) and _same(last.step, step):
+            return last.loss, last.gradient
+        if self.kind == "true":
+            loss, gradient = self.gradient(x, problem, step=step)
+        else:
+            loss, gradient = self.estimate_gradient(x, problem, self.mu, step=step)
+        self._last = _Linearisation(x.clone(), problem, step, loss, gradient)
+        return loss, gradient
+
+    def differentiable(self, x: Tensor, problem: Tensor, step: Tensor | None = None) -> Tensor:
+        """Losses (B,) whose gradient with respect to x is the optimizee's, whichever way it was had."""
+        loss, gradient = self.linearise(x, problem, step)
+        linked: Tensor = _Linked.apply(x, loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))  # type: ignore[no-untyped-call]
+        return linked
+
+    @torch.no_grad()
+    def evaluate(
+        self, points: Tensor, problem: Tensor, *, step: Tensor | None = None, purpose: Purpose = Purpose.OPTIMISE
+    ) -> Evaluation:
+        """As :meth:`Oracle.evaluate`, or by directional derivatives where they were asked for."""
+        if self.values == "queries" or purpose is not Purpose.OPTIMISE:
+            return super().evaluate(points, problem, step=step, purpose=purpose)
+        base = points[:, 0]
+        loss, gradient = self.linearise(base, problem, step)
+        # In float64: the differences are mu times smaller than the values.
+        offsets = (points - base.unsqueeze(1)).double()
+        change = torch.bmm(offsets, gradient.double().unsqueeze(2)).squeeze(2)
+        return Evaluation(loss.double().unsqueeze(1) + change)
+
+
+class _Linked(torch.autograd.Function):
+    """A value and its gradient that were had elsewhere, as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_outputs[0].unsqueeze(1) * gradient, None, None
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and torch.equal(a, b)

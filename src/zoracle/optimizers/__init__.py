@@ -1,0 +1,1 @@
+"""The solver wing: everything that answers ``init``, ``ask`` and ``tell``."""

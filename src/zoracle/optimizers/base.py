@@ -1,0 +1,281 @@
+"""What an optimizer is: ``init``, ``ask``, ``tell`` over B problems at once, and a state that is tensors only."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+import torch
+from torch import Tensor
+
+from zoracle import directions, estimators
+from zoracle.errors import InputError, MuTooSmallWarning
+from zoracle.types import Key, Queries
+
+#: Where standard directions come from: a key of B problems, q, and a tensor (B, d) whose type and device they take.
+DirectionSource = Callable[[Key, int, Tensor], Tensor]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of an optimizer. Every optimizer has a subclass; unknown names are refused."""
+
+
+class SamplingConfig(Config, frozen=True, kw_only=True):
+    """Settings of optimizers that estimate gradients from finite differences.
+
+    Attributes:
+        num_directions: q, query directions a step.
+        mu: smoothing parameter in the units of x; None follows the floating-point type and the scale of x.
+        directions: "gaussian" or "orthogonal".
+        difference: "forward" spends q + 1 points a step, "central" 2q and does not evaluate the iterate.
+        control_variate: subtract the mean of the q forward differences.
+    """
+
+    num_directions: int = 20
+    mu: float | None = None
+    directions: Literal["gaussian", "orthogonal"] = "gaussian"
+    difference: Literal["forward", "central"] = "forward"
+    control_variate: bool = False
+
+
+class State(Protocol):
+    """What every optimizer's state has, whatever else it has."""
+
+    @property
+    def x(self) -> Tensor:
+        """(B, d) the iterate."""
+
+    @property
+    def key(self) -> Key:
+        """What the randomness of the next step is keyed by."""
+
+
+class Start(NamedTuple):
+    """What a run begins with, checked."""
+
+    x: Tensor
+    """(B, d)."""
+    key: Key
+    mu: Tensor
+    """(B,) smoothing parameter."""
+    horizon: Tensor
+    """(B,) steps that the run is planned for; 0 where that is open."""
+
+
+S = TypeVar("S")
+C = TypeVar("C", bound=Config)
+
+
+class Optimizer(ABC, Generic[S, C]):
+    """Minimises B problems at once by asking for points and being told their values.
+
+    Settings are given by name, ``ZOSGD(lr=0.01)``, or as a config, ``ZOSGD(ZOSGDConfig(lr=0.01))``.
+
+    Attributes:
+        config: the settings.
+        order: 1 where ``tell`` needs the gradient at the point asked for, 0 where values are enough.
+
+    Raises:
+        InputError: a setting is unknown, of the wrong type, or out of range.
+    """
+
+    Config: ClassVar[type[Config]]
+    order: int = 0
+    config: C
+
+    def __init__(self, config: C | None = None, **settings: Any) -> None:
+        self.config = self.checked(config, settings)
+
+    @classmethod
+    def checked(cls, config: C | None, settings: dict[str, Any]) -> C:
+        """A config from settings by name on top of a config, types and names checked."""
+        given = msgspec.structs.asdict(config) if config is not None else {}
+        try:
+            made = msgspec.convert({**given, **settings}, cls.Config)
+        except msgspec.ValidationError as error:
+            known = ", ".join(cls.Config.__struct_fields__)
+            raise InputError(f"{cls.__name__}: {error}; settings are {known}") from error
+        if isinstance(made, SamplingConfig) and made.num_directions < 1:
+            raise InputError(f"{cls.__name__}: num_directions is {made.num_directions}; expected at least 1")
+        if isinstance(made, SamplingConfig) and made.mu is not None and not made.mu > 0:
+            raise InputError(f"{cls.__name__}: mu is {made.mu}; expected a positive number")
+        return made  # type: ignore[return-value]
+
+    @property
+    @abstractmethod
+    def queries_per_step(self) -> int:
+        """How many points of each problem a step costs: m of :class:`Queries`."""
+
+    @property
+    def evaluates_iterate(self) -> bool:
+        """Whether the first point of each step is the iterate itself."""
+        return True
+
+    def init(
+        self,
+        x0: Tensor,
+        *,
+        seed: int | Tensor = 0,
+        problem: Tensor | None = None,
+        horizon: int | None = None,
+        scale: float = 1.0,
+    ) -> S:
+        """The state before the first step.
+
+        Args:
+            x0: starting points (B, d), float32 or float64.
+            seed: what the randomness is keyed by, with the problem's id and the step.
+            problem: stable ids (B,) int64; by default 0 .. B - 1.
+            horizon: steps that the run is planned for, for optimizers that follow a schedule.
+            scale: typical size of a coordinate, which the default smoothing parameter follows.
+
+        Raises:
+            InputError: wrong shape or type, or values that are not finite.
+        """
+        if x0.ndim != 2 or not x0.is_floating_point():
+            raise InputError(f"x0 is {x0.dtype} {tuple(x0.shape)}; expected floating-point numbers (B, d)")
+        if not bool(x0.isfinite().all()):
+            raise InputError("x0 has values that are NaN or infinite; expected finite numbers")
+        if not scale > 0:
+            raise InputError(f"scale is {scale}; expected a positive number")
+        if horizon is not None and horizon < 1:
+            raise InputError(f"horizon is {horizon}; expected at least 1 step")
+        b = x0.shape[0]
+        problem = torch.arange(b) if problem is None else problem
+        if problem.shape != (b,):
+            raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({b},), one id a row of x0")
+        start = Start(
+            x=x0.detach().clone(),
+            key=Key.start(seed, problem),
+            mu=x0.new_full((b,), self._mu(x0.dtype, scale)),
+            horizon=torch.full((b,), horizon or 0, dtype=torch.int64),
+        )
+        return self._init(start)
+
+    def ask(self, state: S) -> Queries:
+        """The points to evaluate at this step. It changes nothing: asked twice, it answers the same."""
+        return self._ask(state)
+
+    def tell(self, state: S, queries: Queries, values: Tensor, gradients: Tensor | None = None) -> S:
+        """The state after a step.
+
+        Args:
+            state: what ``ask`` was given.
+            queries: what ``ask`` returned.
+            values: (B, m) losses of its points; NaN marks a value that could not be had.
+            gradients: (B, m, d), for optimizers of order 1.
+
+        Raises:
+            InputError: the shapes do not belong together.
+        """
+        if values.shape != queries.points.shape[:2]:
+            raise InputError(
+                f"values have shape {tuple(values.shape)}; expected {tuple(queries.points.shape[:2])}, one a point"
+            )
+        if self.order == 1 and gradients is None:
+            raise InputError(f"{type(self).__name__} needs gradients; give (B, m, d)")
+        return self._tell(state, queries, values.detach(), gradients)
+
+    def penalty(self, queries: Queries) -> Tensor | None:
+        """What the meta-loss adds for these queries, (B,), before its weight; None where there is nothing."""
+        return None
+
+    @abstractmethod
+    def _init(self, start: Start) -> S: ...
+
+    @abstractmethod
+    def _ask(self, state: S) -> Queries: ...
+
+    @abstractmethod
+    def _tell(self, state: S, queries: Queries, values: Tensor, gradients: Tensor | None) -> S: ...
+
+    def _mu(self, dtype: torch.dtype, scale: float) -> float:
+        mu = getattr(self.config, "mu", None)
+        if mu is None:
+            return estimators.default_mu(dtype, scale)
+        smallest = estimators.smallest_mu(dtype, scale)
+        if mu < smallest:
+            warnings.warn(
+                f"mu = {mu:g} is too small for {dtype} at scale {scale:g}: differences will be rounding noise; "
+                f"use at least {smallest:.1g}, or float64",
+                MuTooSmallWarning,
+                stacklevel=3,
+            )
+        return float(mu)
+
+
+SC = TypeVar("SC", bound=SamplingConfig)
+
+
+class FiniteDifferenceOptimizer(Optimizer[S, SC]):
+    """An optimizer that follows a gradient estimated from finite differences along random directions.
+
+    Args:
+        config: settings.
+        source: where directions come from instead of ``config.directions``: recorded ones, or your own.
+        settings: settings by name.
+    """
+
+    def __init__(self, config: SC | None = None, *, source: DirectionSource | None = None, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.source = source
+
+    @property
+    def queries_per_step(self) -> int:
+        """Q + 1 points with forward differences, 2q with central ones."""
+        q = self.config.num_directions
+        return 2 * q if self.config.difference == "central" else q + 1
+
+    @property
+    def evaluates_iterate(self) -> bool:
+        """Whether the first point of each step is the iterate itself."""
+        return self.config.difference == "forward"
+
+    def draw(self, key: Key, like: Tensor, q: int | None = None) -> Tensor:
+        """Directions (B, q, d) with E[u u^T] = I for this key."""
+        q = self.config.num_directions if q is None else q
+        if self.source is not None:
+            return self.source(key, q, like)
+        return directions.draw(self.config.directions, key, q, like)
+
+    def queries(self, x: Tensor, u: Tensor, mu: Tensor, aux: Any = ()) -> Queries:
+        """The points that the estimate along u needs: (B, m, d)."""
+        x = x.detach().unsqueeze(1)
+        step = mu[:, None, None] * u.detach()
+        if self.config.difference == "central":
+            return Queries(x + directions.antithetic(step), u, aux)
+        return Queries(torch.cat((x, x + step), dim=1), u, aux)
+
+    def estimate(self, queries: Queries, values: Tensor, mu: Tensor) -> Tensor:
+        """The gradient estimate (B, d) from the values of these queries."""
+        if self.config.difference == "central":
+            return estimators.central_difference(values, queries.directions, mu)
+        return estimators.forward_difference(values, queries.directions, mu, self.config.control_variate)
+
+
+class DescentOptimizer(FiniteDifferenceOptimizer[S, SC]):
+    """A hand-designed optimizer whose step is a function of the gradient estimate and its state."""
+
+    def _ask(self, state: S) -> Queries:
+        x, key, mu = state.x, state.key, state.mu  # type: ignore[attr-defined]
+        return self.queries(x, self.draw(key, x), mu)
+
+    def _tell(self, state: S, queries: Queries, values: Tensor, gradients: Tensor | None) -> S:
+        return self._step(state, self.estimate(queries, values, state.mu))  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def _step(self, state: S, gradient: Tensor) -> S: ...
+
+
+def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
+    """The same optimizer with some settings changed; weights are shared, the given one is left as it was."""
+    copy = object.__new__(type(optimizer))
+    copy.__dict__.update(optimizer.__dict__)
+    object.__setattr__(copy, "config", optimizer.checked(optimizer.config, settings))
+    return copy
+
+
+OptimizerT = TypeVar("OptimizerT", bound=Optimizer[Any, Any])

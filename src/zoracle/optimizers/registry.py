@@ -1,0 +1,50 @@
+"""The optimizers by name. A new one is one file beside this and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, NamedTuple
+
+from zoracle.errors import InputError
+from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.zo_adam import ZOAdam
+from zoracle.optimizers.zo_lstm import ZOLSTM
+from zoracle.optimizers.zo_sgd import ZOSGD
+from zoracle.optimizers.zo_signsgd import ZOSignSGD
+
+
+class Entry(NamedTuple):
+    """One optimizer."""
+
+    make: Callable[..., Optimizer[Any, Any]]
+    summary: str
+    learned: bool = False
+
+
+REGISTRY: dict[str, Entry] = {
+    "zo-sgd": Entry(ZOSGD, "gradient descent on the finite-difference estimate"),
+    "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
+    "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
+    "zo-lstm": Entry(ZOLSTM, "learned steps and learned query directions", learned=True),
+    "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "ablation: learned steps only", learned=True),
+    "zo-lstm-no-update": Entry(partial(ZOLSTM, update="sgd"), "ablation: learned query directions only", learned=True),
+    "zo-lstm-guided-es": Entry(partial(ZOLSTM, query="guided-es"), "ablation: Guided-ES directions", learned=True),
+    "l2l": Entry(
+        partial(ZOLSTM, query="gaussian", gradient="true"), "learned steps on the true gradient", learned=True
+    ),
+}
+
+
+def make(name: str, **settings: Any) -> Optimizer[Any, Any]:
+    """An optimizer by its registered name, untrained where it is a learned one.
+
+    Raises:
+        InputError: the name or a setting is unknown.
+    """
+    if name not in REGISTRY:
+        close = get_close_matches(name, REGISTRY, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"optimizer {name!r} is unknown; {hint}there are {', '.join(REGISTRY)}")
+    return REGISTRY[name].make(**settings)

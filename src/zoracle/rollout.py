@@ -1,0 +1,244 @@
+"""The only optimization loop. Training, attacks, comparisons and ``minimize`` all go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.optimizers.base import Optimizer
+from zoracle.oracle import Oracle
+from zoracle.state import assign, select
+from zoracle.types import Evaluation, Purpose, Queries, StopReason, Trajectory
+
+S = TypeVar("S")
+
+
+class Step(NamedTuple):
+    """What ``on_step`` is shown after each step."""
+
+    state: Any
+    """The state after the step, of the L problems that took it."""
+    live: Tensor
+    """(L,) int64, which of the B problems took it."""
+    queries: Queries
+    """What was asked, of these L problems."""
+    evaluation: Evaluation
+    """What was answered."""
+    trajectory: Trajectory
+    """All B problems so far."""
+    whole: Callable[[], Any]
+    """Puts the state of all B problems together, for a checkpoint."""
+
+
+def blank(steps: int, x: Tensor) -> Trajectory:
+    """The trajectory of B problems at x (B, d) that have not begun, with room for this many steps."""
+    b = x.shape[0]
+    x = x.detach().cpu()
+    infinite = x.new_full((b,), torch.inf)
+    zero = torch.zeros(b, dtype=torch.int64)
+    return Trajectory(
+        loss=x.new_full((steps, b), torch.nan),
+        best=x.new_full((steps, b), torch.inf),
+        queries=torch.zeros((steps, b), dtype=torch.int64),
+        steps=zero.clone(),
+        reason=zero.clone(),
+        final_loss=x.new_full((b,), torch.nan),
+        final_success=torch.zeros(b, dtype=torch.bool),
+        best_loss=infinite.clone(),
+        best_point=x.clone(),
+        success_loss=infinite.clone(),
+        success_point=x.clone(),
+        first_success=zero - 1,
+        non_finite=zero.clone(),
+    )
+
+
+def rollout(
+    optimizer: Optimizer[S, Any],
+    oracle: Oracle,
+    state: S,
+    steps: int,
+    *,
+    problem: Tensor | None = None,
+    trajectory: Trajectory | None = None,
+    keep_graph: bool = False,
+    stop_on_success: bool = False,
+    target: float | None = None,
+    final: Purpose | None = Purpose.MONITOR,
+    on_step: Callable[[Step], None] | None = None,
+) -> tuple[S, Trajectory]:
+    """Run an optimizer on B problems for a number of steps; problems that finish leave the batch.
+
+    Args:
+        optimizer: any optimizer.
+        oracle: what it queries. Its budget is looked at before each step, and never passed.
+        state: of ``optimizer.init``, or of an earlier rollout.
+        steps: how many steps each problem takes at most, those of ``trajectory`` included.
+        problem: (B,) the objective's row of each problem; by default 0 .. B - 1.
+        trajectory: of an earlier rollout that is to go on; it is updated in place.
+        keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
+        stop_on_success: a problem stops at its first success.
+        target: a problem stops when one of its points has this loss or a lower one.
+        final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
+            the budget and left out for problems that cannot; with None it is left out.
+        on_step: is shown every step; may raise to interrupt (the last whole step is in ``trajectory``).
+
+    Returns:
+        The state and the trajectory of all B problems.
+
+    Raises:
+        InputError: steps is negative, or the shapes do not belong together.
+    """
+    if steps < 0:
+        raise InputError(f"steps is {steps}; expected 0 or more")
+    x: Tensor = state.x  # type: ignore[attr-defined]
+    problem = torch.arange(x.shape[0]) if problem is None else problem
+    if problem.shape != x.shape[:1]:
+        raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({x.shape[0]},)")
+    record = blank(steps, x) if trajectory is None else _longer(trajectory, steps)
+    # Problems that had done all steps of an earlier rollout go on where this one allows more.
+    record.reason[(record.reason == StopReason.STEPS) & (record.steps < steps)] = StopReason.RUNNING
+
+    whole = state
+    live = (record.reason == StopReason.RUNNING).nonzero().squeeze(1)
+    running = state if live.numel() == x.shape[0] else select(state, live)
+
+    def assemble() -> S:
+        return running if live.numel() == x.shape[0] else assign(whole, live, running)
+
+    with torch.set_grad_enabled(keep_graph):
+        while True:
+            done = record.steps[live] >= steps
+            broke = ~oracle.affords(problem[live], optimizer.queries_per_step)
+            record.reason[live[broke]] = StopReason.BUDGET
+            record.reason[live[done]] = StopReason.STEPS
+            stay = record.reason[live] == StopReason.RUNNING
+            if not bool(stay.all()):
+                if not keep_graph:
+                    whole = assemble()
+                    running = select(running, stay)
+                    live = live[stay]
+                elif not bool(stay.any()):
+                    break
+            if live.numel() == 0:
+                break
+            queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
+            _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
+            if not keep_graph:
+                _stop(record, live, evaluation, stop_on_success, target)
+            if on_step is not None:
+                on_step(Step(running, live, queries, evaluation, record, assemble))
+    result = running if keep_graph else whole
+    if final is not None:
+        _evaluate_final(record, oracle, result, problem, final)
+    return result, record
+
+
+def take_step(optimizer: Optimizer[S, Any], oracle: Oracle, state: S, problem: Tensor) -> tuple[Queries, Evaluation, S]:
+    """One step: ask, evaluate, tell. This is all there is to driving an optimizer by hand."""
+    queries = optimizer.ask(state)
+    step = state.key.step if oracle.objective.stochastic else None  # type: ignore[attr-defined]
+    if optimizer.order == 0:
+        evaluation = oracle.evaluate(queries.points, problem, step=step)
+        return queries, evaluation, optimizer.tell(state, queries, evaluation.loss)
+    loss, gradient = oracle.gradient(queries.points[:, 0], problem, step=step, purpose=Purpose.OPTIMISE)
+    evaluation = Evaluation(loss.unsqueeze(1))
+    return queries, evaluation, optimizer.tell(state, queries, evaluation.loss, gradient.unsqueeze(1))
+
+
+def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Evaluation, has_base: bool) -> None:
+    loss = evaluation.loss.detach().cpu()
+    points = queries.points.detach()
+    m = loss.shape[1]
+    row = record.steps[live]
+    before = torch.where(row > 0, record.queries[(row - 1).clamp(min=0), live], 0)
+    if has_base:
+        record.loss[row, live] = loss[:, 0].to(record.loss.dtype)
+    record.non_finite[live] += (~loss.isfinite()).sum(1)
+
+    _keep_best(record.best_loss, record.best_point, live, loss, points)
+    if evaluation.success is not None:
+        success = evaluation.success.cpu()
+        first = before + success.int().argmax(1) + 1
+        new = success.any(1) & (record.first_success[live] < 0)
+        record.first_success[live[new]] = first[new]
+        _keep_best(record.success_loss, record.success_point, live, loss.masked_fill(~success, torch.nan), points)
+    record.best[row, live] = record.best_loss[live]
+    record.queries[row, live] = before + m
+    record.steps[live] = row + 1
+    # Rows of steps that will not be taken repeat the last value.
+    later = torch.arange(record.queries.shape[0]).unsqueeze(1) > row
+    record.queries[:, live] = torch.where(later, before + m, record.queries[:, live])
+    record.best[:, live] = torch.where(later, record.best_loss[live], record.best[:, live])
+
+
+def _keep_best(best: Tensor, point: Tensor, live: Tensor, loss: Tensor, points: Tensor) -> None:
+    lowest, where = loss.nan_to_num(nan=torch.inf).min(1)
+    better = lowest < best[live]
+    if bool(better.any()):
+        rows = better.nonzero().squeeze(1)
+        best[live[rows]] = lowest[rows].to(best.dtype)
+        chosen = points[rows.to(points.device), where[rows].to(points.device)]
+        point[live[rows]] = chosen.cpu().to(point.dtype)
+
+
+def _stop(record: Trajectory, live: Tensor, evaluation: Evaluation, on_success: bool, target: float | None) -> None:
+    dead = evaluation.loss.isnan().all(1).cpu()
+    record.reason[live[dead]] = StopReason.NON_FINITE
+    if target is not None:
+        record.reason[live[record.best_loss[live] <= target]] = StopReason.TARGET
+    if on_success:
+        record.reason[live[record.first_success[live] > 0]] = StopReason.SUCCESS
+
+
+def _evaluate_final(record: Trajectory, oracle: Oracle, state: Any, problem: Tensor, purpose: Purpose) -> None:
+    wanted = record.final_loss.isnan() & (record.reason != StopReason.NON_FINITE)
+    if purpose is Purpose.OPTIMISE:
+        wanted &= oracle.affords(problem, 1)
+    rows = wanted.nonzero().squeeze(1)
+    if rows.numel() == 0:
+        return
+    x = state.x.detach()[rows.to(state.x.device)].unsqueeze(1)
+    evaluation = oracle.evaluate(x, problem[rows], purpose=purpose)
+    record.final_loss[rows] = evaluation.loss[:, 0].cpu().to(record.final_loss.dtype)
+    if evaluation.success is not None:
+        record.final_success[rows] = evaluation.success[:, 0].cpu()
+    if purpose is Purpose.OPTIMISE:
+        _paid_for(record, rows, evaluation, x)
+
+
+def _paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tensor) -> None:
+    """A last iterate that the budget paid for counts like any other point."""
+    loss = evaluation.loss.cpu()
+    _keep_best(record.best_loss, record.best_point, rows, loss, x)
+    total = record.total_queries[rows] + 1
+    if evaluation.success is not None:
+        success = evaluation.success.cpu()
+        new = success[:, 0] & (record.first_success[rows] < 0)
+        record.first_success[rows[new]] = total[new]
+        _keep_best(record.success_loss, record.success_point, rows, loss.masked_fill(~success, torch.nan), x)
+    if record.queries.shape[0]:
+        record.queries[-1, rows] = total
+        record.best[-1, rows] = record.best_loss[rows]
+
+
+def _longer(trajectory: Trajectory, steps: int) -> Trajectory:
+    """The trajectory with room for this many steps; the same tensors where there is room already."""
+    have = trajectory.loss.shape[0]
+    if have >= steps:
+        return trajectory
+    more = steps - have
+    b = trajectory.steps.shape[0]
+    last = trajectory.total_queries.expand(more, b)
+    best = trajectory.best_loss.expand(more, b)
+    return trajectory._replace(
+        loss=torch.cat((trajectory.loss, trajectory.loss.new_full((more, b), torch.nan))),
+        best=torch.cat((trajectory.best, best)),
+        queries=torch.cat((trajectory.queries, last)),
+        final_loss=torch.full_like(trajectory.final_loss, torch.nan),
+        final_success=torch.zeros_like(trajectory.final_success),
+    )
