@@ -1,0 +1,136 @@
+"""What a training is told: a TOML file, every name checked."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from zoracle.errors import InputError
+from zoracle.metatrain.loss import MetaLoss
+
+
+class _Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Stage(_Checked, frozen=True, kw_only=True):
+    """One stage of a schedule; "UpdateRNN, then QueryRNN" is two of them, "jointly" is one.
+
+    Attributes:
+        train: names of the parts whose weights are trained ("update_rnn"); all of them where empty.
+        settings: settings of the optimizer that hold in this stage only ({query = "gaussian"}).
+        unrolls: how many unrolls from fresh starting points.
+        steps: T, steps of one unroll.
+        truncation: K, steps between two updates of the weights.
+        meta_batch: problems in one unroll.
+        lr: step size of Adam.
+        final_lr: step size at the end of a cosine decay; None keeps ``lr``.
+        clip_norm: largest norm of the meta-gradient.
+        clip_value: largest size of any entry of it, as the public code of the paper clamps it.
+        ema: decay of the running mean of the weights that is validated and kept; 0 takes the weights themselves.
+        loss: the meta-loss.
+    """
+
+    train: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    unrolls: int = 100
+    steps: int = 200
+    truncation: int = 20
+    meta_batch: int = 10
+    lr: float = 1e-3
+    final_lr: float | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    ema: float = 0.0
+    loss: MetaLoss = MetaLoss()
+
+    def __post_init__(self) -> None:
+        for name in ("unrolls", "steps", "truncation", "meta_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}; expected a positive number")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; expected 0 .. 1")
+
+
+class Validation(_Checked, frozen=True, kw_only=True):
+    """How the best weights are chosen: on problems of the validation split, by real queries.
+
+    Attributes:
+        problems: how many of the split.
+        every: unrolls between two validations; the end of a stage is always validated.
+        steps: steps of a validation run.
+        seeds: runs of each problem.
+        settings: settings of the optimizer that hold in validation ({sampling_probability = 0.5}).
+    """
+
+    problems: int = 20
+    every: int = 25
+    steps: int = 200
+    seeds: int = 1
+    settings: dict[str, Any] = {}
+
+
+class TrainConfig(_Checked, frozen=True, kw_only=True):
+    """A whole training.
+
+    Attributes:
+        task: name of the task.
+        task_settings: settings of the task.
+        optimizer: name of the optimizer in the registry.
+        settings: settings of the optimizer.
+        stages: what is done, in order.
+        validation: how the best weights are chosen.
+        gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
+        gradient_mu: smoothing parameter of the latter.
+        values: what training answers queries with: "queries", or "directional", one gradient and inner products.
+        problems: how many problems of the training split; all where None.
+        dtype: "float32" or "float64".
+        seed: keys everything.
+    """
+
+    task: str
+    optimizer: str = "zo-lstm"
+    stages: tuple[Stage, ...]
+    task_settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    validation: Validation = Validation()
+    gradient: Literal["true", "coordinatewise"] = "true"
+    gradient_mu: float = 1e-3
+    values: Literal["queries", "directional"] = "queries"
+    problems: int | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("there are no stages; expected at least one [[stages]]")
+
+
+def parse(text: str, where: str = "config") -> TrainConfig:
+    """A config from TOML text.
+
+    Raises:
+        InputError: not TOML, an unknown name, a wrong type, or a value out of range.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(text), TrainConfig)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def load(path: Path) -> TrainConfig:
+    """A config from a TOML file.
+
+    Raises:
+        InputError: the file is missing or :func:`parse` refuses it.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return parse(text, str(path))

@@ -1,0 +1,272 @@
+"""Meta-training by truncated back-propagation through time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from zoracle import __version__, keyed
+from zoracle.checkpoint import save_optimizer
+from zoracle.errors import CheckpointError, InputError
+from zoracle.files import read_tensors, write_tensors
+from zoracle.metatrain.config import Stage, TrainConfig
+from zoracle.metatrain.oracle import TrainingOracle
+from zoracle.optimizers.base import Optimizer, with_settings
+from zoracle.optimizers.registry import make
+from zoracle.oracle import Oracle
+from zoracle.rollout import rollout
+from zoracle.state import detach
+from zoracle.tasks.base import Task
+from zoracle.types import Purpose
+
+CHECKPOINT = "training.safetensors"
+_UNROLL, _VALIDATION = 1, 2  # streams of the seed
+
+
+class Report(NamedTuple):
+    """What is told after each unroll."""
+
+    stage: int
+    unroll: int
+    """Unrolls done in this stage."""
+    unrolls: int
+    """Unrolls of this stage."""
+    meta_loss: float
+    """Mean over the unroll's segments."""
+    ratio: float
+    """Mean final / initial loss of the unroll's problems."""
+    valid: float | None
+    """Mean final / initial loss on validation problems, where this unroll was followed by a validation."""
+    best: float
+    """The lowest so far in this stage."""
+
+
+class Trainer:
+    """Trains a learned optimizer from a config; can be killed at any moment and resumed to the same bits.
+
+    Args:
+        config: what to do.
+        task: the family of problems.
+        folder: where checkpoints and the result go; None keeps everything in memory.
+
+    Raises:
+        InputError: the config does not fit the task or the optimizer.
+        CheckpointError: the folder holds a training with another config.
+    """
+
+    def __init__(self, config: TrainConfig, task: Task, folder: Path | None = None) -> None:
+        self.config = config
+        self.task = task
+        self.folder = folder
+        self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        optimizer = make(config.optimizer, **config.settings)
+        if not isinstance(optimizer, nn.Module):
+            raise InputError(f"optimizer {config.optimizer!r} has nothing to train; expected a learned optimizer")
+        self.module: nn.Module = optimizer.to(self.dtype)
+        self.optimizer: Optimizer[Any, Any] = optimizer
+        self.stage = 0
+        self.unroll = 0
+        self.best = math.inf
+        self.best_weights = self._weights()
+        self.ema = self._weights()
+        self.adam = self._start_stage()
+        ids = task.ids("train")
+        self.ids = ids[: config.problems or len(ids)]
+        self.objective = task.objective(self.ids, dtype=self.dtype)
+        self._resume()
+
+    def run(self, on_report: Callable[[Report], None] | None = None) -> Optimizer[Any, Any]:
+        """Do what is left of the training.
+
+        Args:
+            on_report: is called after each unroll; may raise to stop: what is done is in the checkpoint.
+
+        Returns:
+            The optimizer with the best validated weights of the last stage.
+        """
+        while self.stage < len(self.config.stages):
+            stage = self.config.stages[self.stage]
+            while self.unroll < stage.unrolls:
+                meta_loss, ratio = self._unroll(stage)
+                self.unroll += 1
+                last = self.unroll == stage.unrolls
+                valid = None
+                if last or self.unroll % self.config.validation.every == 0:
+                    valid = self._validate(stage)
+                if not last:
+                    self._save()
+                if on_report is not None:
+                    on_report(Report(self.stage, self.unroll, stage.unrolls, meta_loss, ratio, valid, self.best))
+            self.module.load_state_dict(self.best_weights)
+            self.stage, self.unroll, self.best = self.stage + 1, 0, math.inf
+            self.ema = self._weights()
+            if self.stage < len(self.config.stages):
+                self.adam = self._start_stage()
+            self._save()
+        self.module.requires_grad_(False)
+        if self.folder is not None:
+            save_optimizer(self.folder, self.config.optimizer, self.optimizer, self.provenance())
+        return self.optimizer
+
+    def provenance(self) -> dict[str, Any]:
+        """What the weights were made from, for their metadata."""
+        return {"config": msgspec.to_builtins(self.config), "zoracle": __version__, "torch": torch.__version__}
+
+    def _unroll(self, stage: Stage) -> tuple[float, float]:
+        """One unroll from fresh starting points, with an update after each segment of K steps."""
+        seed = keyed.mix(self.config.seed, _UNROLL, self.stage, self.unroll)
+        rows = self._draw_problems(stage.meta_batch)
+        ids = tuple(self.ids[row] for row in rows.tolist())
+        optimizer = with_settings(self.optimizer, **stage.settings)
+        oracle = TrainingOracle(
+            self.objective, gradient=self.config.gradient, values=self.config.values, mu=self.config.gradient_mu
+        )
+        x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
+        state = optimizer.init(
+            x0, seed=seed, problem=torch.tensor(ids), horizon=stage.steps, scale=self.objective.scale
+        )
+        with torch.no_grad():
+            initial = oracle.linearise(x0, rows, state.key.step if self.objective.stochastic else None)[0]
+        previous: Tensor | None = None
+        total = 0.0
+        segments = math.ceil(stage.steps / stage.truncation)
+        for index in range(segments):
+            first = index * stage.truncation
+            k = min(stage.truncation, stage.steps - first)
+            segment = stage.loss.segment(optimizer, oracle, state, k, problem=rows, first=first, previous=previous)
+            self._update(stage, segment.value, (self.unroll * segments + index) / (stage.unrolls * segments))
+            state = detach(segment.state)
+            previous = segment.losses[-1].detach()
+            total += float(segment.value.detach())
+        assert previous is not None
+        return total / segments, float((previous / initial).mean())
+
+    def _update(self, stage: Stage, value: Tensor, progress: float) -> None:
+        self.adam.zero_grad(set_to_none=True)
+        if not value.requires_grad:
+            raise InputError(f"stage {self.stage + 1} trains {', '.join(stage.train)}, which its settings do not use")
+        value.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        if stage.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, stage.clip_value)
+        if stage.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
+        if not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
+            return  # one exploded segment must not destroy the weights; its unroll simply goes on
+        if stage.final_lr is not None:
+            lr = stage.final_lr + (stage.lr - stage.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+            for group in self.adam.param_groups:
+                group["lr"] = lr
+        self.adam.step()
+        for name, weight in self._weights().items():
+            self.ema[name].lerp_(weight, 1 - stage.ema)
+
+    def _draw_problems(self, count: int) -> Tensor:
+        """Rows of the next meta-batch: every problem once in each pass, in a fresh order."""
+        n = len(self.ids)
+        start = self.unroll * count
+        rows = []
+        for position in range(start, start + count):
+            order = keyed.permutation(n, self.config.seed, self.stage, position // n)
+            rows.append(int(order[position % n]))
+        # A problem comes once in a batch; where a pass ends within one, the next pass may repeat it.
+        unique = list(dict.fromkeys(rows))
+        return torch.tensor(unique, dtype=torch.int64)
+
+    def _validate(self, stage: Stage) -> float:
+        """Mean final / initial loss over validation problems, by real queries; keeps the best weights."""
+        config = self.config.validation
+        ids = self.task.ids("valid")[: config.problems]
+        trained = self._weights()
+        self.module.load_state_dict(self.ema)
+        settings = {key: value for key, value in stage.settings.items() if key != "sampling_probability"}
+        optimizer = with_settings(self.optimizer, **{**settings, **config.settings})
+        objective = self.task.objective(ids, dtype=self.dtype)
+        ratios = []
+        for repeat in range(config.seeds):
+            seed = keyed.mix(self.config.seed, _VALIDATION, repeat)
+            x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
+            state = optimizer.init(
+                x0, seed=seed, problem=torch.tensor(ids), horizon=config.steps, scale=objective.scale
+            )
+            oracle = Oracle(objective)
+            _, trajectory = rollout(optimizer, oracle, state, config.steps)
+            first = trajectory.loss[0] if optimizer.evaluates_iterate else self._losses(oracle, x0)
+            # A run that ended in NaN has not improved anything.
+            ratios.append((trajectory.final_loss / first).nan_to_num(nan=1.0, posinf=1.0))
+        score = float(torch.cat(ratios).mean())
+        if score < self.best:
+            self.best = score
+            self.best_weights = self._weights()
+        self.module.load_state_dict(trained)
+        return score
+
+    @staticmethod
+    def _losses(oracle: Oracle, x: Tensor) -> Tensor:
+        """Losses (B,) at x (B, d), counted as monitoring."""
+        return oracle.evaluate(x.unsqueeze(1), torch.arange(x.shape[0]), purpose=Purpose.MONITOR).loss[:, 0]
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+
+    def _start_stage(self) -> torch.optim.Adam:
+        """Adam over the weights that the stage trains; the others are frozen."""
+        stage = self.config.stages[min(self.stage, len(self.config.stages) - 1)]
+        names = [name for name, _ in self.module.named_children()]
+        unknown = set(stage.train) - set(names)
+        if unknown:
+            raise InputError(f"stage trains {', '.join(sorted(unknown))}; the optimizer has {', '.join(names)}")
+        chosen = []
+        for name, parameter in self.module.named_parameters():
+            wanted = not stage.train or name.split(".")[0] in stage.train
+            parameter.requires_grad_(wanted)
+            if wanted:
+                chosen.append(parameter)
+        return torch.optim.Adam(chosen, lr=stage.lr)
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        tensors: dict[str, Tensor] = {}
+        for group, weights in (("weights", self._weights()), ("best", self.best_weights), ("ema", self.ema)):
+            tensors.update({f"{group}.{name}": tensor for name, tensor in weights.items()})
+        for index, slots in self.adam.state_dict()["state"].items():
+            tensors.update({f"adam.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()})
+        metadata = {
+            "format": "zoracle-training",
+            "config": msgspec.to_builtins(self.config),
+            "stage": self.stage,
+            "unroll": self.unroll,
+            "best": None if math.isinf(self.best) else self.best,
+        }
+        write_tensors(self.folder / CHECKPOINT, tensors, metadata)
+
+    def _resume(self) -> None:
+        if self.folder is None or not (self.folder / CHECKPOINT).is_file():
+            return
+        tensors, metadata = read_tensors(self.folder / CHECKPOINT)
+        if metadata.get("format") != "zoracle-training":
+            raise CheckpointError(f"{self.folder / CHECKPOINT} is not a training checkpoint")
+        if metadata["config"] != msgspec.to_builtins(self.config):
+            raise CheckpointError(f"{self.folder} holds a training with another config; choose another folder")
+
+        def group(name: str) -> dict[str, Tensor]:
+            prefix = f"{name}."
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.module.load_state_dict(group("weights"))
+        self.best_weights, self.ema = group("best"), group("ema")
+        self.stage, self.unroll = metadata["stage"], metadata["unroll"]
+        self.best = math.inf if metadata["best"] is None else metadata["best"]
+        self.adam = self._start_stage()
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in group("adam").items():
+            index, slot = key.split(".")
+            state.setdefault(int(index), {})[slot] = value
+        self.adam.load_state_dict({**self.adam.state_dict(), "state": state})
