@@ -1,0 +1,1 @@
+"""Evaluation: the definitions of the numbers, comparisons, tuning, run folders and reports."""

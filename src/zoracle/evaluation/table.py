@@ -1,0 +1,229 @@
+"""The rows of a comparison, and the forms in which they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from zoracle.evaluation.intervals import Interval
+from zoracle.evaluation.metrics import paired, summarise
+from zoracle.evaluation.result import Result
+
+
+class Row(NamedTuple):
+    """One optimizer's numbers, in the order of ``table.json``; None where the task does not define a number.
+
+    The words are defined in :mod:`zoracle.evaluation.metrics`. Intervals are 95 %.
+    """
+
+    optimizer: str
+    problems: int
+    seeds: int
+    queries_per_problem: float
+    final_loss: float | None
+    final_loss_low: float | None
+    final_loss_high: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    best_ratio: float | None
+    success_final: float | None
+    success_ever: float | None
+    queries_to_success_mean: float | None
+    queries_to_success_median: float | None
+    l1: float | None
+    l2: float | None
+    linf: float | None
+    seconds: float
+    """Wall-clock seconds of all its runs."""
+    steps: int
+    monitor_queries_per_problem: float
+    """Points evaluated only to report; not among queries_per_problem."""
+    non_finite_values: int
+    non_finite_finals: int
+    ratio_undefined: int
+    settings: dict[str, Any]
+    """All settings it ran with."""
+    settings_from: str
+    """Where those came from: "given", "defaults", "tuned" or "tuned in this run"."""
+    versus_first: dict[str, dict[str, float | None]] | None
+    """This row minus the first row on the same problems and seeds: mean, low, high of ratio, final_loss and
+    queries_to_success. None in the first row."""
+
+
+def rows_of(
+    results: Mapping[str, Result],
+    settings: Mapping[str, dict[str, Any]] | None = None,
+    settings_from: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Rows sorted by ratio, the lowest first; by final loss where there is no ratio, and undefined ones last."""
+    order = sorted(results, key=lambda label: _rank(results[label]))
+    first = results[order[0]] if order else None
+    rows = []
+    for label in order:
+        versus = None if results[label] is first or first is None else paired(results[label], first)
+        rows.append(
+            _row(
+                label,
+                results[label],
+                (settings or {}).get(label, {}),
+                (settings_from or {}).get(label, "given"),
+                versus,
+            )
+        )
+    return rows
+
+
+#: Columns of the tables that people read: heading, key, key of the interval or None, digits, and which is better.
+COLUMNS: tuple[tuple[str, str, bool, str, str], ...] = (
+    ("ratio", "ratio", True, ".4f", "low"),
+    ("best ratio", "best_ratio", False, ".4f", "low"),
+    ("final loss", "final_loss", True, ".4g", "low"),
+    ("success final", "success_final", False, ".1%", "high"),
+    ("success ever", "success_ever", False, ".1%", "high"),
+    ("queries to success, mean", "queries_to_success_mean", False, ".1f", "low"),
+    ("median", "queries_to_success_median", False, ".1f", "low"),
+    ("l1", "l1", False, ".3f", "low"),
+    ("l2", "l2", False, ".3f", "low"),
+    ("linf", "linf", False, ".3f", "low"),
+    ("queries", "queries_per_problem", False, ",.0f", ""),
+    ("seconds", "seconds", False, ".1f", ""),
+)
+
+
+class Cell(NamedTuple):
+    """One number as text."""
+
+    text: str
+    interval: str
+    """Empty where there is none."""
+    best: bool
+    """No other row is better, at the digits shown."""
+
+
+def cells(rows: Sequence[Row]) -> list[list[Cell]]:
+    """The numbers of each row under COLUMNS, the best of each column marked where rows can be compared."""
+    values = [[getattr(row, key) for _, key, *_ in COLUMNS] for row in rows]
+    texts = [[_text(value, COLUMNS[j][3]) for j, value in enumerate(line)] for line in values]
+    best: list[set[str]] = []
+    for j, (*_, better) in enumerate(COLUMNS):
+        known = [(line[j], texts[i][j]) for i, line in enumerate(values) if line[j] is not None]
+        choose = {"low": min, "high": max}.get(better)
+        best.append({choose(known)[1]} if choose is not None and len(rows) > 1 and known else set())
+    return [
+        [
+            Cell(texts[i][j], _interval(row, key) if has else "", texts[i][j] in best[j])
+            for j, (_, key, has, *_) in enumerate(COLUMNS)
+        ]
+        for i, row in enumerate(rows)
+    ]
+
+
+def shown_columns(rows: Sequence[Row]) -> list[int]:
+    """Which of COLUMNS any row has a number for."""
+    return [j for j, (_, key, *_) in enumerate(COLUMNS) if any(getattr(row, key) is not None for row in rows)]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown; best values are bold, intervals in brackets."""
+    shown = shown_columns(rows)
+    lines = [
+        "| optimizer | " + " | ".join(COLUMNS[j][0] for j in shown) + " |",
+        "| --- |" + " ---: |" * len(shown),
+    ]
+    for row, line in zip(rows, cells(rows), strict=True):
+        texts = []
+        for j in shown:
+            cell = line[j]
+            text = f"**{cell.text}**" if cell.best else cell.text
+            texts.append(f"{text} {cell.interval}".strip())
+        lines.append(f"| {_plain(row.optimizer)} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
+    """The table for a terminal; best values are bold."""
+    shown = [j for j in shown_columns(rows) if COLUMNS[j][1] not in ("best_ratio", "l1", "linf")]
+    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    table.add_column("optimizer", overflow="fold")
+    for j in shown:
+        table.add_column(COLUMNS[j][0], justify="right")
+    for row, line in zip(rows, cells(rows), strict=True):
+        texts = [Text(row.optimizer)]
+        for j in shown:
+            text = Text(line[j].text, style="bold green" if line[j].best else "")
+            if COLUMNS[j][1] == "ratio" and line[j].interval:
+                text.append(f"\n{line[j].interval}", style="dim")
+            texts.append(text)
+        table.add_row(*texts)
+    return table
+
+
+def _row(label: str, result: Result, settings: dict[str, Any], source: str, versus: dict[str, Interval] | None) -> Row:
+    s = summarise(result)
+    return Row(
+        optimizer=label,
+        problems=result.ids.shape[1],
+        seeds=result.ids.shape[0],
+        queries_per_problem=s.queries_per_problem,
+        final_loss=_finite(s.final_loss.mean),
+        final_loss_low=_finite(s.final_loss.low),
+        final_loss_high=_finite(s.final_loss.high),
+        ratio=_finite(s.ratio.mean),
+        ratio_low=_finite(s.ratio.low),
+        ratio_high=_finite(s.ratio.high),
+        best_ratio=_finite(s.best_ratio),
+        success_final=s.success_final,
+        success_ever=s.success_ever,
+        queries_to_success_mean=s.queries_to_success_mean,
+        queries_to_success_median=s.queries_to_success_median,
+        l1=s.l1,
+        l2=s.l2,
+        linf=s.linf,
+        seconds=s.seconds,
+        steps=result.losses.shape[2] - 1,
+        monitor_queries_per_problem=s.monitor_queries_per_problem,
+        non_finite_values=s.non_finite_values,
+        non_finite_finals=s.non_finite_finals,
+        ratio_undefined=s.ratio_undefined,
+        settings=settings,
+        settings_from=source,
+        versus_first=None
+        if versus is None
+        else {name: {k: _finite(v) for k, v in i._asdict().items()} for name, i in versus.items()},
+    )
+
+
+def _rank(result: Result) -> tuple[float, float]:
+    s = summarise(result)
+    return _last(s.ratio.mean), _last(s.final_loss.mean)
+
+
+def _last(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _text(value: float | None, digits: str) -> str:
+    return "–" if value is None else format(value, digits)
+
+
+def _interval(row: Row, key: str) -> str:
+    low, high = getattr(row, f"{key}_low"), getattr(row, f"{key}_high")
+    if low is None or high is None:
+        return ""
+    digits = next(column[3] for column in COLUMNS if column[1] == key)
+    return f"[{low:{digits}}, {high:{digits}}]"
+
+
+def _plain(label: str) -> str:
+    """A label that cannot break a Markdown table."""
+    return label.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
