@@ -1,0 +1,30 @@
+"""Models that can only be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from zoracle.blackboxes.base import BlackBox
+from zoracle.blackboxes.function import PythonFunction, load_callable
+from zoracle.blackboxes.torch_module import TorchModule
+from zoracle.errors import InputError
+
+__all__ = ["BlackBox", "PythonFunction", "TorchModule", "as_black_box", "load_callable"]
+
+
+def as_black_box(model: BlackBox | nn.Module | Callable[..., Any]) -> BlackBox:
+    """A black box of whatever can be called: itself, a torch module, or any callable.
+
+    Raises:
+        InputError: it cannot be called.
+    """
+    if isinstance(model, BlackBox):
+        return model
+    if isinstance(model, nn.Module):
+        return TorchModule(model)
+    if callable(model):
+        return PythonFunction(model)
+    raise InputError(f"model is a {type(model).__name__}; expected a torch module, a callable, or a BlackBox")

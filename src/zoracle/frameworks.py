@@ -1,0 +1,115 @@
+"""Calling a user's function with NumPy arrays or torch tensors, whichever it was written for."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoracle.errors import BlackBoxError, InputError
+
+Framework = Literal["auto", "numpy", "torch"]
+
+
+def choose(fn: Callable[..., Any], framework: Framework) -> Literal["numpy", "torch"]:
+    """The framework to call a function with, found without calling it.
+
+    "auto" reads what the function's code refers to: where it names numpy and not torch it gets arrays, otherwise
+    tensors. A function that only uses methods which both have, such as ``(x**2).sum(1)``, works either way.
+
+    Raises:
+        InputError: not a callable, or no such framework.
+    """
+    if not callable(fn):
+        raise InputError(f"a {type(fn).__name__} was given; expected a function of a batch")
+    if framework not in ("auto", "numpy", "torch"):
+        raise InputError(f"framework is {framework!r}; expected one of auto, numpy, torch")
+    if framework != "auto":
+        return framework
+    named = _named_packages(fn)
+    return "numpy" if "numpy" in named and "torch" not in named else "torch"
+
+
+def call(fn: Callable[..., Any], inputs: Tensor, framework: Literal["numpy", "torch"], what: str) -> Tensor:
+    """Call a function once with a copy of the inputs, which it may overwrite; its result as a tensor like them.
+
+    Args:
+        fn: takes an array or a tensor, returns an array, a tensor or a sequence of numbers.
+        inputs: (N, ...).
+        framework: what the function gets.
+        what: what it is called in an error.
+
+    Raises:
+        BlackBoxError: the function raised, or its result holds no numbers.
+    """
+    # Copied first, so that a function that works in place cannot change the points of an optimizer.
+    given = inputs.detach().clone() if framework == "torch" else np.array(inputs.detach().cpu().numpy())
+    try:
+        result = fn(given)
+    except Exception as error:
+        raise BlackBoxError(f"{what} raised {one_line(error)} when given a {describe(given)}") from error
+    return as_tensor(result, inputs, what)
+
+
+def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
+    """A function's result as a detached tensor with the type and device of another.
+
+    Raises:
+        BlackBoxError: the result holds no real numbers.
+    """
+    try:
+        tensor = result if isinstance(result, Tensor) else torch.as_tensor(np.asarray(result))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BlackBoxError(
+            f"{what} returned a {type(result).__name__}; expected numbers ({one_line(error)})"
+        ) from error
+    if tensor.is_complex():
+        raise BlackBoxError(f"{what} returned complex numbers; expected real ones")
+    return tensor.detach().to(like)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def describe(given: Any) -> str:
+    """What a function was given, in words: "torch.float32 tensor of shape (4, 2)"."""
+    kind = "tensor" if isinstance(given, Tensor) else "numpy array"
+    return f"{given.dtype} {kind} of shape {tuple(given.shape)}"
+
+
+def _named_packages(fn: Callable[..., Any]) -> set[str]:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if not inspect.isroutine(fn):
+        fn = type(fn).__call__
+    function = inspect.unwrap(getattr(fn, "__func__", fn))
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {(getattr(function, "__module__", None) or "").partition(".")[0]}
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    known = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}}
+    used = [known[name] for name in (*code.co_names, *code.co_freevars) if name in known]
+    # Names imported inside the body are no globals; the import itself leaves the package's name in the code.
+    named = {name.partition(".")[0] for name in code.co_names} & {"numpy", "torch"}
+    for value in used:
+        module = (
+            value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or type(value).__module__
+        )
+        named.add(str(module).partition(".")[0])
+    return named
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return True
+    return False

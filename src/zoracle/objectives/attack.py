@@ -1,0 +1,198 @@
+"""The attack on a classifier as an objective, in the form of the paper."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoracle.blackboxes.base import BlackBox
+from zoracle.errors import BlackBoxError, InputError
+from zoracle.objectives.base import Objective
+from zoracle.types import Evaluation
+
+Outputs = Literal["logits", "probabilities", "log-probabilities"]
+
+#: Probabilities below this are read as this: a model that rounds one to zero would otherwise give an infinite loss.
+PROBABILITY_FLOOR = 1e-30
+
+
+class Attack(Objective):
+    r"""Find a small perturbation that changes the class of an image.
+
+    With x' = clip(x + delta, 0, 1), log-probabilities log p of the black box at x', and a confidence gap k,
+
+    .. math:: f(\delta) = \max(\log p_y - \max_{j \ne y} \log p_j + k, 0) + c\,\|x' - x\|
+
+    and, where a target class t is given, :math:`\max(\max_{j \ne t} \log p_j - \log p_t + k, 0)` as its first term.
+    Points are flattened perturbations delta. They have no bounds of their own: any point is allowed, since clipping
+    happens inside, and the distance is that of the clipped image. Loss and success come from one call of the model.
+    A point succeeds where the predicted class is another one than the label (is the target), by the gap at least.
+
+    Args:
+        black_box: the classifier, images (N, \*shape) to outputs (N, classes).
+        images: (P, \*shape) in [0, 1].
+        labels: (P,) integers, the true classes.
+        c: weight of the distance, at least 0.
+        norm: distance, "l1" (sum) or "l2" (Euclidean) over the pixels.
+        targets: (P,) integers, the classes to reach; None for any other than the label.
+        confidence: k, in nats; at least 0.
+        outputs: what the black box returns.
+        num_classes: number of classes, where it is known before the first call.
+
+    Raises:
+        InputError: images out of range, not finite or of an integer type, labels out of range, shapes that disagree,
+            a setting out of its range.
+
+    References:
+        Ruan et al., "Learning to Learn by Zeroth-Order Oracle", ICLR 2020; the hinge is that of Carlini and Wagner,
+        2017, over log-probabilities as in Chen et al., "ZOO", 2017.
+    """
+
+    def __init__(
+        self,
+        black_box: BlackBox,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        c: float = 0.1,
+        norm: Literal["l1", "l2"] = "l1",
+        targets: Tensor | None = None,
+        confidence: float = 0.0,
+        outputs: Outputs = "logits",
+        num_classes: int | None = None,
+    ) -> None:
+        _check_images(images)
+        _check_choice("norm", norm, ("l1", "l2"))
+        _check_choice("outputs", outputs, ("logits", "probabilities", "log-probabilities"))
+        _check_amount("c", c)
+        _check_amount("confidence", confidence)
+        self.black_box = black_box
+        self.shape = tuple(images.shape[1:])
+        self.dim = math.prod(self.shape)
+        self.num_problems = images.shape[0]
+        self.differentiable = black_box.differentiable
+        self.c = c
+        self.norm = norm
+        self.confidence = confidence
+        self.outputs = outputs
+        self.num_classes: int | None = None
+        self.labels = _classes("labels", labels, images)
+        self.targets = None if targets is None else _classes("targets", targets, images)
+        if self.targets is not None and bool((self.targets == self.labels).any()):
+            row = int((self.targets == self.labels).nonzero()[0])
+            raise InputError(f"target {int(self.targets[row])} of image {row} is its label; expected another class")
+        self._x = images.detach().flatten(1)
+        self._order = 1.0 if norm == "l1" else 2.0
+        if num_classes is not None:
+            self._learn_classes(num_classes)
+
+    def adversarial(self, points: Tensor, problem: Tensor) -> Tensor:
+        r"""The clipped images (N, \*shape) of points (N, d)."""
+        self._check(points, problem)
+        _, adversarial = self._pair(points, problem)
+        return adversarial.view(-1, *self.shape)
+
+    def distances(self, points: Tensor, problem: Tensor) -> dict[str, Tensor]:
+        """Norms "l1", "l2" and "linf" of the clipped image minus the original, (N,) each. No query is made."""
+        self._check(points, problem)
+        x, adversarial = self._pair(points, problem)
+        orders = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
+        return {name: torch.linalg.vector_norm(adversarial - x, order, dim=1) for name, order in orders.items()}
+
+    @torch.no_grad()
+    def predict(self, points: Tensor, problem: Tensor) -> Tensor:
+        """Predicted classes (N,) of the clipped images; one query a point, for the caller to count."""
+        self._check(points, problem)
+        _, adversarial = self._pair(points, problem)
+        return self._log_probabilities(adversarial).argmax(1)
+
+    def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
+        x, adversarial = self._pair(points, problem)
+        log_p = self._log_probabilities(adversarial)
+        gap = self._gap(log_p, problem)
+        distance = torch.linalg.vector_norm(adversarial - x, self._order, dim=1)
+        loss = (gap + self.confidence).clamp(min=0) + self.c * distance
+        # A gap of exactly zero is a tie, and no success even where no confidence is asked for.
+        return Evaluation(loss, (gap < 0) & (gap + self.confidence <= 0))
+
+    def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._x[problem.to(self._x.device)].to(points)
+        return x, (x + points).clamp(0, 1)
+
+    def _gap(self, log_p: Tensor, problem: Tensor) -> Tensor:
+        """How far a point is from success, (N,); negative where it succeeds. NaN outputs give NaN."""
+        wanted = self.labels if self.targets is None else self.targets
+        index = wanted.to(log_p.device)[problem.to(log_p.device)].unsqueeze(1)
+        own = log_p.gather(1, index).squeeze(1)
+        others = log_p.scatter(1, index, -torch.inf).amax(1)
+        return own - others if self.targets is None else others - own
+
+    def _log_probabilities(self, adversarial: Tensor) -> Tensor:
+        outputs = self.black_box(adversarial.view(-1, *self.shape)).to(adversarial)
+        if self.num_classes is None:
+            self._check_outputs(outputs)
+            self._learn_classes(outputs.shape[1])
+        if outputs.shape[1] != self.num_classes:
+            raise BlackBoxError(f"the model returned {outputs.shape[1]} classes; expected {self.num_classes}")
+        if self.outputs == "logits":
+            return outputs.log_softmax(1)
+        if self.outputs == "probabilities":
+            return outputs.clamp(min=PROBABILITY_FLOOR).log()
+        return outputs
+
+    def _check_outputs(self, outputs: Tensor) -> None:
+        slack = 1e-3  # half precision rounds a probability of one up to here
+        values = outputs.detach()
+        if self.outputs == "probabilities" and bool(((values < -slack) | (values > 1 + slack)).any()):
+            raise BlackBoxError('the model returned values outside [0, 1], not probabilities; use outputs="logits"')
+        if self.outputs == "log-probabilities" and bool((values > slack).any()):
+            raise BlackBoxError('the model returned values above 0, not log-probabilities; use outputs="logits"')
+
+    def _learn_classes(self, number: int) -> None:
+        if number < 2:
+            raise InputError(f"the model has {number} classes; expected at least 2")
+        for name, classes in (("label", self.labels), ("target", self.targets)):
+            if classes is not None and int(classes.max()) >= number:
+                row, worst = int(classes.argmax()), int(classes.max())
+                raise InputError(f"{name} {worst} of image {row} is out of range; expected 0 .. {number - 1}")
+        self.num_classes = number
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim < 2 or images.numel() == 0:
+        raise InputError(f"images have shape {tuple(images.shape)}; expected (P, ...) with at least one image")
+    if not images.is_floating_point():
+        raise InputError(f"images are {images.dtype}; expected floating-point pixels in [0, 1] (divide bytes by 255)")
+    bad = ~images.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        raise InputError(f"image {int(bad.nonzero()[0])} holds NaN or infinite pixels; expected numbers in [0, 1]")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"pixels range over [{low:g}, {high:g}]; expected [0, 1] (normalisation belongs into the black box)"
+        )
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _check_amount(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} is {value}; expected a number of at least 0")
+
+
+def _classes(name: str, values: Tensor, images: Tensor) -> Tensor:
+    if values.shape != images.shape[:1]:
+        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one an image")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name} are {values.dtype}; expected integers")
+    values = values.detach().to("cpu", torch.int64)
+    if int(values.min()) < 0:
+        row = int(values.argmin())
+        raise InputError(f"{name[:-1]} {int(values[row])} of image {row} is out of range; expected 0 or more")
+    return values

@@ -1,0 +1,53 @@
+"""Families of problems, by name."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+from zoracle.errors import InputError
+from zoracle.tasks.base import SPLITS, Pictures, Task, TaskDefaults
+
+__all__ = ["SPLITS", "Pictures", "Task", "TaskDefaults", "names", "task"]
+
+# Read only when asked for, so that a data set's module costs nothing to the others.
+_TASKS = {
+    "digits": "digits:DigitsAttack",
+    "mnist": "mnist:MNISTAttack",
+    "cifar10": "cifar10:CIFAR10Attack",
+    "binary-classification": "binary_classification:BinaryClassificationTask",
+    "quadratic": "quadratic:QuadraticTask",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all tasks."""
+    return tuple(_TASKS)
+
+
+def task(name: str, **settings: Any) -> Task:
+    """A task by name.
+
+    Args:
+        name: one of :func:`names`.
+        settings: the settings of the task's class.
+
+    Raises:
+        InputError: no such task, no such setting, or what the task needs is missing.
+    """
+    if name not in _TASKS:
+        close = difflib.get_close_matches(name, _TASKS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"task {name!r} is unknown; expected one of {', '.join(_TASKS)}{hint}")
+    module, _, attribute = _TASKS[name].partition(":")
+    cls: type[Task] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    known = _settings(cls)
+    if unknown := [key for key in settings if key not in known]:
+        raise InputError(f"task {name} has no setting {unknown[0]!r}; expected one of {', '.join(known)}")
+    return cls(**settings)
+
+
+def _settings(cls: type[Task]) -> list[str]:
+    return list(signature(cls).parameters)

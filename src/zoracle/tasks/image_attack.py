@@ -1,0 +1,172 @@
+"""What every attack on an image classifier shares; a data set is one small class more."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.blackboxes.base import BlackBox
+from zoracle.errors import InputError
+from zoracle.keyed import normal
+from zoracle.objectives.attack import Attack, Outputs
+from zoracle.tasks.base import SPLITS, Pictures, Task
+from zoracle.types import Key
+
+#: Keys the starting points, apart from the draws of optimizers under the same seed, problem and step.
+START_STREAM = 101
+
+Splits = dict[str, tuple[int, ...]]
+
+
+class ImageData(NamedTuple):
+    """The images of a task."""
+
+    images: Tensor
+    """(M, C, H, W) uint8."""
+    labels: Tensor
+    """(M,) int64."""
+    ids: Sequence[int]
+    """M different numbers, the id of each image."""
+
+
+class ImageAttackTask(Task):
+    r"""Attacks on one classifier, one problem an image; the id of a problem is that of its image.
+
+    Points start at delta_0 = start_std * N(0, I), keyed by seed and id. Subclasses set the class attributes and
+    ``splits``, and write :meth:`_load` and :meth:`_black_box`.
+
+    Args:
+        c: weight of the distance; None takes the task's own.
+        norm: distance, "l1" or "l2".
+        confidence: the confidence gap, in nats.
+        start_std: standard deviation of the starting points.
+
+    Attributes:
+        shape: (C, H, W) of an image.
+        class_names: names of the classes, in their order.
+        white: the byte that is pixel 1.
+        outputs: what the black box returns.
+        own_c: the task's own c.
+        splits: the ids of each split.
+    """
+
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    white: int = 255
+    outputs: Outputs = "logits"
+    own_c: float = 0.1
+    splits: Splits
+
+    def __init__(
+        self,
+        *,
+        c: float | None = None,
+        norm: Literal["l1", "l2"] = "l1",
+        confidence: float = 0.0,
+        start_std: float = 1e-4,
+    ) -> None:
+        self.dim = math.prod(self.shape)
+        self.c = self.own_c if c is None else c
+        self.norm = norm
+        self.confidence = confidence
+        self.start_std = start_std
+
+    def ids(self, split: str) -> tuple[int, ...]:
+        """The ids of a split, in a fixed order.
+
+        Raises:
+            InputError: the split is unknown.
+        """
+        self.check_split(split)
+        return self.splits[split]
+
+    def objective(
+        self, ids: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Attack:
+        """The attacks on these images, in this order; any image of the data set may be named.
+
+        Raises:
+            InputError: the data set has no such image.
+        """
+        images, labels = self._pick(ids)
+        return Attack(
+            self._black_box(dtype, device),
+            images.to(device=device, dtype=dtype) / self.white,
+            labels,
+            c=self.c,
+            norm=self.norm,
+            confidence=self.confidence,
+            outputs=self.outputs,
+            num_classes=len(self.class_names),
+        )
+
+    def start(
+        self,
+        ids: tuple[int, ...],
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Starting perturbations (P, d), keyed by seed and id."""
+        key = Key.start(seed, torch.tensor(ids, dtype=torch.int64))
+        return (self.start_std * normal(key, (self.dim,), START_STREAM, dtype)).to(device)
+
+    def pictures(self, ids: tuple[int, ...]) -> Pictures:
+        """The images with these ids, their labels, and the names of the classes."""
+        images, labels = self._pick(ids)
+        return Pictures(images.float() / self.white, labels, self.class_names)
+
+    @abstractmethod
+    def _load(self) -> ImageData:
+        """Read the images; called once, when they are first needed."""
+
+    @abstractmethod
+    def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> BlackBox:
+        """The classifier under attack."""
+
+    @cached_property
+    def _data(self) -> tuple[ImageData, dict[int, int]]:
+        data = self._load()
+        return data, {identity: row for row, identity in enumerate(data.ids)}
+
+    def _pick(self, ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        if not ids:
+            raise InputError(f"no ids are given for task {self.name}; expected at least one")
+        data, rows = self._data
+        if unknown := [i for i in ids if i not in rows]:
+            raise InputError(f"task {self.name} has no image {unknown[0]}; expected one of its {len(rows)} ids")
+        picked = torch.tensor([rows[i] for i in ids])
+        return data.images[picked], data.labels[picked]
+
+
+def read_splits(path: Path) -> Splits:
+    """The ids of a JSON file with lists ``train``, ``valid`` and ``test``.
+
+    Raises:
+        InputError: not such a file, or splits that overlap.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        splits = {split: tuple(int(i) for i in content[split]) for split in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}); expected lists train, valid and test") from error
+    every = [i for ids in splits.values() for i in ids]
+    if len(set(every)) != len(every):
+        raise InputError(f"{path} names an image twice; expected disjoint splits")
+    return splits
+
+
+def write_splits(path: Path, splits: Splits, note: str) -> None:
+    """Write the ids of each split as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"note": note, **{split: list(ids) for split, ids in splits.items()}}
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
