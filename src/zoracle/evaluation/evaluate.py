@@ -69,9 +69,7 @@ def evaluate(
         BudgetError: the budget is smaller than one step; nothing was evaluated.
         CheckpointError: a kept piece is truncated or belongs to another run.
     """
-    ids, seeds = tuple(ids), tuple(seeds)
-    _check_list("ids", ids)
-    _check_list("seeds", seeds)
+    ids, seeds = check_list("ids", ids), check_list("seeds", seeds)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; expected at least 1 problem")
     steps = resolve_steps(optimizer, task, steps, budget)
@@ -342,9 +340,15 @@ def _batches(ids: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
         yield ids[start : start + size]
 
 
-def _check_list(name: str, values: tuple[int, ...]) -> None:
+def check_list(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    """Ids or seeds as a tuple.
+
+    Raises:
+        InputError: there are none, or one comes twice.
+    """
     if not values:
         raise InputError(f"{name} is empty; expected at least one")
     if len(set(values)) != len(values):
-        twice = next(value for value in values if values.count(value) > 1)
+        twice = next(value for value in values if list(values).count(value) > 1)
         raise InputError(f"{name} names {twice} more than once; expected each once")
+    return tuple(values)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -49,7 +50,7 @@ class Row(NamedTuple):
     settings: dict[str, Any]
     """All settings it ran with."""
     settings_from: str
-    """Where those came from: "given", "defaults", "tuned" or "tuned in this run"."""
+    """Where those came from: "given", "defaults", "defaults, none tuned", "tuned" or "tuned in this run"."""
     versus_first: dict[str, dict[str, float | None]] | None
     """This row minus the first row on the same problems and seeds: mean, low, high of ratio, final_loss and
     queries_to_success. None in the first row."""
@@ -106,14 +107,15 @@ class Cell(NamedTuple):
 
 
 def cells(rows: Sequence[Row]) -> list[list[Cell]]:
-    """The numbers of each row under COLUMNS, the best of each column marked where rows can be compared."""
+    """The numbers of each row under COLUMNS, the best of each column marked where the rows differ in it."""
     values = [[getattr(row, key) for _, key, *_ in COLUMNS] for row in rows]
     texts = [[_text(value, COLUMNS[j][3]) for j, value in enumerate(line)] for line in values]
     best: list[set[str]] = []
     for j, (*_, better) in enumerate(COLUMNS):
         known = [(line[j], texts[i][j]) for i, line in enumerate(values) if line[j] is not None]
         choose = {"low": min, "high": max}.get(better)
-        best.append({choose(known)[1]} if choose is not None and len(rows) > 1 and known else set())
+        differ = len({text for _, text in known}) > 1
+        best.append({choose(known)[1]} if choose is not None and differ else set())
     return [
         [
             Cell(texts[i][j], _interval(row, key) if has else "", texts[i][j] in best[j])
@@ -146,21 +148,33 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
-    """The table for a terminal; best values are bold."""
-    shown = [j for j in shown_columns(rows) if COLUMNS[j][1] not in ("best_ratio", "l1", "linf")]
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
-    table.add_column("optimizer", overflow="fold")
-    for j in shown:
-        table.add_column(COLUMNS[j][0], justify="right")
+    """The table for a terminal of 80 columns: the main numbers only, best values bold."""
+    shown = shown_columns(rows)
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("optimizer", overflow="fold", min_width=14)
+    columns = [(j, heading) for j, (_, key, *_) in enumerate(COLUMNS) if j in shown and (heading := _BRIEF.get(key))]
+    for _, heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row, line in zip(rows, cells(rows), strict=True):
         texts = [Text(row.optimizer)]
-        for j in shown:
+        for j, _ in columns:
             text = Text(line[j].text, style="bold green" if line[j].best else "")
-            if COLUMNS[j][1] == "ratio" and line[j].interval:
-                text.append(f"\n{line[j].interval}", style="dim")
+            if COLUMNS[j][1] == "ratio" and row.ratio is not None and row.ratio_high is not None:
+                text.append(f" ±{row.ratio_high - row.ratio:.4f}", style="not bold dim")
             texts.append(text)
         table.add_row(*texts)
     return table
+
+
+#: What a terminal shows of COLUMNS, and its headings.
+_BRIEF = {
+    "ratio": "ratio ± 95 %",
+    "success_final": "success\nfinal",
+    "queries_to_success_mean": "queries to\nsuccess",
+    "l1": "l1",
+    "queries_per_problem": "queries\nspent",
+    "seconds": "s",
+}
 
 
 def _row(label: str, result: Result, settings: dict[str, Any], source: str, versus: dict[str, Interval] | None) -> Row:
@@ -213,7 +227,7 @@ def _finite(value: float) -> float | None:
 
 
 def _text(value: float | None, digits: str) -> str:
-    return "–" if value is None else format(value, digits)
+    return "-" if value is None else format(value, digits)
 
 
 def _interval(row: Row, key: str) -> str:

@@ -62,6 +62,8 @@ class Score(NamedTuple):
     queries: float | None
     """Mean queries to first success; None where the task knows no success."""
     final_loss: float | None
+    points: int
+    """Points evaluated for it, monitoring included."""
 
 
 class Tuned(NamedTuple):
@@ -84,6 +86,8 @@ class Tuned(NamedTuple):
     on_edge: list[str]
     """Settings whose winner is the last value tried on its side: a better one may lie beyond."""
     scores: list[Score]
+    queries: int
+    """Points that the tuning evaluated in all, monitoring included."""
     version: str
     """zoracle's."""
 
@@ -153,8 +157,7 @@ def tune(
         raise InputError(f"{type(base).__name__} is not tuned here; expected one of {', '.join(GRIDS)}")
     chosen_ids = _problems(task, split, ids)
     steps = task.defaults.steps if steps is None else steps
-    if criterion not in ("ratio", "queries"):
-        raise InputError(f"criterion is {criterion!r}; expected ratio or queries")
+    check_criterion(criterion)
 
     def score(settings: dict[str, float]) -> Score:
         folder = None if resume_dir is None else resume_dir / _folder(settings)
@@ -176,6 +179,7 @@ def tune(
             ratio if math.isfinite(ratio) else None,
             summary.queries_to_success_mean,
             loss if math.isfinite(loss) else None,
+            int((result.spent + result.monitored).sum()),
         )
 
     axes = GRIDS[name] if grid is None else tuple(grid)
@@ -197,8 +201,15 @@ def tune(
         chosen=search.chosen,
         on_edge=search.on_edge(),
         scores=list(search.scores.values()),
+        queries=sum(tried.points for tried in search.scores.values()),
         version=__version__,
     )
+
+
+def check_criterion(criterion: str) -> None:
+    """Raise an InputError where the criterion is unknown."""
+    if criterion not in ("ratio", "queries"):
+        raise InputError(f"criterion is {criterion!r}; expected ratio or queries")
 
 
 class _Search:

@@ -1,0 +1,123 @@
+"""Pictures of an attack: what is shown, what the model says of it, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import CheckpointError
+from zoracle.evaluation.result import Result
+from zoracle.files import read_tensors, write_tensors
+from zoracle.objectives.attack import Attack
+from zoracle.tasks.base import Pictures
+
+#: How many problems a report draws.
+SHOWN = 8
+
+_FORMAT = "zoracle-pictures"
+
+
+class Outcome(NamedTuple):
+    """Where one optimizer ended on the K problems that are drawn, under the first seed."""
+
+    adversarial: Tensor
+    """(K, C, H, W) the clipped images."""
+    predicted: Tensor
+    """(K,) int64."""
+    success: Tensor
+    """(K,) bool, the last iterate succeeds."""
+    l1: Tensor
+    """(K,), likewise l2 and linf: distances from the original."""
+    l2: Tensor
+    linf: Tensor
+
+
+class Gallery(NamedTuple):
+    """The first K problems of an attack."""
+
+    ids: list[int]
+    seed: int
+    originals: Tensor
+    """(K, C, H, W) in [0, 1]."""
+    labels: Tensor
+    """(K,) int64."""
+    class_names: tuple[str, ...]
+    predicted: Tensor
+    """(K,) int64, what the model says of the originals."""
+    outcomes: dict[str, Outcome]
+    queries: int
+    """Points evaluated to know the predictions, apart from everything else that is counted."""
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or its number where it has none."""
+        return self.class_names[index] if 0 <= index < len(self.class_names) else str(index)
+
+
+def make_gallery(
+    objective: Attack,
+    pictures: Pictures,
+    results: Mapping[str, Result],
+    *,
+    keep: Path | None = None,
+    fingerprint: dict[str, Any] | None = None,
+) -> Gallery:
+    """Ask the model what it sees in the first problems before and after each attack.
+
+    Args:
+        objective: the attack on the K problems to draw, the first K of the results.
+        pictures: their images.
+        results: of each optimizer, by label; the first seed is drawn.
+        keep: a file for the answers, so that drawing again costs no query.
+        fingerprint: what that file belongs to.
+
+    Raises:
+        CheckpointError: the kept file belongs to another run.
+    """
+    k = objective.num_problems
+    points = {label: result.final_point[0, :k] for label, result in results.items()}
+    like = next(iter(points.values()))
+    asked = [torch.zeros_like(like), *points.values()]
+    answers = _answers(objective, asked, keep, {"labels": list(points), **(fingerprint or {})})
+    first = next(iter(results.values()))
+    rows = torch.arange(k)
+    outcomes = {
+        label: Outcome(
+            adversarial=objective.adversarial(points[label], rows).cpu().float().nan_to_num(),
+            predicted=answer,
+            success=result.final_success[0, :k],
+            l1=result.l1[0, :k],
+            l2=result.l2[0, :k],
+            linf=result.linf[0, :k],
+        )
+        for (label, result), answer in zip(results.items(), answers[1:], strict=True)
+    }
+    return Gallery(
+        ids=first.ids[0, :k].tolist(),
+        seed=int(first.seed[0, 0]),
+        originals=pictures.images[:k].float(),
+        labels=pictures.labels[:k],
+        class_names=pictures.class_names,
+        predicted=answers[0],
+        outcomes=outcomes,
+        queries=k * len(asked),
+    )
+
+
+def _answers(
+    objective: Attack, asked: Sequence[Tensor], keep: Path | None, fingerprint: dict[str, Any]
+) -> list[Tensor]:
+    if keep is not None and keep.is_file():
+        tensors, metadata = read_tensors(keep)
+        if metadata.get("format") != _FORMAT or metadata.get("fingerprint") != fingerprint:
+            raise CheckpointError(f"{keep} belongs to another run; choose another folder")
+        return [tensors[f"answer.{i}"] for i in range(len(asked))]
+    rows = torch.arange(objective.num_problems)
+    answers = [objective.predict(points, rows).cpu() for points in asked]
+    if keep is not None:
+        named = {f"answer.{i}": answer for i, answer in enumerate(answers)}
+        write_tensors(keep, named, {"format": _FORMAT, "fingerprint": fingerprint})
+    return answers
