@@ -70,10 +70,15 @@ def orthogonal(key: Key, q: int, like: Tensor) -> Tensor:
 
 def orthonormal_rows(rows: Tensor) -> Tensor:
     """Orthonormal rows (B, k, d) that span the rows given, k <= d, in their order (signs as in Gram-Schmidt)."""
-    q_factor, r_factor = torch.linalg.qr(rows.transpose(1, 2))
-    sign = torch.where(torch.diagonal(r_factor, dim1=1, dim2=2) < 0, -1.0, 1.0).to(rows.dtype)
-    oriented: Tensor = q_factor * sign.unsqueeze(1)
-    return oriented.transpose(1, 2).contiguous()
+    return torch.stack([_orthonormal(row) for row in rows.transpose(1, 2).unbind(0)])
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    # One matrix at a time, each in memory of its own: the last bits of a QR depend on how its input is aligned.
+    q_factor, r_factor = torch.linalg.qr(columns.clone(memory_format=torch.contiguous_format))
+    sign = torch.where(torch.diagonal(r_factor) < 0, -1.0, 1.0).to(columns.dtype)
+    oriented: Tensor = q_factor * sign
+    return oriented.t().contiguous()
 
 
 def antithetic(directions: Tensor) -> Tensor:
@@ -118,17 +123,33 @@ def guided(
     return a.sqrt() * isotropic + (1 - a).sqrt() * stretch[:, None, None] * torch.bmm(within, basis)
 
 
+def orthonormalise(vectors: Tensor, spare: Tensor) -> Tensor:
+    """Orthonormal rows (B, k, d) by Gram-Schmidt; ``spare`` (B, k, d) takes the place of dependent vectors."""
+    rows: list[Tensor] = []
+    for vector, instead in zip(vectors.unbind(1), spare.unbind(1), strict=True):
+        rest, real = _remainder(vector, rows)
+        other, _ = _remainder(instead, rows)
+        chosen = torch.where(real, rest, other)
+        rows.append(chosen / chosen.norm(dim=1, keepdim=True))
+    return torch.stack(rows, 1)
+
+
 def _basis(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal basis (B, k, d) by Gram-Schmidt, and which of its rows are real (B, k); the others are zero."""
     rows: list[Tensor] = []
     used: list[Tensor] = []
     for vector in vectors.unbind(1):
-        before = vector.norm(dim=1, keepdim=True)
-        rest = vector
-        for row in rows + rows:  # twice is enough: one pass leaves rounding errors in nearly dependent vectors
-            rest = rest - (rest * row).sum(1, keepdim=True) * row
-        length = rest.norm(dim=1, keepdim=True)
-        real = length > 1e-5 * before
-        rows.append(torch.where(real, rest / torch.where(real, length, 1.0), 0.0))
+        rest, real = _remainder(vector, rows)
+        length = torch.where(real, rest.norm(dim=1, keepdim=True), 1.0)
+        rows.append(torch.where(real, rest / length, 0.0))
         used.append(real.squeeze(1).to(vectors.dtype))
     return torch.stack(rows, 1), torch.stack(used, 1)
+
+
+def _remainder(vector: Tensor, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What is left of a vector (B, d) outside the span of orthonormal rows, and whether that is more than rounding."""
+    rest = vector
+    for row in rows + rows:  # twice is enough: one pass leaves rounding errors in nearly dependent vectors
+        rest = rest - (rest * row).sum(1, keepdim=True) * row
+    before = vector.norm(dim=1, keepdim=True)
+    return rest, rest.norm(dim=1, keepdim=True) > 1e-5 * before

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from zoracle.types import Key
 
+#: Keys starting points, apart from the draws of optimizers under the same seed, problem and step.
+START_STREAM = 101
+
 _MASK = (1 << 64) - 1
 
 

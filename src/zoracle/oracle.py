@@ -71,6 +71,7 @@ class Oracle:
             BudgetError: a problem could not pay; nothing was evaluated.
         """
         b, m, _ = points.shape
+        self._check(problem)
         if purpose is Purpose.OPTIMISE and not bool(self.affords(problem, m).all()):
             raise BudgetError(
                 f"{m} more points would pass the budget of {self.budget} a problem; nothing was evaluated"
@@ -103,6 +104,7 @@ class Oracle:
         """
         if purpose is Purpose.OPTIMISE and not bool(self.affords(problem, 1).all()):
             raise BudgetError(f"one more gradient would pass the budget of {self.budget} a problem")
+        self._check(problem)
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
         for part in self._chunks(x.shape[0]):
@@ -137,6 +139,11 @@ class Oracle:
             values = self.evaluate(points, problem, step=step, purpose=purpose).loss
             parts.append(coordinatewise(values, mu))
         return loss, torch.cat(parts, dim=1)
+
+    def _check(self, problem: Tensor) -> None:
+        number = self.objective.num_problems
+        if problem.numel() and (int(problem.min()) < 0 or int(problem.max()) >= number):
+            raise InputError(f"problem out of range: expected 0 .. {number - 1}")
 
     def _chunks(self, n: int) -> Iterator[slice]:
         for start in range(0, n, self.chunk):

@@ -35,11 +35,11 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - "sum": \sum_t w_t l_t, as in the paper;
     - "log": \sum_t w_t \log(l_t + \epsilon), which weighs a halving the same whatever the problem's scale.
 
-    \lambda times the optimizer's own penalty (the sum of o^2 for QueryRNN) is added in each step.
+    \lambda times the optimizer's own auxiliary loss (the sum of o^2 for QueryRNN) is added in each step.
 
     Attributes:
         form: see above.
-        weights: w_t: "linear" is t, "uniform" is 1, each over K in the form "log".
+        weights: w_t: "linear" is t, "uniform" is 1; in the form "log" their mean over the unroll is one.
         penalty: lambda.
         eps: epsilon of the form "log".
 
@@ -61,6 +61,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         problem: Tensor | None = None,
         first: int = 0,
         previous: Tensor | None = None,
+        horizon: int | None = None,
     ) -> Segment:
         """Unroll K steps with their graph.
 
@@ -72,6 +73,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             problem: (B,) the objective's row of each problem.
             first: index of the segment's first step in the unroll.
             previous: (B,) loss after the step before; zero by default.
+            horizon: T, steps of the whole unroll, which the linear weights of the form "log" are relative to.
         """
         rows = torch.arange(state.x.shape[0]) if problem is None else problem  # type: ignore[attr-defined]
         losses: list[Tensor] = []
@@ -79,26 +81,30 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         def collect(step: Step) -> None:
             key = step.state.key.step if oracle.objective.stochastic else None
+            if self.penalty and step.queries.aux != ():
+                before = None if key is None else key - 1
+                gradient = oracle.linearise(step.queries.points[:, 0], rows, before)[1]
+                penalty = optimizer.auxiliary(step.queries, gradient)
+                if penalty is not None:
+                    penalties.append(penalty)
             losses.append(oracle.differentiable(step.state.x, rows, key))
-            penalty = optimizer.penalty(step.queries)
-            if penalty is not None:
-                penalties.append(penalty)
 
         state, _ = rollout(optimizer, oracle, state, steps, problem=rows, keep_graph=True, final=None, on_step=collect)
         after = torch.stack(losses)
-        value = self._value(after, first, previous)
+        value = self._value(after, first, previous, horizon)
         if penalties and self.penalty:
             value = value + self.penalty * torch.stack(penalties).sum(0).mean()
         return Segment(value, after, state)
 
-    def _value(self, losses: Tensor, first: int, previous: Tensor | None) -> Tensor:
+    def _value(self, losses: Tensor, first: int, previous: Tensor | None, horizon: int | None) -> Tensor:
         k = losses.shape[0]
         t = torch.arange(first, first + k, dtype=losses.dtype, device=losses.device)
         w = (t if self.weights == "linear" else torch.ones_like(t)).unsqueeze(1)
         if self.form == "sum":
             terms = w * losses
         elif self.form == "log":
-            terms = w * torch.log(losses.clamp(min=0) + self.eps) / k
+            scale = k if self.weights == "uniform" else 0.5 * k * (horizon or first + k)
+            terms = w * torch.log(losses.clamp(min=0) + self.eps) / scale
         else:
             before = torch.zeros_like(losses[:1]) if previous is None else previous.unsqueeze(0)
             terms = w * (losses - torch.cat((before, losses[:-1])).detach())

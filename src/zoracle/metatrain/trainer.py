@@ -139,7 +139,9 @@ class Trainer:
         for index in range(segments):
             first = index * stage.truncation
             k = min(stage.truncation, stage.steps - first)
-            segment = stage.loss.segment(optimizer, oracle, state, k, problem=rows, first=first, previous=previous)
+            segment = stage.loss.segment(
+                optimizer, oracle, state, k, problem=rows, first=first, previous=previous, horizon=stage.steps
+            )
             self._update(stage, segment.value, (self.unroll * segments + index) / (stage.unrolls * segments))
             state = detach(segment.state)
             previous = segment.losses[-1].detach()

@@ -179,8 +179,13 @@ class Optimizer(ABC, Generic[S, C]):
             raise InputError(f"{type(self).__name__} needs gradients; give (B, m, d)")
         return self._tell(state, queries, values.detach(), gradients)
 
-    def penalty(self, queries: Queries) -> Tensor | None:
-        """What the meta-loss adds for these queries, (B,), before its weight; None where there is nothing."""
+    def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
+        """What the meta-loss adds for these queries, (B,), before its weight; None where there is nothing.
+
+        Args:
+            queries: of ``ask``, with their graph.
+            gradient: (B, d) the optimizee's gradient at the iterate; training has it anyway.
+        """
         return None
 
     @abstractmethod

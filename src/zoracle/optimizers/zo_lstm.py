@@ -117,7 +117,7 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
         """Whether the first point of each step is the iterate itself."""
         return bool(self.order) or super().evaluates_iterate
 
-    def penalty(self, queries: Queries) -> Tensor | None:
+    def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """The sum of o^2 over coordinates, (B,)."""
         return queries.aux.output.square().sum(1) if isinstance(queries.aux, ZOLSTMAux) else None
 

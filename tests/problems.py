@@ -1,0 +1,49 @@
+"""Small problems that tests share: exact, counted, and the same for a problem alone and in a batch."""
+
+from __future__ import annotations
+
+import torch
+
+from zoracle.objectives.base import Objective
+from zoracle.types import Evaluation
+
+
+class Bowls(Objective):
+    """f_p(x) = a_p sum_j w_j (x_j - c_pj)^2 / 2 + 0.1, summed coordinate by coordinate so that no batch changes it."""
+
+    differentiable = True
+
+    def __init__(self, problems: int, dim: int, dtype: torch.dtype = torch.float64, success_at: float | None = None):
+        g = torch.Generator().manual_seed(3)
+        self.dim, self.num_problems = dim, problems
+        self.center = torch.randn(problems, dim, generator=g, dtype=torch.float64).to(dtype)
+        self.weight = torch.rand(dim, generator=g, dtype=torch.float64).to(dtype) + 0.5
+        self.factor = (1.0 + torch.arange(problems)).to(dtype)
+        self.success_at = success_at
+        self.seen: list[torch.Tensor] = []
+        self.calls = 0
+
+    def _evaluate(self, points, problem, step):
+        self.calls += 1
+        self.seen.append(problem.clone())
+        away = points - self.center[problem].to(points)
+        loss = 0.1 + 0.5 * self.factor[problem].to(points) * (self.weight.to(points) * away.square()).sum(1)
+        return Evaluation(loss, None if self.success_at is None else loss < self.success_at)
+
+    def points_seen(self) -> torch.Tensor:
+        """How many points of each problem the objective was called with."""
+        return torch.cat(self.seen).bincount(minlength=self.num_problems)
+
+
+class Linear(Objective):
+    """f(x) = <g, x>: differences are exact, so every estimator's mean is known."""
+
+    differentiable = True
+    num_problems = 1
+
+    def __init__(self, gradient: torch.Tensor):
+        self.g = gradient
+        self.dim = gradient.shape[0]
+
+    def _evaluate(self, points, problem, step):
+        return Evaluation(points @ self.g.to(points))

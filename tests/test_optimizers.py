@@ -1,0 +1,226 @@
+"""The battery that every registered optimizer goes through; a new one joins by its registry line."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from problems import Bowls
+
+from zoracle.errors import InputError, MuTooSmallWarning
+from zoracle.optimizers.base import Optimizer, with_settings
+from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.oracle import Oracle
+from zoracle.rollout import rollout, take_step
+from zoracle.state import assign, flatten, select, tree_map, unflatten
+from zoracle.types import Key, Purpose
+
+STEPS = 7
+VARIANTS = {name: {} for name in REGISTRY}
+VARIANTS["zo-sgd central"] = {"difference": "central"}
+VARIANTS["zo-sgd orthogonal"] = {"directions": "orthogonal"}
+VARIANTS["zo-sgd control variate"] = {"control_variate": True}
+
+
+def build(name: str, q: int = 6) -> Optimizer:
+    # QueryRNN's coin and weights that do something: an untrained head hardly moves.
+    optimizer = make(name.split(" ")[0], num_directions=q, **VARIANTS[name])
+    if isinstance(optimizer, torch.nn.Module):
+        g = torch.Generator().manual_seed(1)
+        for parameter in optimizer.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
+    return optimizer
+
+
+def run(optimizer: Optimizer, rows: list[int], dtype: torch.dtype, dim: int, steps: int = STEPS, state=None):
+    objective = Bowls(5, dim, dtype)
+    x0 = torch.linspace(-1, 1, 5 * dim).view(5, dim).to(dtype)
+    if state is None:
+        state = optimizer.init(x0[rows], seed=4, problem=torch.tensor(rows) + 40, horizon=STEPS)
+    return rollout(optimizer, Oracle(objective), state, steps, problem=torch.tensor(rows))
+
+
+def equal(a, b) -> bool:
+    return all(torch.equal(a_leaf, b_leaf) for a_leaf, b_leaf in zip(leaves(a), leaves(b), strict=True))
+
+
+def leaves(tree):
+    return [torch.nan_to_num(leaf.to(torch.float64)) for leaf in flatten(tree).values()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [8, 13, 50])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_problem_alone_is_the_same_problem_in_a_batch(name: str, dim: int, dtype: torch.dtype) -> None:
+    optimizer = build(name)
+    together, trajectory = run(optimizer, [0, 1, 2, 3, 4], dtype, dim)
+    for row in (0, 3):
+        alone, single = run(optimizer, [row], dtype, dim)
+        assert equal(select(together, torch.tensor([row])), alone)
+        assert torch.equal(trajectory.best[:, row], single.best[:, 0])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_costs_what_the_optimizer_declares(name: str) -> None:
+    optimizer = build(name)
+    objective = Bowls(3, 8)
+    oracle = Oracle(objective)
+    state = optimizer.init(torch.zeros(3, 8, dtype=torch.float64))
+    for step in range(1, 4):
+        queries, _, state = take_step(optimizer, oracle, state, torch.arange(3))
+        assert queries.points.shape == (3, optimizer.queries_per_step, 8)
+        assert objective.points_seen().tolist() == [step * optimizer.queries_per_step] * 3
+        if optimizer.evaluates_iterate and step > 1:
+            assert torch.equal(queries.points[:, 0], before)
+        before = state.x
+    if not optimizer.order:
+        expected = 12 if "central" in name else 7
+        assert optimizer.queries_per_step == expected
+    assert oracle.counts[Purpose.OPTIMISE].tolist() == objective.points_seen().tolist()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_save_and_load_mid_run_is_an_uninterrupted_run(name: str) -> None:
+    optimizer = build(name)
+    whole, _ = run(optimizer, [0, 1], torch.float32, 8)
+    half, _ = run(optimizer, [0, 1], torch.float32, 8, steps=3)
+    template = optimizer.init(torch.zeros(2, 8), horizon=STEPS)
+    restored = unflatten(template, {key: value.clone() for key, value in flatten(half).items()})
+    rest, _ = run(optimizer, [0, 1], torch.float32, 8, steps=STEPS - 3, state=restored)
+    assert equal(whole, rest)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_state_is_tensors_with_leading_b_only(name: str) -> None:
+    optimizer = build(name)
+    state, _ = run(optimizer, [0, 1, 2], torch.float32, 8)
+    for path, leaf in flatten(state).items():
+        assert leaf.shape[0] == 3, path
+    assert isinstance(state.key, Key)
+    assert state.key.step.tolist() == [STEPS] * 3
+    swapped = select(state, torch.tensor([2, 0]))
+    assert equal(assign(state, torch.tensor([2, 0]), swapped), state)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ask_and_tell_change_nothing_they_are_given(name: str) -> None:
+    optimizer = build(name)
+    oracle = Oracle(Bowls(2, 8))
+    state = optimizer.init(torch.ones(2, 8, dtype=torch.float64))
+    _, _, state = take_step(optimizer, oracle, state, torch.arange(2))
+    copy = tree_map(torch.clone, state)
+    first, second = optimizer.ask(state), optimizer.ask(state)
+    assert torch.equal(first.points, second.points)
+    take_step(optimizer, oracle, state, torch.arange(2))
+    assert equal(state, copy)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_without_any_finite_value_leaves_a_finite_state(name: str) -> None:
+    optimizer = build(name)
+    state = optimizer.init(torch.ones(2, 8))
+    queries = optimizer.ask(state)
+    values = torch.full(queries.points.shape[:2], torch.nan)
+    gradients = torch.full(queries.points.shape, torch.nan) if optimizer.order else None
+    after = optimizer.tell(state, queries, values, gradients)
+    assert after.x.isfinite().all()
+    values[:, : values.shape[1] // 2] = 1.0
+    assert optimizer.tell(state, queries, values, gradients).x.isfinite().all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_graph_is_kept_while_optimising(name: str) -> None:
+    state, _ = run(build(name), [0], torch.float32, 8)
+    assert not any(leaf.requires_grad for leaf in flatten(state).values())
+
+
+@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if not entry.learned])
+def test_hand_designed_optimizers_descend(name: str) -> None:
+    objective = Bowls(3, 8)
+    optimizer = make(name, lr=0.05)
+    state = optimizer.init(torch.zeros(3, 8, dtype=torch.float64))
+    _, trajectory = rollout(optimizer, Oracle(objective), state, 100)
+    assert (trajectory.final_loss < 0.5 * trajectory.loss[0]).all()
+
+
+def test_zo_sgd_is_sgd_on_the_mean() -> None:
+    # With orthogonal directions that span the space the estimate is the gradient up to the curvature's mu term.
+    optimizer = make("zo-sgd", num_directions=8, directions="orthogonal", lr=0.1, mu=1e-6)
+    objective = Bowls(1, 8)
+    x0 = torch.linspace(-1, 1, 8, dtype=torch.float64).unsqueeze(0)
+    state, _ = rollout(optimizer, Oracle(objective), optimizer.init(x0), 1)
+    expected = x0 - 0.1 * objective.gradient(x0, torch.zeros(1, dtype=torch.int64))[1]
+    torch.testing.assert_close(state.x, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_settings_are_checked(name: str) -> None:
+    with pytest.raises(InputError, match="momentun"):
+        make(name, momentun=1)
+    with pytest.raises(InputError, match="num_directions is 0"):
+        make(name, num_directions=0)
+    with pytest.raises(InputError, match="mu is -1"):
+        make(name, mu=-1.0)
+
+
+def test_unknown_names_and_shapes_are_told_in_one_line() -> None:
+    with pytest.raises(InputError, match="did you mean zo-adam") as error:
+        make("zo-adm")
+    assert "\n" not in str(error.value)
+    optimizer = make("zo-sgd")
+    with pytest.raises(InputError, match=r"expected floating-point numbers \(B, d\)"):
+        optimizer.init(torch.zeros(3))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        optimizer.init(torch.full((1, 3), math.nan))
+    with pytest.raises(InputError, match="one id a row"):
+        optimizer.init(torch.zeros(2, 3), problem=torch.tensor([1]))
+    state = optimizer.init(torch.zeros(2, 3))
+    with pytest.raises(InputError, match=r"expected \(2, 21\)"):
+        optimizer.tell(state, optimizer.ask(state), torch.zeros(2, 20))
+    first_order = make("l2l")
+    state = first_order.init(torch.zeros(2, 3))
+    with pytest.raises(InputError, match="needs gradients"):
+        first_order.tell(state, first_order.ask(state), torch.zeros(2, 1))
+
+
+def test_a_mu_below_rounding_is_warned_about() -> None:
+    with pytest.warns(MuTooSmallWarning, match="too small for torch.float32"):
+        make("zo-sgd", mu=1e-6).init(torch.zeros(1, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make("zo-sgd", mu=1e-6).init(torch.zeros(1, 3, dtype=torch.float64))
+        make("zo-sgd").init(torch.zeros(1, 3))
+
+
+def test_with_settings_shares_weights_and_leaves_the_original() -> None:
+    optimizer = build("zo-lstm")
+    changed = with_settings(optimizer, sampling_probability=1.0)
+    assert optimizer.config.sampling_probability != 1.0
+    assert changed.config.sampling_probability == 1.0
+    assert next(changed.parameters()) is next(optimizer.parameters())
+
+
+def test_the_coin_follows_the_sampling_probability() -> None:
+    steps = 400
+    for probability in (0.0, 0.3, 1.0):
+        optimizer = make("zo-lstm", sampling_probability=probability, num_directions=1)
+        optimizer.query_rnn.head.data += 1.0
+        learned = 0
+        state = optimizer.init(torch.zeros(1, 6, dtype=torch.float64))
+        state = state._replace(gradient=torch.linspace(-1, 1, 6, dtype=torch.float64).unsqueeze(0))
+        for step in range(steps):
+            asked = state._replace(key=state.key._replace(step=torch.tensor([step])))
+            u = optimizer.ask(asked).directions
+            learned += not torch.equal(u, optimizer.draw(asked.key, state.x))
+        assert abs(learned / steps - probability) < 4 * math.sqrt(0.25 / steps) * (0 < probability < 1) + 1e-9
+
+
+def test_sigma_keeps_the_norm_of_the_standard_gaussian() -> None:
+    optimizer = build("zo-lstm")
+    state = optimizer.init(torch.ones(2, 9, dtype=torch.float64))
+    state = state._replace(gradient=torch.randn(2, 9, generator=torch.Generator().manual_seed(0)).double())
+    std = optimizer.ask(state).aux.std
+    torch.testing.assert_close(std.norm(dim=1), torch.full((2,), 3.0, dtype=torch.float64))
+    assert float(std.std()) > 0.005
