@@ -13,17 +13,13 @@ from torch import Tensor
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.keyed import permutation
 from zoracle.tasks.base import TaskDefaults
-from zoracle.tasks.image_attack import ImageAttackTask, ImageData, read_splits, write_splits
+from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, read_splits, write_splits
 from zoracle.tasks.networks import DigitsNet, load_network
-from zoracle.tasks.training import TargetReport, margins, save_target, train_target
-
-ASSETS = Path(__file__).parent.parent / "assets"
+from zoracle.tasks.training import MARGIN, TargetReport, margins, save_target, train_target
 
 #: Images that the target network learns from; it is attacked on the others.
 _TARGET_IMAGES = 900
 _SIZES = {"test": 200, "valid": 100}
-#: An image that the network barely reads starts at a loss near its end; its final / initial ratio would say nothing.
-_MARGIN = 1.0
 
 
 class DigitsAttack(ImageAttackTask):
@@ -84,7 +80,7 @@ def train_digits_target(
     seen, unseen = order[:_TARGET_IMAGES], order[_TARGET_IMAGES:]
     module = train_target(DigitsNet, images[seen], labels[seen], seed=seed, epochs=60, weight_decay=0.1, report=report)
     margin = margins(module, images[unseen], labels[unseen])
-    ids = unseen[margin >= _MARGIN].tolist()
+    ids = unseen[margin >= MARGIN].tolist()
     start = sum(_SIZES.values())
     splits = {
         "train": tuple(ids[start:]),

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
-from zoracle.keyed import normal
+from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, Outputs
 from zoracle.tasks.base import SPLITS, Pictures, Task
 from zoracle.types import Key
 
-#: Keys the starting points, apart from the draws of optimizers under the same seed, problem and step.
-START_STREAM = 101
+#: What ships with the package.
+ASSETS = Path(__file__).parent.parent / "assets"
 
 Splits = dict[str, tuple[int, ...]]
 

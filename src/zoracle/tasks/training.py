@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from zoracle.keyed import generator, permutation
 from zoracle.tasks.networks import build
 
+#: By how many nats an image must be read correctly to be attacked, where the split is ours. One that is barely read
+#: starts at a loss near its end, and its ratio of final to initial loss would say nothing.
+MARGIN = 1.0
+
 Report = Callable[[int, float], None]
 
 
@@ -94,9 +98,9 @@ def initialise(module: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def margins(module: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> Tensor:
+def margins(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch_size: int = 500) -> Tensor:
     r"""How far a classifier is from an error, (N,): log p_y - max_{j \ne y} log p_j, positive where it is right."""
-    log_p = torch.cat([module(x).log_softmax(1) for x in torch.split(images, batch_size)])
+    log_p = torch.cat([model(x).log_softmax(1) for x in torch.split(images, batch_size)])
     index = labels.unsqueeze(1)
     return log_p.gather(1, index).squeeze(1) - log_p.scatter(1, index, -torch.inf).amax(1)
 

@@ -1,0 +1,102 @@
+"""Attacks on a ResNet-20 that reads CIFAR-10."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from zoracle.blackboxes.torch_module import TorchModule
+from zoracle.data import DATA_VARIABLE, find_data, read_images
+from zoracle.errors import InputError
+from zoracle.keyed import permutation
+from zoracle.tasks.base import TaskDefaults
+from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, read_splits, write_splits
+from zoracle.tasks.networks import ResNet20, load_network
+from zoracle.tasks.training import MARGIN, margins
+
+#: Mean and standard deviation of each channel that the network's inputs are normalised by.
+NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+#: Id of the first image of the training batches; those of the test batch count from 0.
+FIRST_TRAINING_ID = 10_000
+
+_TEST, _TRAIN, _WEIGHTS = "cifar10/test_846.npz", "cifar10/train_4660.npz", "cifar10/resnet20.safetensors"
+
+
+class CIFAR10Attack(ImageAttackTask):
+    """Attacks on 3,072 values in [0, 1]; ids are indices into the test batch, or 10,000 + those into the training ones.
+
+    Problems to train on come from the training batches, the others from the test batch; all are read correctly, by a
+    margin of one nat at least. The data and the network are those below ``ZORACLE_DATA``.
+
+    Raises:
+        InputError: a file is missing.
+
+    References:
+        Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+    """
+
+    name = "cifar10"
+    shape = (3, 32, 32)
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    defaults = TaskDefaults()
+
+    def __init__(
+        self,
+        *,
+        c: float | None = None,
+        norm: Literal["l1", "l2"] = "l1",
+        confidence: float = 0.0,
+        start_std: float = 1e-4,
+    ) -> None:
+        super().__init__(c=c, norm=norm, confidence=confidence, start_std=start_std)
+        self.files = {relative: _file(relative) for relative in (_TEST, _TRAIN, _WEIGHTS)}
+        self.splits = read_splits(ASSETS / "cifar10_split.json")
+
+    def _load(self) -> ImageData:
+        return _read(self.files)
+
+    def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> TorchModule:
+        network = load_network(ResNet20, self.files[_WEIGHTS], dtype=dtype, device=device)
+        return TorchModule(network, preprocess=NORMALISATION)
+
+
+def choose_cifar10_split(path: Path = ASSETS / "cifar10_split.json") -> None:
+    """Write the split that ships: 500 images to train on, 200 to validate, 200 to test.
+
+    It is written down, not derived again: which borderline image the network reads correctly may differ between
+    machines, and ids must not.
+
+    Raises:
+        InputError: a file of the data is missing.
+    """
+    data = _read({relative: _file(relative) for relative in (_TEST, _TRAIN)})
+    network = TorchModule(load_network(ResNet20, _file(_WEIGHTS)), preprocess=NORMALISATION)
+    margin = margins(network, data.images.float() / 255, data.labels)
+    order = permutation(len(data.ids), 0)
+    kept = [data.ids[row] for row in order if margin[row] >= MARGIN]
+    training = [i for i in kept if i >= FIRST_TRAINING_ID]
+    testing = [i for i in kept if i < FIRST_TRAINING_ID]
+    splits = {"train": tuple(training[:500]), "valid": tuple(testing[200:400]), "test": tuple(testing[:200])}
+    write_splits(
+        path, splits, "indices into the test batch, 10000 + into the training batches; read by a margin of 1 nat"
+    )
+
+
+def _read(files: dict[str, Path]) -> ImageData:
+    (test, test_labels), (train, train_labels) = read_images(files[_TEST]), read_images(files[_TRAIN])
+    return ImageData(
+        torch.from_numpy(np.concatenate((test, train))),
+        torch.from_numpy(np.concatenate((test_labels, train_labels))).long(),
+        [*range(len(test)), *range(FIRST_TRAINING_ID, FIRST_TRAINING_ID + len(train))],
+    )
+
+
+def _file(relative: str) -> Path:
+    path = find_data(relative)
+    if path is None:
+        raise InputError(f"task cifar10 has no {relative}; set {DATA_VARIABLE} to a folder that holds it")
+    return path
