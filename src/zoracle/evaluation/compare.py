@@ -96,7 +96,7 @@ def compare(
         ids: problems by id; None takes the first ones of the split, as many as the task's defaults say.
         seeds: how many repeats (0, 1, ...), or which seeds.
         steps: None takes what the budget pays for, or the task's own number where there is no budget.
-        num_directions: q of every optimizer that samples directions; None takes the task's.
+        num_directions: q of every optimizer that samples directions; None keeps each one's own.
         budget: points that each problem may cost at most, for each optimizer.
         dtype: "float32" or "float64".
         device: where the points live.
@@ -114,16 +114,15 @@ def compare(
     """
     _check(optimizers, dtype, tuning)
     check_criterion(criterion)
-    q = task.defaults.num_directions if num_directions is None else num_directions
     chosen = check_list("ids", _problems(task, split, ids))
     seed_list = list(check_list("seeds", _seeds(seeds)))
     notes: list[str] = []
-    entries = [_entry(task, label, made, q, steps, budget, tuning, notes) for label, made in optimizers]
+    entries = [_entry(task, label, made, num_directions, steps, budget, tuning, notes) for label, made in optimizers]
     untuned = [e.label for e in entries if e.source == _UNTUNED]
     if untuned:
         notes.append(
             f"{', '.join(untuned)} ran with default settings: none tuned are stored for {task.name} with these steps "
-            f"and q = {q}; --tune tunes them on validation problems"
+            "and query directions; --tune tunes them on validation problems"
         )
     config = {
         "command": "compare",
@@ -134,7 +133,7 @@ def compare(
         "ids_sha256": ids_hash(chosen),
         "seeds": seed_list,
         "budget": budget,
-        "num_directions": q,
+        "num_directions": num_directions,
         "dtype": dtype,
         "tuning": tuning,
         "criterion": criterion,
@@ -279,22 +278,24 @@ def _entry(
     task: Task,
     label: str,
     optimizer: Optimizer[Any, Any],
-    q: int,
+    num_directions: int | None,
     steps: int | None,
     budget: int | None,
     tuning: Tuning,
     notes: list[str],
 ) -> _Entry:
-    """An optimizer with q and, where its own are defaults, the settings tuned for it."""
-    if isinstance(optimizer.config, SamplingConfig):
-        optimizer = with_settings(optimizer, num_directions=q)
+    """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
+    if num_directions is not None and isinstance(optimizer.config, SamplingConfig):
+        optimizer = with_settings(optimizer, num_directions=num_directions)
     steps = resolve_steps(optimizer, task, steps, budget)
     name = tunable(optimizer)
     if name is None or not untouched(optimizer):
         return _Entry(label, optimizer, steps, "given")
     if tuning != "stored":
         return _Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
-    record = tuned(task.name, name, steps, q) if optimizer.config == type(optimizer).Config(num_directions=q) else None
+    q = optimizer.config.num_directions
+    others_default = optimizer.config == type(optimizer).Config(num_directions=q)
+    record = tuned(task.name, name, steps, q) if others_default else None
     if record is None or not _same_task(record.task_config, task_config(task)):
         return _Entry(label, optimizer, steps, _UNTUNED)
     notes.append(_told(label, record, "stored"))

@@ -49,12 +49,17 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
 def curves(results: Mapping[str, Result]) -> list[Picture]:
     """Loss and best loss against queries, and the success rate where the task knows one."""
     style = styles(list(results))
+    ends_only = any(bool(result.losses[..., 1:-1].isnan().all()) for result in results.values())
     pictures = [
         Picture(
             "Loss of the iterate",
             "Thick line: mean over problems and repeats. Thin lines: each repeat's mean over problems. "
-            "Band: the middle half of all problems and repeats. Two dots: only the ends are known, because the "
-            "optimizer does not evaluate its iterates.",
+            "Band: the middle half of all problems and repeats."
+            + (
+                " Two dots: the optimizer does not evaluate its iterates; both ends were monitored."
+                if ends_only
+                else ""
+            ),
             _svg(lambda axes: _loss(axes, results, style), "queries per problem", "loss", "loss"),
         ),
         Picture(

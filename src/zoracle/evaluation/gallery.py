@@ -30,6 +30,8 @@ class Outcome(NamedTuple):
     """(K,) int64."""
     success: Tensor
     """(K,) bool, the last iterate succeeds."""
+    first_success: Tensor
+    """(K,) int64, points evaluated up to and including the first that succeeded; -1 for none."""
     l1: Tensor
     """(K,), likewise l2 and linf: distances from the original."""
     l2: Tensor
@@ -89,6 +91,7 @@ def make_gallery(
             adversarial=objective.adversarial(points[label], rows).cpu().float().nan_to_num(),
             predicted=answer,
             success=result.final_success[0, :k],
+            first_success=result.first_success[0, :k],
             l1=result.l1[0, :k],
             l2=result.l2[0, :k],
             linf=result.linf[0, :k],

@@ -100,6 +100,7 @@ class _Shot(NamedTuple):
     change: str
     predicted: str
     success: bool
+    first: int
     l1: float
     l2: float
     linf: float
@@ -138,6 +139,7 @@ def _shot(gallery: Gallery, label: str, i: int) -> _Shot:
         change=figures.signed_png(change, float(change.abs().max())),
         predicted=gallery.class_name(int(outcome.predicted[i])),
         success=bool(outcome.success[i]),
+        first=int(outcome.first_success[i]),
         l1=float(outcome.l1[i]),
         l2=float(outcome.l2[i]),
         linf=float(outcome.linf[i]),
