@@ -130,8 +130,9 @@ def minimize(
     _check_budget(budget, chosen)
     if not scale > 0:
         raise InputError(f"scale is {scale}; expected a positive number")
-    objective = f
-    if not isinstance(objective, Objective):
+    if isinstance(f, Objective):
+        objective = f
+    else:
         kind = framework if framework != "auto" else ("torch" if isinstance(x0, Tensor) else "numpy")
         limits = None if bounds is None else Bounds(*bounds)
         objective = CallableObjective(f, start.shape[1], start.shape[0], framework=kind, bounds=limits)
@@ -264,17 +265,17 @@ def result_of(objective: Attack, trajectory: Trajectory) -> AttackResult:
 
 
 def _points(x0: Array) -> tuple[Tensor, bool, Callable[[Tensor], Any]]:
-    is_numpy = not isinstance(x0, Tensor)
-    x = torch.as_tensor(np.asarray(x0)) if is_numpy else x0.detach()
+    device = x0.device if isinstance(x0, Tensor) else None
+    x = x0.detach() if isinstance(x0, Tensor) else torch.as_tensor(np.asarray(x0))
     if not x.is_floating_point():
-        x = x.to(torch.float64 if is_numpy else torch.float32)
+        x = x.to(torch.float64 if device is None else torch.float32)
     if x.ndim not in (1, 2):
         raise InputError(f"x0 has shape {tuple(x.shape)}; expected (d,), or (B, d) for B runs")
     single = x.ndim == 1
     x = x.unsqueeze(0) if single else x
 
     def to_user(value: Tensor) -> Any:
-        return value.numpy() if is_numpy else value.to(x0.device)  # type: ignore[union-attr]
+        return value.numpy() if device is None else value.to(device)
 
     return x, single, to_user
 

@@ -104,7 +104,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
         hidden, seed = self.config.hidden, self.config.weight_seed
         features = len(DECAYS) + 4
-        self.update_rnn = CoordinatewiseLSTM(features + 4, hidden, 1, head_scale=0.1, bias=True, seed=mix(seed, 1))
+        self.update_rnn = CoordinatewiseLSTM(features + 4, hidden, 2, head_scale=0.1, bias=True, seed=mix(seed, 1))
         self.query_rnn = CoordinatewiseLSTM(
             features + 4, hidden, max(1, self.config.guesses), head_scale=0.1, bias=True, seed=mix(seed, 2)
         )
@@ -112,6 +112,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             {
                 "log_step": nn.Parameter(torch.tensor([self.config.first_step, self.config.last_step]).log()),
                 "descent": nn.Parameter(torch.tensor([1.0])),
+                # The logit of the share of the displacement that a step keeps.
+                "keep": nn.Parameter(torch.tensor([6.0])),
                 # How much longer steps are where the gradient is larger than it was.
                 "power": nn.Parameter(torch.tensor([0.5])),
                 # What the guesses start as: the last estimate, the slower means, and a shrinking displacement.
@@ -180,7 +182,10 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         power = self.schedule["power"].to(state.x.dtype)
         grown = (gradient.norm(dim=1).clamp(min=_TINY).log() - size).detach().unsqueeze(1)
         length = (log_step[0] * (1 - progress) + log_step[1] * progress + power * grown).exp()
-        step = length * (output.squeeze(2) - self.schedule["descent"].to(state.x.dtype) * known[..., 0])
+        move = length * (output[..., 0] - self.schedule["descent"].to(state.x.dtype) * known[..., 0])
+        # Back towards the start, coordinate by coordinate: what noise has moved and the gradient does not miss.
+        keep = 0.5 + 0.5 * torch.tanh(0.5 * (output[..., 1] + self.schedule["keep"].to(state.x.dtype)))
+        step = (state.origin + keep * (state.x + move - state.origin)) - state.x
         return GuidedLSTMState(
             x=state.x + step,
             key=state.key.next(),

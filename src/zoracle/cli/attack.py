@@ -1,0 +1,65 @@
+"""`zoracle attack`: adversarial examples for the images of a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from zoracle.cli.options import Run, run_comparison, run_options
+from zoracle.errors import InputError
+from zoracle.evaluation.result import Result
+from zoracle.evaluation.runfolder import write_npz
+from zoracle.objectives.attack import Attack
+from zoracle.tasks import Task
+
+
+@click.command("attack")
+@run_options(default_seeds=1, default_optimizers="zo-lstm")
+def command(**options: Any) -> None:
+    """Attack the images of a task; write the adversarial images, a table, curves and a report."""
+    run = Run(**options)
+    if run.out is None:
+        raise InputError("--out is missing; expected a folder for the adversarial images")
+    made, comparison = run_comparison(run, title=f"Attack on {run.task}")
+    for label, result in comparison.results.items():
+        path = run.out / f"adversarial-{label}.npz"
+        write_npz(path, adversarial_arrays(made, result))
+        for repeat, seed in enumerate(result.seed[:, 0].tolist()):
+            broken = int(result.success_ever[repeat].sum())
+            click.echo(f"{label}, seed {seed}: {broken} of {result.ids.shape[1]} images broken -> {path}")
+
+
+def adversarial_arrays(task: Task, result: Result) -> dict[str, np.ndarray[Any, Any]]:
+    """The best adversarial image of each problem and seed, the best failed one where none succeeded.
+
+    Returns:
+        ids (P,), labels (P,), seeds (S,), images (P, C, H, W), adversarial (S, P, C, H, W), success (S, P),
+        queries (S, P), queries_to_success (S, P; -1 where none), l1, l2 and linf (S, P).
+
+    Raises:
+        InputError: the task is no attack on images.
+    """
+    ids = tuple(result.ids[0].tolist())
+    pictures = task.pictures(ids)
+    objective = task.objective(ids)
+    if pictures is None or not isinstance(objective, Attack):
+        raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
+    points = torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)
+    rows = torch.arange(len(ids))
+    images = torch.stack([objective.adversarial(found.float(), rows) for found in points])
+    distances = [objective.distances(found.float(), rows) for found in points]
+    arrays = {
+        "ids": result.ids[0],
+        "labels": pictures.labels,
+        "seeds": result.seed[:, 0],
+        "images": pictures.images,
+        "adversarial": images,
+        "success": result.success_ever,
+        "queries": result.spent,
+        "queries_to_success": result.first_success,
+        **{name: torch.stack([one[name] for one in distances]) for name in ("l1", "l2", "linf")},
+    }
+    return {name: value.numpy() for name, value in arrays.items()}

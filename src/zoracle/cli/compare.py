@@ -1,0 +1,17 @@
+"""`zoracle compare`: several optimizers on the same problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from zoracle.cli.options import Run, run_comparison, run_options
+
+
+@click.command("compare")
+@run_options(default_seeds=3, default_optimizers="zo-lstm,zo-sgd,zo-signsgd,zo-adam")
+@click.option("--tune", is_flag=True, help="Tune step sizes on validation problems first, instead of the stored ones.")
+def command(tune: bool, **options: Any) -> None:
+    """Run optimizers on the same problems and seeds; write a table, curves and a report."""
+    run_comparison(Run(**options), tune=tune)

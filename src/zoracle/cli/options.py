@@ -1,0 +1,141 @@
+"""Options that several commands share, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import click
+from rich.console import Console
+
+from zoracle.checkpoint import resolve
+from zoracle.errors import InputError
+from zoracle.evaluation.compare import Comparison, compare
+from zoracle.optimizers.base import Optimizer
+from zoracle.tasks import Task, names, task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Run(NamedTuple):
+    """What a run was asked for, as the options say it."""
+
+    task: str
+    split: str
+    ids: Path | None
+    optimizers: str
+    seeds: int
+    steps: int | None
+    num_directions: int | None
+    budget: int | None
+    out: Path | None
+    problems: int | None
+    batch: int | None
+    dtype: str
+
+
+def run_options(default_seeds: int, default_optimizers: str) -> Callable[[F], F]:
+    """The options of commands that run optimizers on a task."""
+    options = [
+        click.option("--task", default="digits", show_default=True, help=f"One of {', '.join(names())}."),
+        click.option(
+            "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
+        ),
+        click.option("--ids", type=click.Path(path_type=Path), help="A file of problem ids, one a line, instead."),
+        click.option("--problems", type=click.IntRange(min=1), help="How many of the split; by default the task's."),
+        click.option(
+            "--optimizers",
+            default=default_optimizers,
+            show_default=True,
+            help="Names or checkpoint folders, separated by commas; see `zoracle optimizers`.",
+        ),
+        click.option("--seeds", type=click.IntRange(min=1), default=default_seeds, show_default=True, help="Repeats."),
+        click.option("--steps", type=click.IntRange(min=1), help="Steps; by default the task's, or the budget's."),
+        click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions a step."),
+        click.option("--budget", type=click.IntRange(min=1), help="Queries that each problem may cost at most."),
+        click.option("--batch", type=click.IntRange(min=1), help="Problems at once; memory and speed only."),
+        click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
+        click.option("--out", type=click.Path(path_type=Path), help="The run folder; the same one resumes the run."),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def read_ids(path: Path | None) -> list[int] | None:
+    """Problem ids from a file, one a line.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no whole number.
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--ids {path} cannot be read: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            found.append(int(text))
+        except ValueError:
+            raise InputError(
+                f"--ids {path}, line {number}: {text!r} is no id; expected one whole number a line"
+            ) from None
+    if not found:
+        raise InputError(f"--ids {path} holds no ids; expected one whole number a line")
+    return found
+
+
+def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, Optimizer[Any, Any]]]:
+    """Labels and optimizers of a comma-separated list.
+
+    Raises:
+        InputError: the list is empty, or holds something unknown.
+    """
+    wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
+    if not wanted:
+        raise InputError("--optimizers is empty; expected names or folders, separated by commas")
+    chosen = []
+    for name in wanted:
+        loaded = resolve(name, task_name)
+        label = loaded.metadata.get("shipped") or (name if name == loaded.metadata.get("name") else Path(name).name)
+        chosen.append((str(label), loaded.optimizer))
+    return chosen
+
+
+def run_comparison(run: Run, *, tune: bool = False, title: str | None = None) -> tuple[Task, Comparison]:
+    """Run what the options ask for."""
+    made = task(run.task)
+    optimizers = chosen_optimizers(run.optimizers, run.task)
+    ids = read_ids(run.ids)
+    if ids is None and run.problems is not None:
+        available = made.ids(run.split)
+        if run.problems > len(available):
+            raise InputError(f"--problems is {run.problems}; the {run.split} split of {run.task} has {len(available)}")
+        ids = list(available[: run.problems])
+    comparison = compare(
+        made,
+        optimizers,
+        split=run.split,
+        ids=ids,
+        seeds=run.seeds,
+        steps=run.steps,
+        num_directions=run.num_directions,
+        budget=run.budget,
+        batch=run.batch,
+        dtype=cast(Literal["float32", "float64"], run.dtype),
+        tuning="fresh" if tune else "stored",
+        out=run.out,
+        title=title,
+        console=Console(),
+    )
+    return made, comparison

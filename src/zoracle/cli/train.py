@@ -1,0 +1,89 @@
+"""`zoracle train`: meta-training from a config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from zoracle.errors import InputError, require
+from zoracle.metatrain import config as configs
+from zoracle.metatrain.trainer import Report, Trainer
+from zoracle.tasks import task
+
+
+@click.command("train")
+@click.argument("config", metavar="CONFIG")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; the same one resumes.")
+@click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log (extra: tensorboard).")
+def command(config: str, out: Path, tensorboard: bool) -> None:
+    """Train a learned optimizer. CONFIG is a TOML file, or the name of a recipe that comes with the package."""
+    parsed = configs.parse(*_text(config))
+    writer = _tensorboard(out) if tensorboard else None
+    trainer = Trainer(parsed, task(parsed.task, **parsed.task_settings), out)
+    console = Console()
+    total = sum(stage.unrolls for stage in parsed.stages)
+    before = sum(stage.unrolls for stage in parsed.stages[: trainer.stage])
+    if before + trainer.unroll:
+        console.print(f"resuming after {before + trainer.unroll} of {total} unrolls", highlight=False)
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("training", total=total, completed=before + trainer.unroll)
+
+        def report(told: Report) -> None:
+            done = sum(stage.unrolls for stage in parsed.stages[: told.stage]) + told.unroll
+            bars.update(bar, completed=done, description=f"stage {told.stage + 1}, ratio {told.ratio:.4f}")
+            with (out / "history.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
+            if told.valid is not None:
+                console.print(
+                    f"{done}/{total}: validation ratio {told.valid:.4f}, best of the stage {told.best:.4f}",
+                    highlight=False,
+                )
+            if writer is not None:
+                writer(done, told)
+
+        trainer.run(report)
+    console.print(f"trained optimizer: {out}", highlight=False, soft_wrap=True)
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = files("zoracle") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _text(config: str) -> tuple[str, str]:
+    path = Path(config)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+    if config in recipes():
+        return (files("zoracle") / "recipes" / f"{config}.toml").read_text(encoding="utf-8"), config
+    raise InputError(f"config {config!r} is no file and no recipe; recipes are {', '.join(recipes())}")
+
+
+def _tensorboard(out: Path) -> Callable[[int, Report], None]:
+    require("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(out / "tensorboard"))
+
+    def write(done: int, told: Report) -> None:
+        for name in ("meta_loss", "ratio", "valid"):
+            value = getattr(told, name)
+            if value is not None:
+                writer.add_scalar(name, value, done)
+        writer.flush()
+
+    return write

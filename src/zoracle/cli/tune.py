@@ -1,0 +1,38 @@
+"""`zoracle tune`: step sizes of the hand-designed optimizers, on validation problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from zoracle.cli.options import chosen_optimizers
+from zoracle.evaluation.tune import tune, write_tuned
+from zoracle.tasks import task
+
+
+@click.command("tune")
+@click.option("--task", "task_name", default="digits", show_default=True)
+@click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True)
+@click.option("--problems", type=click.IntRange(min=1), default=50, show_default=True, help="Validation problems.")
+@click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
+@click.option("--num-directions", type=click.IntRange(min=1), help="By default the task's.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file that is written.")
+def command(
+    task_name: str, optimizers: str, problems: int, steps: int | None, num_directions: int | None, out: Path
+) -> None:
+    """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched."""
+    made = task(task_name)
+    ids = made.ids("valid")[:problems]
+    q = made.defaults.num_directions if num_directions is None else num_directions
+    console = Console()
+    records = []
+    for label, optimizer in chosen_optimizers(optimizers, task_name):
+        record = tune(
+            made, optimizer, ids=ids, steps=steps, num_directions=q, resume_dir=out.with_suffix(".pieces") / label
+        )
+        records.append(record)
+        chosen = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
+        console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
+        write_tuned(out, records)
