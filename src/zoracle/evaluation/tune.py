@@ -241,19 +241,24 @@ class _Search:
         axis = self.axes[i]
         for _ in range(_MOST_EXTENSIONS):
             best = min(axis.values, key=lambda value: self._key({**self.chosen, axis.setting: value}))
-            if axis.factor is None or best not in (axis.values[0], axis.values[-1]):
+            # Where every step size ends above its start, which of them fails least says nothing: go smaller.
+            fails = (self._tried({**self.chosen, axis.setting: best}).ratio or 0.0) > 1
+            if axis.factor is None or not (fails or best in (axis.values[0], axis.values[-1])):
                 break
-            lower = best == axis.values[0]
-            beyond = best / axis.factor if lower else best * axis.factor
+            lower = fails or best == axis.values[0]
+            beyond = axis.values[0] / axis.factor if lower else axis.values[-1] * axis.factor
             axis = axis._replace(values=(beyond, *axis.values) if lower else (*axis.values, beyond))
         self.axes[i] = axis
         self.chosen[axis.setting] = best
 
-    def _key(self, settings: dict[str, float]) -> tuple[float, float, float]:
+    def _tried(self, settings: dict[str, float]) -> Score:
         index = tuple(settings.values())
         if index not in self.scores:
             self.scores[index] = self.score(dict(settings))
-        tried = self.scores[index]
+        return self.scores[index]
+
+    def _key(self, settings: dict[str, float]) -> tuple[float, float, float]:
+        tried = self._tried(settings)
         ratio, loss = _or_inf(tried.ratio), _or_inf(tried.final_loss)
         if self.criterion == "queries":
             if tried.queries is None:

@@ -1,0 +1,208 @@
+"""Evaluations: what is counted, what is kept, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoracle.errors import BudgetError, CheckpointError, InputError
+from zoracle.evaluation import evaluate as module
+from zoracle.evaluation.evaluate import evaluate
+from zoracle.keyed import normal
+from zoracle.objectives.base import Objective
+from zoracle.optimizers.registry import make
+from zoracle.tasks.base import Task, TaskDefaults
+from zoracle.types import Evaluation, Key, StopReason
+
+M = 5  # points a step of the optimizers below: q = 4 and the iterate
+
+
+def sgd(**settings):
+    return make("zo-sgd", **{"num_directions": 4, "lr": 0.1, **settings})
+
+
+class Valley(Objective):
+    """f_i(x) = a |x|^2 / 2 + offset_i, every point counted; the n-th point of a problem may succeed, or be NaN."""
+
+    def __init__(self, task: FakeTask, ids: tuple[int, ...]):
+        self.dim, self.num_problems, self.task, self.ids = task.dim, len(ids), task, ids
+        self.stochastic = task.stochastic
+        self.points = [0] * len(ids)
+
+    def _evaluate(self, points, problem, step):
+        task = self.task
+        task.calls += 1
+        if task.calls == task.raise_at:
+            raise KeyboardInterrupt
+        task.seen += len(points)
+        loss = 0.5 * task.curvature * points.square().sum(1) + 0.01
+        if self.stochastic and step is not None:
+            loss = loss + 0.5
+        success = torch.zeros(len(points), dtype=torch.bool)
+        for row, p in enumerate(problem.tolist()):
+            self.points[p] += 1
+            i = self.ids[p]
+            success[row] = self.points[p] == task.succeeds.get(i)
+            if self.points[p] > task.nan_after.get(i, 10**9):
+                loss[row] = torch.nan
+        return Evaluation(loss, success if task.knows else None)
+
+
+class FakeTask(Task):
+    """Valleys with ids 0 .. 9 (train), 10 .. 19 (valid), 20 .. 29 (test)."""
+
+    def __init__(self, dim=6, curvature=1.0, knows=True, succeeds=None, nan_after=None, stochastic=False):
+        self.name, self.dim, self.curvature = "valley", dim, curvature
+        self.defaults = TaskDefaults(steps=4, num_directions=4, problems=3)
+        self.knows, self.stochastic = knows, stochastic
+        self.succeeds, self.nan_after = succeeds or {}, nan_after or {}
+        self._seen = self._calls = 0
+        self._raise_at = -1
+
+    seen = property(lambda self: self._seen, lambda self, value: setattr(self, "_seen", value))
+    calls = property(lambda self: self._calls, lambda self, value: setattr(self, "_calls", value))
+    raise_at = property(lambda self: self._raise_at, lambda self, value: setattr(self, "_raise_at", value))
+
+    def ids(self, split):
+        self.check_split(split)
+        first = {"train": 0, "valid": 10, "test": 20}[split]
+        return tuple(range(first, first + 10))
+
+    def objective(self, ids, *, dtype=torch.float32, device="cpu"):
+        if max(ids) > 29:
+            raise InputError(f"task valley has no problem {max(ids)}; expected 0 .. 29")
+        return Valley(self, tuple(ids))
+
+    def start(self, ids, *, seed=0, dtype=torch.float32, device="cpu"):
+        return normal(Key.start(seed, torch.tensor(ids)), (self.dim,), 9, dtype)
+
+
+@pytest.mark.parametrize(("difference", "monitored"), [("forward", 1), ("central", 2)])
+def test_what_the_objective_sees_is_what_is_reported(difference, monitored):
+    task = FakeTask()
+    optimizer = sgd(difference=difference)
+    result = evaluate(optimizer, task, (20, 21), seeds=(0, 3, 5), steps=4)
+    assert task.seen == int((result.spent + result.monitored).sum())
+    assert (result.spent == 4 * optimizer.queries_per_step).all()
+    assert (result.monitored == monitored).all()
+
+
+def test_shapes_and_ends():
+    task = FakeTask()
+    result = evaluate(sgd(), task, (20, 21, 22), seeds=(0, 1), steps=4, dtype=torch.float64)
+    assert result.losses.shape == result.queries.shape == result.best.shape == (2, 3, 5)
+    assert result.queries[0, 0].tolist() == [0, 5, 10, 15, 20]
+    x0 = task.start((20, 21, 22), seed=1, dtype=torch.float64)
+    torch.testing.assert_close(result.losses[1, :, 0], 0.5 * x0.square().sum(1) + 0.01)
+    torch.testing.assert_close(result.losses[..., -1], 0.5 * result.final_point.square().sum(2) + 0.01)
+    torch.testing.assert_close(result.best[..., -1], 0.5 * result.best_point.square().sum(2) + 0.01)
+    assert (result.best.diff(dim=2) <= 0).all()
+    assert result.ids.tolist() == [[20, 21, 22]] * 2
+    assert result.seed[:, 0].tolist() == [0, 1]
+    assert result.l1.isnan().all()
+
+
+def test_central_differences_know_both_ends_only():
+    result = evaluate(sgd(difference="central"), FakeTask(), (20,), steps=4)
+    assert result.losses[0, 0].isfinite().tolist() == [True, False, False, False, True]
+
+
+def test_first_success_in_the_middle_of_a_step():
+    task = FakeTask(succeeds={20: 2 * M + 3, 21: 1, 23: 4 * M + 1})
+    result = evaluate(sgd(), task, (20, 21, 22, 23), steps=4)
+    assert result.first_success[0].tolist() == [2 * M + 3, 1, -1, -1]
+    assert result.success_ever[0].tolist() == [True, True, False, True]  # the last one at its monitored last iterate
+    assert result.final_success[0].tolist() == [False, False, False, True]
+    assert result.allowance[0].tolist() == [4 * M] * 4
+
+
+def test_a_stochastic_objective_is_reported_without_its_noise():
+    task = FakeTask(stochastic=True)
+    result = evaluate(sgd(), task, (20,), steps=3, dtype=torch.float64)
+    x0 = task.start((20,), dtype=torch.float64)
+    torch.testing.assert_close(result.losses[0, :, 0], 0.5 * x0.square().sum(1) + 0.01)
+    torch.testing.assert_close(result.best[0, :, -1], 0.5 * result.best_point[0].square().sum(1) + 0.01)
+    assert result.monitored.item() == 3
+    assert task.seen == 3 * M + 3
+
+
+def test_the_budget_is_never_passed_and_sets_the_steps():
+    task = FakeTask()
+    result = evaluate(sgd(), task, (20, 21), budget=3 * M + 4)
+    assert result.losses.shape[2] == 4
+    assert (result.spent == 3 * M).all()
+    assert (result.allowance == 3 * M + 4).all()
+    result = evaluate(sgd(), task, (20, 21), steps=9, budget=3 * M + 4)
+    assert (result.spent == 3 * M).all()
+    assert (result.reason == StopReason.BUDGET).all()
+    assert (result.losses[..., 3:] == result.losses[..., 3:4]).all()
+
+
+def test_batches_change_nothing():
+    whole = evaluate(sgd(), FakeTask(), (20, 21, 22), seeds=(0, 1), steps=3)
+    parts = evaluate(sgd(), FakeTask(), (20, 21, 22), seeds=(0, 1), steps=3, batch=2)
+    for name, one, other in zip(whole._fields, whole, parts, strict=True):
+        if name != "seconds":
+            assert torch.equal(one.nan_to_num(), other.nan_to_num()), name
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, checkpoints):
+    if checkpoints:
+        monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    whole = FakeTask()
+    expected = evaluate(sgd(), whole, (20, 21), seeds=(0, 1), steps=4)
+    task = FakeTask()
+    task.raise_at = 8  # five calls a seed: the third step of the second seed
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(sgd(), task, (20, 21), seeds=(0, 1), steps=4, resume_dir=tmp_path)
+    task.raise_at = -1
+    before = task.seen
+    result = evaluate(sgd(), task, (20, 21), seeds=(0, 1), steps=4, resume_dir=tmp_path)
+    again = task.seen - before
+    one_seed = 2 * (4 * M + 1)
+    assert again == (one_seed - 2 * 2 * M if checkpoints else one_seed)
+    for name, one, other in zip(result._fields, result, expected, strict=True):
+        if name != "seconds":
+            assert torch.equal(one.nan_to_num(), other.nan_to_num()), name
+    before = task.seen
+    evaluate(sgd(), task, (20, 21), seeds=(0, 1), steps=4, resume_dir=tmp_path)
+    assert task.seen == before, "a finished run queries nothing"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["seed-0-batch-0.safetensors", "seed-1-batch-0.safetensors"]
+
+
+def test_kept_pieces_of_another_run_are_refused(tmp_path):
+    evaluate(sgd(), FakeTask(), (20,), steps=2, resume_dir=tmp_path)
+    with pytest.raises(CheckpointError, match=r"another run \(optimizer differ\)"):
+        evaluate(sgd(lr=0.2), FakeTask(), (20,), steps=2, resume_dir=tmp_path)
+    piece = tmp_path / "seed-0-batch-0.safetensors"
+    piece.write_bytes(piece.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        evaluate(sgd(), FakeTask(), (20,), steps=2, resume_dir=tmp_path)
+
+
+def test_progress_reaches_the_total():
+    told = []
+    evaluate(sgd(), FakeTask(), (20, 21), seeds=(0, 1), steps=2, batch=1, on_progress=lambda *x: told.append(x))
+    assert told[0] == (1, 8)
+    assert told[-1] == (8, 8)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids", "error", "message"),
+    [
+        ({"budget": 4}, (20,), BudgetError, "budget is 4 .* costs 5"),
+        ({"steps": 0}, (20,), InputError, "steps is 0"),
+        ({}, (), InputError, "ids is empty"),
+        ({}, (20, 20), InputError, "names 20 more than once"),
+        ({"seeds": ()}, (20,), InputError, "seeds is empty"),
+        ({"batch": 0}, (20,), InputError, "batch is 0"),
+        ({}, (99,), InputError, "no problem 99"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_queried(settings, ids, error, message):
+    task = FakeTask()
+    with pytest.raises(error, match=message):
+        evaluate(sgd(), task, ids, **settings)
+    assert task.seen == 0
