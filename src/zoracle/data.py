@@ -88,8 +88,8 @@ def read_images(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         InputError: no such file, not such an archive, or arrays that disagree.
     """
     try:
-        # A truncated archive fails while its members are read, so the reading belongs inside.
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since np.load leaves a truncated file open; its members may fail too, so they are read inside.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
     except Exception as error:
         raise InputError(f"{path} cannot be read ({error}); expected .npz with arrays images and labels") from error

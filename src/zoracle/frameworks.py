@@ -88,12 +88,13 @@ def describe(given: Any) -> str:
 def _named_packages(fn: Callable[..., Any]) -> set[str]:
     while isinstance(fn, functools.partial):
         fn = fn.func
+    original = fn
     if not inspect.isroutine(fn):
         fn = type(fn).__call__
     function = inspect.unwrap(getattr(fn, "__func__", fn))
     code = getattr(function, "__code__", None)
-    if code is None:
-        return {(getattr(function, "__module__", None) or "").partition(".")[0]}
+    if code is None:  # compiled: a ufunc, say
+        return {str(getattr(owner, "__module__", "")).partition(".")[0] for owner in (original, type(original))}
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
     known = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}}
     used = [known[name] for name in (*code.co_names, *code.co_freevars) if name in known]

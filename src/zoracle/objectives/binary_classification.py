@@ -8,7 +8,7 @@ from torch import Tensor
 from zoracle.errors import InputError
 from zoracle.keyed import permutation
 from zoracle.objectives.base import Objective
-from zoracle.objectives.rowwise import groups, matvec
+from zoracle.objectives.rowwise import groups, matvec, sigmoid
 from zoracle.types import Evaluation
 
 
@@ -68,15 +68,14 @@ class BinaryClassification(Objective):
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
         losses = [
-            (y - matvec(x, points[rows]).sigmoid()).square().mean(1)
-            for rows, x, y in self._parts(points, problem, step)
+            (y - sigmoid(matvec(x, points[rows]))).square().mean(1) for rows, x, y in self._parts(points, problem, step)
         ]
         return Evaluation(torch.cat(losses) if losses else points.new_empty(0))
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
         losses, gradients = [points.new_empty(0)], [points.new_empty(0, self.dim)]
         for rows, x, y in self._parts(points, problem, step):
-            p = matvec(x, points[rows].detach()).sigmoid()
+            p = sigmoid(matvec(x, points[rows].detach()))
             error = p - y
             losses.append(error.square().mean(1))
             gradients.append(matvec(x.T, error * p * (1 - p)) * (2 / x.shape[0]))

@@ -21,6 +21,15 @@ def matvec(matrix: Tensor, points: Tensor) -> Tensor:
     return torch.cat([(matrix * part.unsqueeze(1)).sum(2) for part in torch.split(points, width)])
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)), element by element.
+
+    torch's own sigmoid rounds the elements at the end of a tensor, those that fill no vector register, differently;
+    its tanh rounds all alike.
+    """
+    return 0.5 * (1 + (0.5 * x).tanh())
+
+
 def groups(problem: Tensor, step: Tensor | None) -> Iterator[tuple[slice, int, int | None]]:
     """Runs of rows that share problem and step: the rows, the problem, the step.
 
