@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -194,6 +195,8 @@ def test_the_command_makes_the_digits_target_that_ships(tmp_path):
     for key, value in load_file(report.weights).items():
         torch.testing.assert_close(value, shipped[key], rtol=0.05, atol=0.05)
     ours, theirs = read_splits(report.split), read_splits(ASSETS / "digits_split.json")
+    with safe_open(ASSETS / "digits_target.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["zoracle"])["accuracy"] == "876 of 897 images that it was not trained on"
     assert len(set(ours["test"]) & set(theirs["test"])) > 150
 
 
@@ -303,7 +306,7 @@ def test_a_target_of_ones_own(empty):
     assert report.accuracy == 1
     family = task("mnist")
     assert isinstance(family, MNISTAttack)
-    assert family.weights == report.weights == folder / "target_cnn.safetensors"
+    assert family.target[0] == report.weights == folder / "target_cnn.safetensors"
     assert tuple(len(family.ids(split)) for split in SPLITS) == (100, 200, 100)
     ids = family.ids("test")[:5]
     assert not family.objective(ids).evaluate(family.start(ids), torch.arange(5)).success.any()

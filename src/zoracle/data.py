@@ -151,8 +151,7 @@ def download(
         else:
             return path
     raise InputError(
-        f"{path.name} could not be downloaded ({'; '.join(failures)}); "
-        f"mend it by placing the file below the folder that {DATA_VARIABLE} names"
+        f"{path.name} could not be downloaded ({'; '.join(failures)}); mend it by placing the file at {path}"
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from zoracle.data import DATA_VARIABLE, find_data, read_images
 from zoracle.errors import InputError
 from zoracle.keyed import permutation
 from zoracle.tasks.base import TaskDefaults
-from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, read_splits, write_splits
+from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, write_splits
 from zoracle.tasks.networks import ResNet20, load_network
 from zoracle.tasks.training import MARGIN, margins
 
@@ -44,17 +44,14 @@ class CIFAR10Attack(ImageAttackTask):
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     defaults = TaskDefaults()
 
-    def __init__(
-        self,
-        *,
-        c: float | None = None,
-        norm: Literal["l1", "l2"] = "l1",
-        confidence: float = 0.0,
-        start_std: float = 1e-4,
-    ) -> None:
-        super().__init__(c=c, norm=norm, confidence=confidence, start_std=start_std)
-        self.files = {relative: _file(relative) for relative in (_TEST, _TRAIN, _WEIGHTS)}
-        self.splits = read_splits(ASSETS / "cifar10_split.json")
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The files of the data and the network, by their paths below the data folder."""
+        return {relative: _file(relative) for relative in (_TEST, _TRAIN, _WEIGHTS)}
+
+    def _split_file(self) -> Path:
+        _ = self.files  # looked for now, so that a missing one is told before anything starts
+        return ASSETS / "cifar10_split.json"
 
     def _load(self) -> ImageData:
         return _read(self.files)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.keyed import permutation
 from zoracle.tasks.base import TaskDefaults
-from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, read_splits, write_splits
+from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, write_splits
 from zoracle.tasks.networks import DigitsNet, load_network
 from zoracle.tasks.training import MARGIN, TargetReport, margins, save_target, train_target
 
@@ -42,16 +41,8 @@ class DigitsAttack(ImageAttackTask):
     own_c = 0.2
     defaults = TaskDefaults()
 
-    def __init__(
-        self,
-        *,
-        c: float | None = None,
-        norm: Literal["l1", "l2"] = "l1",
-        confidence: float = 0.0,
-        start_std: float = 1e-4,
-    ) -> None:
-        super().__init__(c=c, norm=norm, confidence=confidence, start_std=start_std)
-        self.splits = read_splits(ASSETS / "digits_split.json")
+    def _split_file(self) -> Path:
+        return ASSETS / "digits_split.json"
 
     def _load(self) -> ImageData:
         images, labels = _digits()

@@ -41,13 +41,16 @@ class ImageAttackTask(Task):
     r"""Attacks on one classifier, one problem an image; the id of a problem is that of its image.
 
     Points start at delta_0 = start_std * N(0, I), keyed by seed and id. Subclasses set the class attributes and
-    ``splits``, and write :meth:`_load` and :meth:`_black_box`.
+    write :meth:`_split_file`, :meth:`_load` and :meth:`_black_box`.
 
     Args:
         c: weight of the distance; None takes the task's own.
         norm: distance, "l1" or "l2".
         confidence: the confidence gap, in nats.
         start_std: standard deviation of the starting points.
+
+    Raises:
+        InputError: something that the task needs is missing.
 
     Attributes:
         shape: (C, H, W) of an image.
@@ -78,6 +81,7 @@ class ImageAttackTask(Task):
         self.norm = norm
         self.confidence = confidence
         self.start_std = start_std
+        self.splits = read_splits(self._split_file())
 
     def ids(self, split: str) -> tuple[int, ...]:
         """The ids of a split, in a fixed order.
@@ -124,6 +128,14 @@ class ImageAttackTask(Task):
         """The images with these ids, their labels, and the names of the classes."""
         images, labels = self._pick(ids)
         return Pictures(images.float() / self.white, labels, self.class_names)
+
+    @abstractmethod
+    def _split_file(self) -> Path:
+        """Where the ids of each split are written, as :func:`write_splits` does.
+
+        Raises:
+            InputError: something that the task needs is missing.
+        """
 
     @abstractmethod
     def _load(self) -> ImageData:

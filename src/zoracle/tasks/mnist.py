@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from zoracle.data import Progress, cache_dir, download, find_data, read_idx
 from zoracle.errors import InputError
 from zoracle.keyed import permutation
 from zoracle.tasks.base import TaskDefaults
-from zoracle.tasks.image_attack import ImageAttackTask, ImageData, Splits, read_splits, write_splits
+from zoracle.tasks.image_attack import ImageAttackTask, ImageData, Splits, write_splits
 from zoracle.tasks.networks import MNISTNet, load_network
 from zoracle.tasks.training import TargetReport, margins, save_target, train_target
 
@@ -56,24 +57,20 @@ class MNISTAttack(ImageAttackTask):
     outputs = "log-probabilities"
     defaults = TaskDefaults()
 
-    def __init__(
-        self,
-        *,
-        c: float | None = None,
-        norm: Literal["l1", "l2"] = "l1",
-        confidence: float = 0.0,
-        start_std: float = 1e-4,
-    ) -> None:
-        super().__init__(c=c, norm=norm, confidence=confidence, start_std=start_std)
-        self.weights, split = _target()
-        self.splits = read_splits(split)
+    @cached_property
+    def target(self) -> tuple[Path, Path]:
+        """The files of the target network: its weights and its split."""
+        return _target()
+
+    def _split_file(self) -> Path:
+        return self.target[1]
 
     def _load(self) -> ImageData:
         images, labels = read_mnist("t10k")
         return ImageData(images, labels, range(len(labels)))
 
     def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> TorchModule:
-        network = load_network(MNISTNet, self.weights, dtype=dtype, device=device)
+        network = load_network(MNISTNet, self.target[0], dtype=dtype, device=device)
         return TorchModule(network, preprocess=NORMALISATION)
 
 

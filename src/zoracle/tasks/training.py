@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -106,8 +107,10 @@ def margins(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, b
 
 
 def save_target(module: nn.Module, path: Path, facts: dict[str, str]) -> None:
-    """Write a network's weights, with facts about it as metadata; the file appears whole or not at all."""
+    """Write a network's weights, with facts about it as JSON in the metadata; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, facts))
+    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    # One entry: safetensors writes several in no fixed order, and the same training should give the same bytes.
+    partial.write_bytes(save(tensors, {"zoracle": json.dumps(facts)}))
     partial.replace(path)
