@@ -179,6 +179,14 @@ def test_one_q_for_all_where_it_is_asked_for():
     assert {row.queries_per_problem for row in found.rows} == {4 * 3}
 
 
+def test_a_terminal_shows_progress_and_labels_as_they_are():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    compare(FakeTask(), [("[red]a[/red]", sgd())], seeds=1, console=console, title="[blue]b[/blue]")
+    printed = console.file.getvalue()
+    assert "[red]a[/red]" in printed
+    assert "[blue]b[/blue]" in printed
+
+
 def test_without_the_extra_everything_else_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     console = Console(file=io.StringIO(), width=300)

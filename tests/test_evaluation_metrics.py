@@ -113,6 +113,13 @@ def test_a_task_without_successes_has_none_to_report():
     assert s.queries_to_success_median is None
 
 
+def test_a_gradient_oracle_tells_of_no_success_on_the_way():
+    found = result([[[2.0, 1.0]]], final_success=[[True]])
+    found = found._replace(first_known=torch.zeros_like(found.first_known))
+    s = metrics.summarise(found)
+    assert (s.success_final, s.success_ever, s.queries_to_success_mean) == (1.0, None, None)
+
+
 def test_nan_from_the_black_box_stays_in_the_mean():
     found = evaluate(sgd(lr=1e-3), FakeTask(nan_after={20: 2 * M}), (20, 21), steps=4)
     ratio = metrics.ratio(found)

@@ -118,7 +118,8 @@ def queries_to_success(result: Result) -> Tensor:
 def summarise(result: Result) -> Summary:
     """All reported numbers of a result."""
     known = bool(result.success_known.all())
-    first = queries_to_success(result) if bool(result.first_known.all()) else None
+    every_step = bool(result.first_known.all())
+    first = queries_to_success(result) if every_step else None
     ratios = ratio(result)
     return Summary(
         queries_per_problem=_mean(result.spent),
@@ -127,7 +128,7 @@ def summarise(result: Result) -> Summary:
         ratio=clustered(ratios),
         best_ratio=clustered(best_ratio(result)).mean,
         success_final=_mean(result.final_success) if known else None,
-        success_ever=_mean(result.success_ever) if known else None,
+        success_ever=_mean(result.success_ever) if every_step else None,
         queries_to_success_mean=None if first is None else _mean(first),
         queries_to_success_median=None if first is None else float(first.flatten().quantile(0.5)),
         l1=_distance(result.l1),

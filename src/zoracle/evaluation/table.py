@@ -150,7 +150,13 @@ def markdown(rows: Sequence[Row]) -> str:
 def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
     """The table for a terminal of 80 columns: the main numbers only, best values bold."""
     shown = shown_columns(rows)
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("optimizer", overflow="fold", min_width=14)
     columns = [(j, heading) for j, (_, key, *_) in enumerate(COLUMNS) if j in shown and (heading := _BRIEF.get(key))]
     for _, heading in columns:
