@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zoracle.errors import InputError
 from zoracle.keyed import normal
@@ -132,6 +133,14 @@ def orthonormalise(vectors: Tensor, spare: Tensor) -> Tensor:
         chosen = torch.where(real, rest, other)
         rows.append(chosen / chosen.norm(dim=1, keepdim=True))
     return torch.stack(rows, 1)
+
+
+def complement(vectors: Tensor, basis: Tensor) -> Tensor:
+    """Vectors (B, n, d) less their part in the span of orthonormal rows (B, k, d)."""
+    d = vectors.shape[2]
+    # The last bits of a product depend on how its rows are aligned; with d a multiple of 16 all of them are alike.
+    wide, rows = (functional.pad(t, (0, -d % 16)) for t in (vectors, basis))
+    return vectors - torch.bmm(torch.bmm(wide, rows.transpose(1, 2)), rows)[:, :, :d]
 
 
 def _basis(vectors: Tensor) -> tuple[Tensor, Tensor]:

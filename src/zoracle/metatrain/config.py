@@ -28,6 +28,8 @@ class Stage(_Checked, frozen=True, kw_only=True):
         meta_batch: problems in one unroll.
         lr: step size of Adam.
         final_lr: step size at the end of a cosine decay; None keeps ``lr``.
+        warmup: updates over which the step size rises to ``lr``.
+        beta2: decay of Adam's second moment.
         clip_norm: largest norm of the meta-gradient.
         clip_value: largest size of any entry of it, as the public code of the paper clamps it.
         ema: decay of the running mean of the weights that is validated and kept; 0 takes the weights themselves.
@@ -44,6 +46,8 @@ class Stage(_Checked, frozen=True, kw_only=True):
     final_lr: float | None = None
     clip_norm: float | None = None
     clip_value: float | None = None
+    warmup: int = 0
+    beta2: float = 0.999
     ema: float = 0.0
     loss: MetaLoss = MetaLoss()
 

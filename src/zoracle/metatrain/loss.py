@@ -39,17 +39,27 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         form: see above.
-        weights: w_t: "linear" is t, "uniform" is 1; in the form "log" their mean over the unroll is one.
+        weights: w_t: "linear" is t, "uniform" is 1 (in the form "log" their mean over the unroll is one); "shaped" is
+            base + late * (t / T)^2 + early * [t < early_steps] + last * [t = T - 1].
         penalty: lambda.
         eps: epsilon of the form "log".
+        displacement: weight of ||x_t - x_0||_1 in each step. Gradients of a loss with kinks, as an l1 distance has,
+            say too little of what noise costs that is still to come; this stands in for it.
+        base: see ``weights``; so are late, early, early_steps and last.
 
     Source: Ruan et al. (2020), equation 6 and public code.
     """
 
     form: Literal["difference", "sum", "log"] = "difference"
-    weights: Literal["linear", "uniform"] = "linear"
+    weights: Literal["linear", "uniform", "shaped"] = "linear"
     penalty: float = 0.005
     eps: float = 1e-6
+    displacement: float = 0.0
+    base: float = 1.0
+    late: float = 0.0
+    early: float = 0.0
+    early_steps: int = 14
+    last: float = 0.0
 
     def segment(
         self,
@@ -62,6 +72,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         first: int = 0,
         previous: Tensor | None = None,
         horizon: int | None = None,
+        origin: Tensor | None = None,
     ) -> Segment:
         """Unroll K steps with their graph.
 
@@ -73,39 +84,55 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             problem: (B,) the objective's row of each problem.
             first: index of the segment's first step in the unroll.
             previous: (B,) loss after the step before; zero by default.
-            horizon: T, steps of the whole unroll, which the linear weights of the form "log" are relative to.
+            horizon: T, steps of the whole unroll, which weights are relative to.
+            origin: (B, d) x_0, which ``displacement`` is measured from.
         """
         rows = torch.arange(state.x.shape[0]) if problem is None else problem  # type: ignore[attr-defined]
         losses: list[Tensor] = []
         penalties: list[Tensor] = []
+        displaced: list[Tensor] = []
 
         def collect(step: Step) -> None:
             key = step.state.key.step if oracle.objective.stochastic else None
-            if self.penalty and step.queries.aux != ():
+            if self.penalty:
                 before = None if key is None else key - 1
                 gradient = oracle.linearise(step.queries.points[:, 0], rows, before)[1]
                 penalty = optimizer.auxiliary(step.queries, gradient)
                 if penalty is not None:
                     penalties.append(penalty)
             losses.append(oracle.differentiable(step.state.x, rows, key))
+            if self.displacement and origin is not None:
+                displaced.append((step.state.x - origin).abs().sum(1))
 
         state, _ = rollout(optimizer, oracle, state, steps, problem=rows, keep_graph=True, final=None, on_step=collect)
         after = torch.stack(losses)
         value = self._value(after, first, previous, horizon)
         if penalties and self.penalty:
-            value = value + self.penalty * torch.stack(penalties).sum(0).mean()
+            per_step = torch.stack(penalties)
+            value = value + self.penalty * (per_step.mean() if self.form == "log" else per_step.sum(0).mean())
+        if displaced:
+            value = value + self.displacement * torch.stack(displaced).mean()
         return Segment(value, after, state)
 
     def _value(self, losses: Tensor, first: int, previous: Tensor | None, horizon: int | None) -> Tensor:
         k = losses.shape[0]
+        total = horizon or first + k
         t = torch.arange(first, first + k, dtype=losses.dtype, device=losses.device)
-        w = (t if self.weights == "linear" else torch.ones_like(t)).unsqueeze(1)
+        w = self._weights(t, total).unsqueeze(1)
         if self.form == "sum":
             terms = w * losses
         elif self.form == "log":
-            scale = k if self.weights == "uniform" else 0.5 * k * (horizon or first + k)
+            scale = 0.5 * k * total if self.weights == "linear" else k
             terms = w * torch.log(losses.clamp(min=0) + self.eps) / scale
         else:
             before = torch.zeros_like(losses[:1]) if previous is None else previous.unsqueeze(0)
             terms = w * (losses - torch.cat((before, losses[:-1])).detach())
         return terms.nan_to_num(nan=0.0).sum(0).mean()
+
+    def _weights(self, t: Tensor, total: int) -> Tensor:
+        if self.weights == "linear":
+            return t
+        if self.weights == "uniform":
+            return torch.ones_like(t)
+        w = self.base + self.late * ((t + 1) / total).square()
+        return w + self.early * (t < self.early_steps) + self.last * (t == total - 1)

@@ -82,17 +82,19 @@ class TrainingOracle(Oracle):
         linked: Tensor = _Linked.apply(x, loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))  # type: ignore[no-untyped-call]
         return linked
 
-    @torch.no_grad()
     def evaluate(
         self, points: Tensor, problem: Tensor, *, step: Tensor | None = None, purpose: Purpose = Purpose.OPTIMISE
     ) -> Evaluation:
-        """As :meth:`Oracle.evaluate`, or by directional derivatives where they were asked for."""
+        """As :meth:`Oracle.evaluate`, or by directional derivatives where they were asked for.
+
+        Directional derivatives keep the graph of the points, which optimizers may use or detach.
+        """
         if self.values == "queries" or purpose is not Purpose.OPTIMISE:
             return super().evaluate(points, problem, step=step, purpose=purpose)
         base = points[:, 0]
         loss, gradient = self.linearise(base, problem, step)
         # In float64: the differences are mu times smaller than the values.
-        offsets = (points - base.unsqueeze(1)).double()
+        offsets = points.double() - base.detach().double().unsqueeze(1)
         change = torch.bmm(offsets, gradient.double().unsqueeze(2)).squeeze(2)
         return Evaluation(loss.double().unsqueeze(1) + change)
 

@@ -72,6 +72,7 @@ class Trainer:
         self.optimizer: Optimizer[Any, Any] = optimizer
         self.stage = 0
         self.unroll = 0
+        self.updates = 0
         self.best = math.inf
         self.best_weights = self._weights()
         self.ema = self._weights()
@@ -104,7 +105,7 @@ class Trainer:
                 if on_report is not None:
                     on_report(Report(self.stage, self.unroll, stage.unrolls, meta_loss, ratio, valid, self.best))
             self.module.load_state_dict(self.best_weights)
-            self.stage, self.unroll, self.best = self.stage + 1, 0, math.inf
+            self.stage, self.unroll, self.updates, self.best = self.stage + 1, 0, 0, math.inf
             self.ema = self._weights()
             if self.stage < len(self.config.stages):
                 self.adam = self._start_stage()
@@ -116,7 +117,7 @@ class Trainer:
 
     def provenance(self) -> dict[str, Any]:
         """What the weights were made from, for their metadata."""
-        return {"config": msgspec.to_builtins(self.config), "zoracle": __version__, "torch": torch.__version__}
+        return {"config": _as_json(self.config), "zoracle": __version__, "torch": torch.__version__}
 
     def _unroll(self, stage: Stage) -> tuple[float, float]:
         """One unroll from fresh starting points, with an update after each segment of K steps."""
@@ -140,7 +141,15 @@ class Trainer:
             first = index * stage.truncation
             k = min(stage.truncation, stage.steps - first)
             segment = stage.loss.segment(
-                optimizer, oracle, state, k, problem=rows, first=first, previous=previous, horizon=stage.steps
+                optimizer,
+                oracle,
+                state,
+                k,
+                problem=rows,
+                first=first,
+                previous=previous,
+                horizon=stage.steps,
+                origin=x0,
             )
             self._update(stage, segment.value, (self.unroll * segments + index) / (stage.unrolls * segments))
             state = detach(segment.state)
@@ -161,13 +170,15 @@ class Trainer:
             nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
         if not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
             return  # one exploded segment must not destroy the weights; its unroll simply goes on
-        if stage.final_lr is not None:
-            lr = stage.final_lr + (stage.lr - stage.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-            for group in self.adam.param_groups:
-                group["lr"] = lr
+        self.updates += 1
+        final = stage.lr if stage.final_lr is None else stage.final_lr
+        lr = final + (stage.lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.adam.param_groups:
+            group["lr"] = lr * min(1.0, self.updates / stage.warmup if stage.warmup else 1.0)
         self.adam.step()
+        decay = min(stage.ema, self.updates / (self.updates + 20))
         for name, weight in self._weights().items():
-            self.ema[name].lerp_(weight, 1 - stage.ema)
+            self.ema[name].lerp_(weight, 1 - decay)
 
     def _draw_problems(self, count: int) -> Tensor:
         """Rows of the next meta-batch: every problem once in each pass, in a fresh order."""
@@ -230,7 +241,7 @@ class Trainer:
             parameter.requires_grad_(wanted)
             if wanted:
                 chosen.append(parameter)
-        return torch.optim.Adam(chosen, lr=stage.lr)
+        return torch.optim.Adam(chosen, lr=stage.lr, betas=(0.9, stage.beta2))
 
     def _save(self) -> None:
         if self.folder is None:
@@ -242,9 +253,10 @@ class Trainer:
             tensors.update({f"adam.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()})
         metadata = {
             "format": "zoracle-training",
-            "config": msgspec.to_builtins(self.config),
+            "config": _as_json(self.config),
             "stage": self.stage,
             "unroll": self.unroll,
+            "updates": self.updates,
             "best": None if math.isinf(self.best) else self.best,
         }
         write_tensors(self.folder / CHECKPOINT, tensors, metadata)
@@ -255,7 +267,7 @@ class Trainer:
         tensors, metadata = read_tensors(self.folder / CHECKPOINT)
         if metadata.get("format") != "zoracle-training":
             raise CheckpointError(f"{self.folder / CHECKPOINT} is not a training checkpoint")
-        if metadata["config"] != msgspec.to_builtins(self.config):
+        if metadata["config"] != _as_json(self.config):
             raise CheckpointError(f"{self.folder} holds a training with another config; choose another folder")
 
         def group(name: str) -> dict[str, Tensor]:
@@ -265,6 +277,7 @@ class Trainer:
         self.module.load_state_dict(group("weights"))
         self.best_weights, self.ema = group("best"), group("ema")
         self.stage, self.unroll = metadata["stage"], metadata["unroll"]
+        self.updates = metadata["updates"]
         self.best = math.inf if metadata["best"] is None else metadata["best"]
         self.adam = self._start_stage()
         state: dict[int, dict[str, Tensor]] = {}
@@ -272,3 +285,8 @@ class Trainer:
             index, slot = key.split(".")
             state.setdefault(int(index), {})[slot] = value
         self.adam.load_state_dict({**self.adam.state_dict(), "state": state})
+
+
+def _as_json(config: TrainConfig) -> Any:
+    """The config as it reads back from a file: lists where it has tuples."""
+    return msgspec.json.decode(msgspec.json.encode(config))

@@ -177,7 +177,7 @@ class Optimizer(ABC, Generic[S, C]):
             )
         if self.order == 1 and gradients is None:
             raise InputError(f"{type(self).__name__} needs gradients; give (B, m, d)")
-        return self._tell(state, queries, values.detach(), gradients)
+        return self._tell(state, queries, values, gradients)
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """What the meta-loss adds for these queries, (B,), before its weight; None where there is nothing.

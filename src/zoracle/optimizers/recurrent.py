@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-#: Matrix products give each row the same bits in any batch only where the number of rows is a multiple of the
-#: width of the vector kernels; rows are padded to it.
-_ROWS = 16
+#: A product of matrices gives each row the same bits in any batch only where the number of rows is a multiple of 16
+#: and the length of a row one of 4 (otherwise other kernels do the edges); both are padded to that with zeros.
+_ROWS, _COLUMNS = 16, 4
 
 
 class Hidden(NamedTuple):
@@ -29,14 +30,23 @@ class CoordinatewiseLSTM(nn.Module):
         hidden: hidden size.
         outputs: outputs a coordinate.
         head_scale: what the head's initial weights are multiplied by, so that first steps are small.
-        bias: whether gates and head have biases (the published networks have none).
+        bias: whether gates and head have biases (the published networks have none); the forget gate's starts at one.
+        shared: inputs that all coordinates of a problem share.
         seed: keys the initial weights.
 
     Source: Andrychowicz et al. (2016), section 2.1; settings of Ruan et al. (2020).
     """
 
     def __init__(
-        self, inputs: int, hidden: int = 10, outputs: int = 1, *, head_scale: float = 0.1, bias: bool = False, seed: int
+        self,
+        inputs: int,
+        hidden: int = 10,
+        outputs: int = 1,
+        *,
+        head_scale: float = 0.1,
+        bias: bool = False,
+        shared: int = 0,
+        seed: int,
     ) -> None:
         super().__init__()
         self.hidden = hidden
@@ -49,7 +59,9 @@ class CoordinatewiseLSTM(nn.Module):
         self.weight_ih = parameter(4 * hidden, inputs, fan=hidden)
         self.weight_hh = parameter(4 * hidden, hidden, fan=hidden)
         self.head = parameter(outputs, hidden, fan=hidden, scale=head_scale)
-        self.bias = nn.Parameter(torch.zeros(4 * hidden)) if bias else None
+        forget = torch.arange(4 * hidden) // hidden == 1
+        self.bias = nn.Parameter(forget.float()) if bias else None
+        self.weight_shared = parameter(4 * hidden, shared, fan=hidden, scale=0.5) if shared else None
         self.head_bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def start(self, like: Tensor) -> Hidden:
@@ -57,27 +69,30 @@ class CoordinatewiseLSTM(nn.Module):
         zero = like.new_zeros((*like.shape, self.hidden))
         return Hidden(zero, zero.clone())
 
-    def forward(self, features: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+    def forward(self, features: Tensor, hidden: Hidden, shared: Tensor | None = None) -> tuple[Tensor, Hidden]:
         """One step.
 
         Args:
             features: (B, d, inputs).
             hidden: state of the previous step.
+            shared: (B, shared), where there are shared inputs.
 
         Returns:
             Outputs (B, d, outputs) and the new state.
         """
         b, d, _ = features.shape
         n = b * d
-        pad = -n % _ROWS
-        x, h, c = (_pad(t.flatten(0, 1), pad) for t in (features, hidden.h, hidden.c))
-        gates = torch.addmm(torch.mm(x, self.weight_ih.to(x.dtype).t()), h, self.weight_hh.to(x.dtype).t())
+        x, h, c = (_pad_rows(t.flatten(0, 1)) for t in (features, hidden.h, hidden.c))
+        gates = _product(x, self.weight_ih) + _product(h, self.weight_hh)
+        if self.weight_shared is not None and shared is not None:
+            common = (shared.unsqueeze(1) * self.weight_shared.to(x.dtype)).sum(2)
+            gates = gates + _pad_rows(common.unsqueeze(1).expand(b, d, -1).flatten(0, 1))
         if self.bias is not None:
             gates = gates + self.bias.to(x.dtype)
         i, f, g, o = gates.chunk(4, dim=1)
         c = _sigmoid(f) * c + _sigmoid(i) * torch.tanh(g)
         h = _sigmoid(o) * torch.tanh(c)
-        out = torch.mm(h, self.head.to(x.dtype).t())
+        out = _product(h, self.head)
         if self.head_bias is not None:
             out = out + self.head_bias.to(x.dtype)
         shape = (b, d, -1)
@@ -90,5 +105,21 @@ def _sigmoid(x: Tensor) -> Tensor:
     return 0.5 * torch.tanh(0.5 * x) + 0.5
 
 
-def _pad(rows: Tensor, pad: int) -> Tensor:
-    return rows if pad == 0 else torch.cat((rows, rows.new_zeros((pad, rows.shape[1]))))
+def rowwise(rows: Tensor, weight: Tensor) -> Tensor:
+    """Rows (B, d, K) times a weight (H, K), as (B, d, H); each row's bits are the same in any batch."""
+    b, d, _ = rows.shape
+    return _product(_pad_rows(rows.flatten(0, 1)), weight)[: b * d].view(b, d, -1)
+
+
+def _product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Padded rows (N, K) times a weight (H, K)."""
+    weight = weight.to(rows.dtype)
+    extra = -rows.shape[1] % _COLUMNS
+    if extra:
+        rows, weight = functional.pad(rows, (0, extra)), functional.pad(weight, (0, extra))
+    return torch.mm(rows, weight.t())
+
+
+def _pad_rows(rows: Tensor) -> Tensor:
+    extra = -rows.shape[0] % _ROWS
+    return functional.pad(rows, (0, 0, 0, extra)) if extra else rows

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.optimizers.zo_adam import ZOAdam
 from zoracle.optimizers.zo_lstm import ZOLSTM
 from zoracle.optimizers.zo_sgd import ZOSGD
@@ -31,6 +32,7 @@ REGISTRY: dict[str, Entry] = {
     "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "ablation: learned steps only", learned=True),
     "zo-lstm-no-update": Entry(partial(ZOLSTM, update="sgd"), "ablation: learned query directions only", learned=True),
     "zo-lstm-guided-es": Entry(partial(ZOLSTM, query="guided-es"), "ablation: Guided-ES directions", learned=True),
+    "guided-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "l2l": Entry(
         partial(ZOLSTM, query="gaussian", gradient="true"), "learned steps on the true gradient", learned=True
     ),

@@ -1,0 +1,277 @@
+"""Meta-training: the same gradient whichever way it is had, truncation, schedules, and resuming to the same bits."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+
+from problems import Bowls
+from zoracle.errors import CheckpointError, InputError
+from zoracle.keyed import normal
+from zoracle.metatrain import config as configs
+from zoracle.metatrain.config import Stage, TrainConfig, Validation
+from zoracle.metatrain.loss import MetaLoss
+from zoracle.metatrain.oracle import TrainingOracle
+from zoracle.metatrain.trainer import CHECKPOINT, Trainer
+from zoracle.objectives.base import Objective
+from zoracle.optimizers.registry import make
+from zoracle.state import detach
+from zoracle.tasks.base import Task
+from zoracle.types import Evaluation, Key, Purpose
+
+DIM = 6
+ROWS = torch.arange(3)
+START = torch.linspace(-1, 1, 3 * DIM, dtype=torch.float64).view(3, DIM)
+
+
+class BowlTask(Task):
+    name = "bowls"
+    dim = DIM
+
+    def ids(self, split: str) -> tuple[int, ...]:
+        self.check_split(split)
+        return {"train": (0, 1, 2, 3, 4), "valid": (5, 6), "test": (7, 8)}[split]
+
+    def objective(self, ids, *, dtype=torch.float32, device="cpu"):
+        return Bowls(len(ids), DIM, dtype)
+
+    def start(self, ids, *, seed=0, dtype=torch.float32, device="cpu"):
+        return normal(Key.start(seed, torch.tensor(ids)), (DIM,), stream=9, dtype=dtype)
+
+
+class Sealed(Objective):
+    """Values only: autograd through it, or asking for its gradient, is an error."""
+
+    dim = DIM
+    num_problems = 3
+
+    def __init__(self) -> None:
+        self.inner = Bowls(3, DIM)
+
+    def _evaluate(self, points, problem, step):
+        assert not torch.is_grad_enabled(), "autograd was on"
+        assert not points.requires_grad
+        return Evaluation(self.inner._evaluate(points, problem, step).loss)
+
+
+def trainable(name: str = "zo-lstm", **settings):
+    settings = {"num_directions": 4, **settings}
+    if name == "zo-lstm":
+        settings = {"sampling_probability": 1.0, **settings}
+    optimizer = make(name, **settings).double()
+    optimizer.requires_grad_(True)
+    return optimizer
+
+
+def gradients(optimizer) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in optimizer.named_parameters() if p.grad is not None}
+
+
+def unroll(optimizer, oracle, loss: MetaLoss, steps: int, k: int):
+    """Backward through an unroll cut into segments of k steps; gradients add up."""
+    optimizer.zero_grad()
+    state = optimizer.init(START, seed=1, horizon=steps)
+    previous = None
+    values = []
+    for first in range(0, steps, k):
+        segment = loss.segment(
+            optimizer, oracle, state, k, problem=ROWS, first=first, previous=previous, horizon=steps, origin=START
+        )
+        segment.value.backward()
+        values.append(segment.losses.detach())
+        state, previous = detach(segment.state), segment.losses[-1].detach()
+    return torch.cat(values), gradients(optimizer)
+
+
+@pytest.mark.parametrize("form", ["difference", "sum", "log"])
+def test_one_segment_is_full_back_propagation(form) -> None:
+    # Written out by hand: T steps of ask and tell, losses by autograd through the objective.
+    optimizer, loss = trainable(), MetaLoss(form=form, weights="linear", penalty=0.01)
+    objective = Bowls(3, DIM)
+    losses, found = unroll(optimizer, TrainingOracle(objective), loss, 5, 5)
+
+    optimizer.zero_grad()
+    state = optimizer.init(START, seed=1, horizon=5)
+    total, before = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    expected_losses = []
+    for t in range(5):
+        queries = optimizer.ask(state)
+        with torch.no_grad():
+            values = objective.evaluate(queries.points.flatten(0, 1), ROWS.repeat_interleave(5)).loss.view(3, 5)
+        state = optimizer.tell(state, queries, values)
+        after = objective.evaluate(state.x, ROWS).loss
+        expected_losses.append(after.detach())
+        o = queries.aux.output.square().sum(1)
+        if form == "difference":
+            total = total + t * (after - before.detach()) + 0.01 * o
+        elif form == "sum":
+            total = total + t * after + 0.01 * o
+        else:
+            total = total + t * torch.log(after + 1e-6) / (0.5 * 5 * 5) + 0.01 * o / 5
+        before = after
+    total.mean().backward()
+    torch.testing.assert_close(losses, torch.stack(expected_losses))
+    expected = gradients(optimizer)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
+        assert float(gradient.norm()) > 0
+
+
+def test_truncation_is_detaching_the_state() -> None:
+    optimizer, loss = trainable(), MetaLoss(form="sum", weights="uniform")
+    whole_losses, whole = unroll(optimizer, TrainingOracle(Bowls(3, DIM)), loss, 6, 6)
+    cut_losses, cut = unroll(optimizer, TrainingOracle(Bowls(3, DIM)), loss, 6, 2)
+    assert torch.equal(whole_losses, cut_losses)
+    assert any(not torch.allclose(whole[name], cut[name]) for name in whole)
+
+
+def test_the_coordinatewise_gradient_trains_like_the_true_one_without_autograd() -> None:
+    optimizer, loss = trainable(), MetaLoss()
+    _, true = unroll(optimizer, TrainingOracle(Bowls(3, DIM)), loss, 4, 2)
+    sealed = TrainingOracle(Sealed(), gradient="coordinatewise", mu=1e-4)
+    _, estimated = unroll(optimizer, sealed, loss, 4, 2)
+    for name, gradient in true.items():
+        torch.testing.assert_close(estimated[name], gradient, rtol=1e-5, atol=1e-7)
+    # 2d + 1 points for the gradient at the start and after each of 4 steps, q + 1 for each step, and nothing else.
+    assert sealed.counts[Purpose.META_GRADIENT].tolist() == [5 * (2 * DIM + 1)] * 3
+    assert sealed.counts[Purpose.OPTIMISE].tolist() == [4 * 5] * 3
+    assert torch.equal(sealed.objective.inner.points_seen(), sum(sealed.counts.values()))
+
+
+@pytest.mark.parametrize("name", ["zo-lstm", "guided-lstm"])
+def test_directional_derivatives_agree_with_queries_to_order_mu(name: str) -> None:
+    loss = MetaLoss(form="sum", weights="uniform")
+    difference = []
+    for mu in (1e-3, 1e-4):
+        optimizer = trainable(name, mu=mu)
+        queried, _ = unroll(optimizer, TrainingOracle(Bowls(3, DIM)), loss, 4, 4)
+        directional, _ = unroll(optimizer, TrainingOracle(Bowls(3, DIM), values="directional"), loss, 4, 4)
+        difference.append(float((queried - directional).abs().max()))
+    assert difference[1] < 0.2 * difference[0] < 0.01
+    assert difference[1] > 0
+
+
+def test_directional_training_takes_one_gradient_a_step() -> None:
+    oracle = TrainingOracle(Bowls(3, DIM), values="directional")
+    unroll(trainable(), oracle, MetaLoss(), 4, 2)
+    # At the start, and after each of the 4 steps; the one after a step is the next step's own.
+    assert oracle.gradients.tolist() == [5] * 3
+    assert oracle.counts[Purpose.OPTIMISE].tolist() == [0] * 3
+
+
+def config(**changes) -> TrainConfig:
+    first = Stage(train=("update_rnn",), settings={"query": "gaussian"}, unrolls=3, steps=6, truncation=3, meta_batch=2)
+    second = msgspec.structs.replace(first, train=("query_rnn",), settings={"sampling_probability": 1.0}, unrolls=4)
+    base = TrainConfig(
+        task="bowls",
+        stages=(first, second),
+        settings={"num_directions": 4},
+        validation=Validation(problems=2, every=2, steps=6),
+        values="directional",
+        seed=3,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_a_frozen_part_stays_as_it_is_and_the_trained_one_moves() -> None:
+    trainer = Trainer(config(stages=config().stages[:1]), BowlTask())
+    before = trainer._weights()
+    trainer.run()
+    after = trainer._weights()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("update_rnn") for name in moved)
+    assert not any(p.requires_grad for p in trainer.module.parameters())
+
+
+def test_training_lowers_the_validation_ratio() -> None:
+    stage = Stage(
+        train=("update_rnn",),
+        settings={"query": "gaussian"},
+        unrolls=60,
+        steps=20,
+        truncation=10,
+        meta_batch=3,
+        lr=1e-2,
+        clip_norm=1.0,
+        loss=MetaLoss(form="log", weights="uniform"),
+    )
+    validation = Validation(problems=2, every=20, steps=20)
+    reports = []
+    Trainer(config(stages=(stage,), validation=validation), BowlTask()).run(reports.append)
+    ratios = [report.valid for report in reports if report.valid is not None]
+    assert ratios[-1] < 0.5
+    assert reports[-1].best == min(ratios)
+
+
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path) -> None:
+    whole = Trainer(config(), BowlTask(), tmp_path / "whole").run().state_dict()
+
+    class KilledError(Exception):
+        pass
+
+    done = 0
+    for attempt in range(20):
+        budget = 1 + attempt % 2
+
+        def report(told, budget=budget):
+            nonlocal done
+            done += 1
+            if done >= budget:
+                done = 0
+                raise KilledError
+
+        try:
+            trainer = Trainer(config(), BowlTask(), tmp_path / "cut")
+            pieces = trainer.run(report).state_dict()
+            break
+        except KilledError:
+            continue
+    assert attempt > 3
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+def test_a_foreign_or_broken_checkpoint_is_refused(tmp_path) -> None:
+    Trainer(config(stages=config().stages[:1]), BowlTask(), tmp_path).run()
+    with pytest.raises(CheckpointError, match="another config"):
+        Trainer(config(seed=4), BowlTask(), tmp_path)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        Trainer(config(), BowlTask(), tmp_path)
+
+
+def test_configs_are_checked_in_one_line() -> None:
+    good = 'task = "digits"\n[[stages]]\nunrolls = 2\n'
+    assert configs.parse(good).stages[0].unrolls == 2
+    for text, expected in (
+        (good + "unrols = 3\n", "unrols"),
+        ('task = "digits"\nstages = []\n', "no stages"),
+        (good.replace("= 2", "= 0"), "unrolls is 0"),
+        (good + "lr = -1.0\n", "lr is -1"),
+        ("task = ", "Invalid value"),
+        (good + 'steps = "many"\n', "Expected `int`"),
+    ):
+        with pytest.raises(InputError, match=expected) as error:
+            configs.parse(text, "here")
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="has update_rnn, query_rnn"):
+        Trainer(config(stages=(Stage(train=("update",)),)), BowlTask())
+    with pytest.raises(InputError, match="nothing to train"):
+        Trainer(config(optimizer="zo-sgd", settings={}), BowlTask())
+    with pytest.raises(InputError, match="coordinatewise"):
+        TrainingOracle(Sealed())
+
+
+def test_validation_does_not_touch_the_test_split() -> None:
+    asked = []
+
+    class Watched(BowlTask):
+        def ids(self, split):
+            asked.append(split)
+            return super().ids(split)
+
+    Trainer(config(), Watched()).run()
+    assert set(asked) == {"train", "valid"}
