@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
+from zoracle.objectives.base import Bounds
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
 from zoracle.state import assign, select
@@ -52,6 +53,7 @@ def blank(steps: int, x: Tensor) -> Trajectory:
         best_point=x.clone(),
         success_loss=infinite.clone(),
         success_point=x.clone(),
+        start_success=torch.zeros(b, dtype=torch.bool),
         first_success=zero - 1,
         non_finite=zero.clone(),
     )
@@ -68,6 +70,7 @@ def rollout(
     keep_graph: bool = False,
     stop_on_success: bool = False,
     target: float | None = None,
+    bounds: Bounds | None = None,
     final: Purpose | None = Purpose.MONITOR,
     on_step: Callable[[Step], None] | None = None,
 ) -> tuple[S, Trajectory]:
@@ -83,8 +86,11 @@ def rollout(
         keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
+        bounds: iterates are brought back into these after each step. An objective that clips is flat outside them:
+            an iterate that left would see no slope to come back by.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
-            the budget and left out for problems that cannot; with None it is left out.
+            the budget and left out for problems that cannot, or that stopped at a success or at the target; with
+            None it is left out.
         on_step: is shown every step; may raise to interrupt (the last whole step is in ``trajectory``).
 
     Returns:
@@ -100,8 +106,12 @@ def rollout(
     if problem.shape != x.shape[:1]:
         raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({x.shape[0]},)")
     record = blank(steps, x) if trajectory is None else _longer(trajectory, steps)
-    # Problems that had done all steps of an earlier rollout go on where this one allows more.
-    record.reason[(record.reason == StopReason.STEPS) & (record.steps < steps)] = StopReason.RUNNING
+    # Problems that had done all steps of an earlier rollout go on where this one allows more; what was their last
+    # iterate then is none now.
+    further = (record.reason == StopReason.STEPS) & (record.steps < steps)
+    record.reason[further] = StopReason.RUNNING
+    record.final_loss[further] = torch.nan
+    record.final_success[further] = False
 
     whole = state
     live = (record.reason == StopReason.RUNNING).nonzero().squeeze(1)
@@ -127,6 +137,8 @@ def rollout(
             if live.numel() == 0:
                 break
             queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
+            if bounds is not None:
+                running = running._replace(x=running.x.clamp(bounds.low, bounds.high))  # type: ignore[attr-defined]
             _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
             if not keep_graph:
                 _stop(record, live, evaluation, stop_on_success, target)
@@ -155,7 +167,8 @@ def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Eval
     points = queries.points.detach()
     m = loss.shape[1]
     row = record.steps[live]
-    before = torch.where(row > 0, record.queries[(row - 1).clamp(min=0), live], 0)
+    # Rows of steps not taken yet hold what was paid so far, a lost call or an earlier last iterate included.
+    before = record.queries[row, live]
     if has_base:
         record.loss[row, live] = loss[:, 0].to(record.loss.dtype)
     record.non_finite[live] += (~loss.isfinite()).sum(1)
@@ -163,6 +176,7 @@ def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Eval
     _keep_best(record.best_loss, record.best_point, live, loss, points)
     if evaluation.success is not None:
         success = evaluation.success.cpu()
+        record.start_success[live[row == 0]] = success[row == 0, 0]
         first = before + success.int().argmax(1) + 1
         new = success.any(1) & (record.first_success[live] < 0)
         record.first_success[live[new]] = first[new]
@@ -198,7 +212,9 @@ def _stop(record: Trajectory, live: Tensor, evaluation: Evaluation, on_success: 
 def _evaluate_final(record: Trajectory, oracle: Oracle, state: Any, problem: Tensor, purpose: Purpose) -> None:
     wanted = record.final_loss.isnan() & (record.reason != StopReason.NON_FINITE)
     if purpose is Purpose.OPTIMISE:
-        wanted &= oracle.affords(problem, 1)
+        # Who asked to stop at a success or at a value has it: nothing more is paid for.
+        asked = (record.reason == StopReason.STEPS) | (record.reason == StopReason.BUDGET)
+        wanted &= asked & oracle.affords(problem, 1)
     rows = wanted.nonzero().squeeze(1)
     if rows.numel() == 0:
         return
@@ -215,15 +231,18 @@ def _paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tenso
     """A last iterate that the budget paid for counts like any other point."""
     loss = evaluation.loss.cpu()
     _keep_best(record.best_loss, record.best_point, rows, loss, x)
+    record.non_finite[rows] += (~loss.isfinite()).sum(1)
     total = record.total_queries[rows] + 1
     if evaluation.success is not None:
         success = evaluation.success.cpu()
         new = success[:, 0] & (record.first_success[rows] < 0)
         record.first_success[rows[new]] = total[new]
         _keep_best(record.success_loss, record.success_point, rows, loss.masked_fill(~success, torch.nan), x)
-    if record.queries.shape[0]:
-        record.queries[-1, rows] = total
-        record.best[-1, rows] = record.best_loss[rows]
+    room = record.queries.shape[0]
+    if room:
+        later = torch.arange(room).unsqueeze(1) >= record.steps[rows].clamp(max=room - 1)
+        record.queries[:, rows] = torch.where(later, total, record.queries[:, rows])
+        record.best[:, rows] = torch.where(later, record.best_loss[rows], record.best[:, rows])
 
 
 def _longer(trajectory: Trajectory, steps: int) -> Trajectory:

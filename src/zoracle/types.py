@@ -111,6 +111,9 @@ class Trajectory(NamedTuple):
     """(B,) lowest loss of any evaluated point that succeeded; infinite where none did."""
     success_point: Tensor
     """(B, d) the point with that loss; the starting point where none succeeded."""
+    start_success: Tensor
+    """(B,) bool, whether the first point evaluated is a success: the starting point itself, for optimizers that
+    evaluate their iterate."""
     first_success: Tensor
     """(B,) int64, points evaluated up to and including the first that succeeds; -1 where none did."""
     non_finite: Tensor
