@@ -67,6 +67,8 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
     """
     path = Path(path)
     if path.is_dir():
+        if not (path / WEIGHTS).is_file():
+            raise CheckpointError(f"{path} holds no {WEIGHTS}; expected a folder that a finished `zoracle train` wrote")
         path = path / WEIGHTS
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
@@ -75,16 +77,26 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
         raise CheckpointError(
             f"{path} has format version {metadata.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"
         )
-    name = metadata.get("name")
-    if name not in REGISTRY:
-        raise CheckpointError(f"{path} holds an optimizer {name!r} that this zoracle does not know")
-    optimizer = make(name, **{**metadata["config"], **settings})
+    name, config = metadata.get("name"), metadata.get("config")
+    if not isinstance(name, str) or name not in REGISTRY or not REGISTRY[name].learned:
+        raise CheckpointError(f"{path} holds an optimizer {name!r} that this zoracle does not know; upgrade zoracle")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no settings of {name}; expected a file that `zoracle train` wrote")
+    try:
+        make(name, **config)
+    except InputError as error:
+        raise CheckpointError(f"{path} was made with settings that this zoracle does not know ({error})") from error
+    optimizer = make(name, **{**config, **settings})
     assert isinstance(optimizer, nn.Module)
     expected = {key: tuple(value.shape) for key, value in optimizer.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        raise CheckpointError(f"{path} does not fit {name}: tensors {', '.join(wrong)} are missing or of another shape")
+        told = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise CheckpointError(f"{path} does not fit {name}: tensors {told} are missing or of another shape")
+    broken = sorted(key for key, value in tensors.items() if not bool(value.isfinite().all()))
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinite weights ({broken[0]}); train again, or take another one")
     optimizer.load_state_dict(tensors)
     optimizer.requires_grad_(False)
     return Loaded(optimizer, metadata)
@@ -118,7 +130,7 @@ def resolve(name: str, task: str | None = None, **settings: Any) -> Loaded:
     if name in REGISTRY and not REGISTRY[name].learned:
         return Loaded(make(name, **settings), {"name": name})
     path = Path(name)
-    if path.is_dir() or path.is_file():
+    if name and (path.is_dir() or path.is_file()):
         return load_optimizer(path, **settings)
     if name in REGISTRY:
         raise InputError(f"no trained {name} is shipped; train one with `zoracle train` and give its folder")

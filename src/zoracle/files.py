@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,32 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Not tempfile: its files are for the owner's eyes only, and a run folder is often shown to others.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before anything is paid for whether a file can be written; makes its folder, and leaves no file.
+
+    Raises:
+        InputError: it cannot, or a folder has its name.
+    """
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    probe = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    write_bytes(probe, b"")
+    probe.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,13 +78,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            metadata = {name: _json_or_text(value) for name, value in (file.metadata() or {}).items()}
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({reason}); it is truncated, or something else"
         ) from error
     return tensors, metadata
+
+
+def _json_or_text(value: str) -> Any:
+    """What we wrote is JSON; what others wrote is left as it is, for the caller to say whose file it is not."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def read_json(path: Path) -> Any:
@@ -80,6 +102,6 @@ def read_json(path: Path) -> Any:
         InputError: it is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}") from error

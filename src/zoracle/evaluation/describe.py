@@ -9,32 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
-from torch import nn
 
 from zoracle import __version__
-from zoracle.optimizers.base import Optimizer
+from zoracle.fingerprint import optimizer_config, weights_hash
 from zoracle.tasks.base import Task
 
-
-def optimizer_config(optimizer: Optimizer[Any, Any]) -> dict[str, Any]:
-    """Class, settings, and where there are weights their SHA-256."""
-    described = {"class": type(optimizer).__name__, "settings": msgspec.to_builtins(optimizer.config)}
-    if isinstance(optimizer, nn.Module):
-        described["weights_sha256"] = weights_hash(optimizer)
-    return described
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+__all__ = ["config_hash", "ids_hash", "optimizer_config", "task_config", "versions", "weights_hash"]
 
 
 def task_config(task: Task) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""What a run was made of, as JSON values: enough to notice that a checkpoint belongs to another one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from torch import Tensor, nn
+
+from zoracle.optimizers.base import Optimizer
+
+
+def optimizer_config(optimizer: Optimizer[Any, Any]) -> dict[str, Any]:
+    """Class, settings, and where there are weights their SHA-256."""
+    described = {"class": type(optimizer).__name__, "settings": msgspec.to_builtins(optimizer.config)}
+    if isinstance(optimizer, nn.Module):
+        described["weights_sha256"] = weights_hash(optimizer)
+    return described
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + b" ")
+        _feed(digest, tensor)
+    return digest.hexdigest()
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor: type, shape and bytes."""
+    digest = hashlib.sha256()
+    _feed(digest, tensor)
+    return digest.hexdigest()
+
+
+def differences(there: Any, asked: Any, name: str = "") -> list[str]:
+    """Where two trees of JSON values differ, one entry a leaf: ``optimizer.settings.lr: 0.1 there, 0.2 asked``."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        found = []
+        for key in {**asked, **there}:
+            found += differences(there.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
+        return found
+    return [] if there == asked else [f"{name}: {_short(there)} there, {_short(asked)} asked"]
+
+
+def _feed(digest: Any, tensor: Tensor) -> None:
+    array = tensor.detach().cpu().contiguous().numpy()
+    digest.update(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(array.tobytes())
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:21] + "..."
