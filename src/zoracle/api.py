@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoracle.blackboxes import as_black_box
+from zoracle import __version__
+from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
+from zoracle.fingerprint import optimizer_config, tensor_hash
+from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
 from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, Outputs
 from zoracle.objectives.base import Bounds, Objective
@@ -24,8 +27,6 @@ from zoracle.oracle import Oracle
 from zoracle.resumable import resumable_rollout
 from zoracle.rollout import Step
 from zoracle.types import Key, Purpose, StopReason, Trajectory
-
-Array = np.ndarray[Any, Any] | Tensor
 
 
 class Solution(NamedTuple):
@@ -53,7 +54,7 @@ class AttackResult(NamedTuple):
     success: Tensor
     """(P,) bool, whether any evaluated point succeeded."""
     misclassified: Tensor
-    """(P,) bool, whether the starting point succeeded already: the image had not been classified as labelled."""
+    """(P,) bool, whether the first point evaluated succeeded already: the image had not been classified as labelled."""
     queries: Tensor
     """(P,) points evaluated."""
     queries_to_success: Tensor
@@ -68,7 +69,7 @@ class AttackResult(NamedTuple):
     """Step by step."""
 
 
-def load(name: str = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
+def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
     """A ready optimizer by name, or a learned one from its folder.
 
     Args:
@@ -79,7 +80,7 @@ def load(name: str = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
         InputError: nothing has this name, or a setting is unknown.
         CheckpointError: the folder's weights cannot be used.
     """
-    return resolve(name, **settings).optimizer
+    return resolve(str(name), **settings).optimizer
 
 
 def minimize(
@@ -87,11 +88,12 @@ def minimize(
     x0: Array,
     *,
     budget: int,
-    optimizer: str | Optimizer[Any, Any] = "zo-lstm",
+    optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
     bounds: tuple[float, float] | None = None,
     scale: float = 1.0,
     target: float | None = None,
     seed: int = 0,
+    ids: Sequence[int] | Array | None = None,
     framework: Literal["auto", "numpy", "torch"] = "auto",
     checkpoint: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -100,17 +102,22 @@ def minimize(
     """Minimise a function that can only be called.
 
     Args:
-        f: takes a batch of points (N, d) and returns their values (N,); or an :class:`Objective`.
+        f: takes a batch of points (N, d) and returns their values (N,); or an :class:`Objective` of B problems. A
+            value that is NaN or infinite is survived and counted; a first step without any other is an error.
         x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64.
         budget: points that each run may evaluate; never passed.
         optimizer: a name, a folder, or an optimizer.
-        bounds: lowest and highest value of every coordinate; points outside are clipped before f sees them.
+        bounds: lowest and highest value of every coordinate. f sees no point outside: points are clipped, and the
+            iterate is brought back after each step.
         scale: by how much a coordinate typically has to change, the unit in which optimizers step; with bounds
             (0, 1) or inputs of size one, 1 is right.
         target: stop at this value or a lower one.
         seed: keys the random directions.
+        ids: (B,) ids of the runs, which randomness is keyed by too; 0 .. B - 1 by default. A run gives the same alone
+            and among others where its id is the same.
         framework: what f takes; "auto" gives it what x0 is.
-        checkpoint: a file that the run is kept in and resumed from.
+        checkpoint: a file that the run is kept in and resumed from, also after f failed. It knows everything that the
+            numbers depend on but f itself.
         on_step: is shown every step.
         settings: settings of the optimizer (``num_directions=50``, ``lr=0.01``).
 
@@ -121,36 +128,59 @@ def minimize(
         InputError: what was given cannot be used; BlackBoxError where f failed.
 
     Examples:
-        >>> solution = minimize(lambda x: (x**2).sum(1), torch.ones(20), budget=2100)
-        >>> int(solution.queries) <= 2100
-        True
+        >>> solution = minimize(lambda x: (x**2).sum(1), torch.ones(20), budget=2100, optimizer="zo-sgd", lr=0.1)
+        >>> solution.queries, solution.reason.name, solution.value < 1e-3
+        (2100, 'BUDGET', True)
     """
-    start, single, to_user = _points(x0)
+    start, single, to_user = as_points(x0)
     chosen = _optimizer(optimizer, settings)
-    _check_budget(budget, chosen)
-    if not scale > 0:
+    budget = affordable(budget, chosen)
+    limits = as_limits(bounds, start)
+    if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale}; expected a positive number")
+    if target is not None and math.isnan(target):
+        raise InputError("target is NaN; expected a number, or None to spend the whole budget")
     if isinstance(f, Objective):
         objective = f
+        if (objective.num_problems, objective.dim) != start.shape:
+            raise InputError(
+                f"x0 has shape {tuple(start.shape)}; expected ({objective.num_problems}, {objective.dim}), "
+                "one row a problem of the objective"
+            )
     else:
-        kind = framework if framework != "auto" else ("torch" if isinstance(x0, Tensor) else "numpy")
-        limits = None if bounds is None else Bounds(*bounds)
-        objective = CallableObjective(f, start.shape[1], start.shape[0], framework=kind, bounds=limits)
-    inner = Rescaled(objective, scale=scale, bounds=None if bounds is None else Bounds(*bounds))
+        kind = _like(x0) if framework == "auto" else framework
+        objective = CallableObjective(f, start.shape[1], start.shape[0], framework=kind)
+    inner = Rescaled(objective, scale=scale, bounds=limits)
+    key = as_ids(ids, start.shape[0])
     state, trajectory = resumable_rollout(
         chosen,
         Oracle(inner, budget=budget),
         start / scale,
         budget // chosen.queries_per_step,
         path=None if checkpoint is None else Path(checkpoint),
-        fingerprint={"budget": budget, "seed": seed, "scale": scale, "optimizer": type(chosen).__name__},
+        fingerprint={
+            "call": "minimize",
+            "zoracle": __version__,
+            "x0_sha256": tensor_hash(start),
+            "dtype": str(start.dtype),
+            "optimizer": optimizer_config(chosen),
+            "budget": budget,
+            "bounds": None if limits is None else list(limits),
+            "scale": scale,
+            "target": target,
+            "seed": seed,
+            "ids": key.tolist(),
+        },
         seed=seed,
+        problem=key,
         target=target,
+        bounds=None if limits is None else Bounds(limits.low / scale, limits.high / scale),
         final=Purpose.OPTIMISE,
+        finite_start=True,
         on_step=on_step,
     )
     best, last = (to_user(inner.original(x)) for x in (trajectory.best_point, state.x.detach().cpu()))
-    reasons = [StopReason(int(reason)) for reason in trajectory.reason]
+    reasons = _reasons(trajectory, has_budget=True)
     if single:
         value, queries = float(trajectory.best_loss[0]), int(trajectory.total_queries[0])
         return Solution(best[0], value, queries, reasons[0], last[0], trajectory)
@@ -164,7 +194,7 @@ def attack(
     *,
     budget: int | None = None,
     steps: int | None = None,
-    optimizer: str | Optimizer[Any, Any] = "zo-lstm",
+    optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
     targets: Array | None = None,
     c: float = 0.1,
     norm: Literal["l1", "l2"] = "l1",
@@ -172,8 +202,9 @@ def attack(
     outputs: Outputs = "logits",
     stop_on_success: bool = False,
     seed: int = 0,
-    ids: Tensor | None = None,
+    ids: Sequence[int] | Array | None = None,
     start_std: float = 1e-4,
+    framework: Literal["auto", "numpy", "torch"] = "auto",
     chunk: int | None = None,
     checkpoint: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -184,11 +215,12 @@ def attack(
     Minimises max(log p_y - max_j log p_j + confidence, 0) + c * ||clip(x + delta, 0, 1) - x|| for each image.
 
     Args:
-        model: a torch module, a :class:`BlackBox`, or a function of a batch of images.
+        model: a torch module, a :class:`BlackBox`, or a function of a batch of images. Outputs that are NaN are
+            survived and counted; a first step without any other is an error.
         images: (P, ...) in [0, 1].
         labels: (P,) the true classes.
         budget: points that may be evaluated for each image; never passed.
-        steps: steps of the optimizer instead; one of both is needed.
+        steps: steps of the optimizer instead, and one query more for the last iterate; one of both is needed.
         optimizer: a name, a folder, or an optimizer.
         targets: (P,) classes to reach; None for any other than the label.
         c: weight of the distance.
@@ -199,8 +231,10 @@ def attack(
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
         start_std: standard deviation of the starting perturbations.
+        framework: what a model that is a plain function takes; "auto" gives it what images are.
         chunk: images in one call of the model at most.
-        checkpoint: a file that the run is kept in and resumed from.
+        checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
+            that the numbers depend on but the model itself.
         on_step: is shown every step.
         settings: settings of the optimizer.
 
@@ -211,42 +245,60 @@ def attack(
     if (budget is None) == (steps is None):
         raise InputError("give either a budget of queries an image or a number of steps")
     if budget is not None:
-        _check_budget(budget, chosen)
-    x = torch.as_tensor(images)
-    y = torch.as_tensor(labels)
-    wanted = None if targets is None else torch.as_tensor(targets)
-    objective = Attack(
-        as_black_box(model), x, y, c=c, norm=norm, targets=wanted, confidence=confidence, outputs=outputs
-    )
-    key = torch.arange(x.shape[0]) if ids is None else ids
+        budget = affordable(budget, chosen)
+        steps = budget // chosen.queries_per_step
+    steps = whole("steps", steps)
+    if steps < 1:
+        raise InputError(f"steps is {steps}; expected at least 1")
+    if not 0 <= start_std < math.inf:
+        raise InputError(f"start_std is {start_std}; expected a number of at least 0")
+    x = as_tensor("images", images)
+    y = as_tensor("labels", labels)
+    wanted = None if targets is None else as_tensor("targets", targets)
+    if isinstance(model, BlackBox | nn.Module):
+        box = as_black_box(model)
+    else:
+        box = PythonFunction(model, framework=_like(images) if framework == "auto" else framework)
+    objective = Attack(box, x, y, c=c, norm=norm, targets=wanted, confidence=confidence, outputs=outputs)
+    check_dtype("images", x)
+    key = as_ids(ids, x.shape[0])
     start = start_std * normal(Key.start(seed, key), (objective.dim,), START_STREAM, x.dtype)
-    state, trajectory = resumable_rollout(
+    _, trajectory = resumable_rollout(
         chosen,
         Oracle(objective, budget=budget, chunk=chunk),
-        start,
-        steps if steps is not None else (budget or 0) // chosen.queries_per_step,
+        start.to(x.device),
+        steps,
         path=None if checkpoint is None else Path(checkpoint),
         fingerprint={
+            "call": "attack",
+            "zoracle": __version__,
+            "images_sha256": tensor_hash(x),
+            "labels_sha256": tensor_hash(objective.labels),
+            "targets_sha256": None if objective.targets is None else tensor_hash(objective.targets),
+            "dtype": str(x.dtype),
+            "optimizer": optimizer_config(chosen),
             "budget": budget,
             "steps": steps,
-            "seed": seed,
             "c": c,
             "norm": norm,
             "confidence": confidence,
-            "optimizer": type(chosen).__name__,
+            "outputs": outputs,
+            "stop_on_success": stop_on_success,
+            "start_std": start_std,
+            "seed": seed,
             "ids": key.tolist(),
         },
         seed=seed,
         problem=key,
         stop_on_success=stop_on_success,
         final=Purpose.OPTIMISE,
+        finite_start=True,
         on_step=on_step,
     )
-    del state
-    return result_of(objective, trajectory)
+    return result_of(objective, trajectory, has_budget=budget is not None)
 
 
-def result_of(objective: Attack, trajectory: Trajectory) -> AttackResult:
+def result_of(objective: Attack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
     """The adversarial images of a trajectory and what they cost."""
     rows = torch.arange(objective.num_problems)
     success = trajectory.first_success > 0
@@ -254,44 +306,31 @@ def result_of(objective: Attack, trajectory: Trajectory) -> AttackResult:
     return AttackResult(
         adversarial=objective.adversarial(points, rows),
         success=success,
-        misclassified=trajectory.first_success == 1,
+        misclassified=trajectory.start_success,
         queries=trajectory.total_queries,
         queries_to_success=trajectory.first_success,
         loss=torch.where(success, trajectory.success_loss, trajectory.best_loss),
         distances=objective.distances(points, rows),
-        reason=[StopReason(int(reason)) for reason in trajectory.reason],
+        reason=_reasons(trajectory, has_budget=has_budget),
         trajectory=trajectory,
     )
 
 
-def _points(x0: Array) -> tuple[Tensor, bool, Callable[[Tensor], Any]]:
-    device = x0.device if isinstance(x0, Tensor) else None
-    x = x0.detach() if isinstance(x0, Tensor) else torch.as_tensor(np.asarray(x0))
-    if not x.is_floating_point():
-        x = x.to(torch.float64 if device is None else torch.float32)
-    if x.ndim not in (1, 2):
-        raise InputError(f"x0 has shape {tuple(x.shape)}; expected (d,), or (B, d) for B runs")
-    single = x.ndim == 1
-    x = x.unsqueeze(0) if single else x
-
-    def to_user(value: Tensor) -> Any:
-        return value.numpy() if device is None else value.to(device)
-
-    return x, single, to_user
+def _like(given: Any) -> Literal["numpy", "torch"]:
+    return "torch" if isinstance(given, Tensor) else "numpy"
 
 
-def _optimizer(optimizer: str | Optimizer[Any, Any], settings: dict[str, Any]) -> Optimizer[Any, Any]:
+def _reasons(trajectory: Trajectory, *, has_budget: bool) -> list[StopReason]:
+    """Why each problem stopped; a caller who gave a budget and no steps is not told of steps."""
+    reasons = [StopReason(int(reason)) for reason in trajectory.reason]
+    return [StopReason.BUDGET if has_budget and reason is StopReason.STEPS else reason for reason in reasons]
+
+
+def _optimizer(optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any]) -> Optimizer[Any, Any]:
     if isinstance(optimizer, Optimizer):
         if settings:
             raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
         return optimizer
-    return resolve(optimizer, **settings).optimizer
-
-
-def _check_budget(budget: int, optimizer: Optimizer[Any, Any]) -> None:
-    need = optimizer.queries_per_step
-    if budget < need:
-        raise InputError(
-            f"budget is {budget} queries, and one step of this optimizer costs {need}; "
-            f"give at least {need}, or fewer directions (num_directions)"
-        )
+    if not isinstance(optimizer, str | Path):
+        raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
+    return resolve(str(optimizer), **settings).optimizer
