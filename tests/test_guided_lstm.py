@@ -1,0 +1,114 @@
+"""What the guided ZO-LSTM promises: exact along its guesses, blind to scale and offset, the same for all coordinates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from problems import Bowls, Linear
+
+from zoracle.directions import gaussian
+from zoracle.errors import InputError
+from zoracle.objectives.base import Objective
+from zoracle.optimizers.guided_lstm import GuidedLSTM
+from zoracle.oracle import Oracle
+from zoracle.rollout import rollout, take_step
+from zoracle.types import Evaluation
+
+D = 30
+
+
+def build(**settings) -> GuidedLSTM:
+    optimizer = GuidedLSTM(num_directions=8, **settings)
+    g = torch.Generator().manual_seed(2)
+    for parameter in optimizer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
+    return optimizer
+
+
+def test_directions_are_orthogonal_guesses_and_their_complement() -> None:
+    optimizer, oracle = build(), Oracle(Bowls(3, D))
+    state = optimizer.init(torch.zeros(3, D, dtype=torch.float64))
+    for _ in range(4):
+        u = optimizer.ask(state).directions / math.sqrt(D)
+        gram = u @ u.transpose(1, 2)
+        torch.testing.assert_close(gram[:, :4, :4], torch.eye(4, dtype=torch.float64).expand(3, 4, 4))
+        assert float(gram[:, :4, 4:].abs().max()) < 1e-12
+        torch.testing.assert_close(u.norm(dim=2), torch.ones(3, 8, dtype=torch.float64))
+        _, _, state = take_step(optimizer, oracle, state, torch.arange(3))
+
+
+def test_the_estimate_is_exact_along_the_guesses() -> None:
+    true = torch.linspace(-1, 2, D, dtype=torch.float64)
+    optimizer, oracle = build(), Oracle(Linear(true))
+    state = optimizer.init(torch.zeros(1, D, dtype=torch.float64))
+    for _ in range(3):
+        queries, _, state = take_step(optimizer, oracle, state, torch.zeros(1, dtype=torch.int64))
+        guesses = queries.directions[0, :4] / math.sqrt(D)
+        torch.testing.assert_close(guesses @ state.gradient[0], guesses @ true, rtol=1e-6, atol=1e-7)
+
+
+def test_on_a_constant_gradient_the_estimate_gets_better_step_by_step() -> None:
+    true = torch.linspace(-1, 2, 200, dtype=torch.float64)
+    optimizer = GuidedLSTM(num_directions=8)  # untrained: the first guess is the last estimate
+    oracle = Oracle(Linear(true))
+    state = optimizer.init(torch.zeros(1, 200, dtype=torch.float64))
+    cosines = []
+    for _ in range(40):
+        _, _, state = take_step(optimizer, oracle, state, torch.zeros(1, dtype=torch.int64))
+        cosines.append(float(torch.cosine_similarity(state.gradient[0], true, dim=0)))
+    # Without memory it would stay at sqrt(q / d) = 0.2.
+    assert sum(cosines[-5:]) / 5 > 0.5
+    assert optimizer.auxiliary(optimizer.ask(state), true.unsqueeze(0))[0] < -math.log(0.5)
+
+
+class Scaled(Objective):
+    def __init__(self, inner: Objective, factor: float, offset: float):
+        self.inner, self.factor, self.offset = inner, factor, offset
+        self.dim, self.num_problems = inner.dim, inner.num_problems
+
+    def _evaluate(self, points, problem, step):
+        return Evaluation(self.factor * self.inner.evaluate(points, problem).loss + self.offset)
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1000.0, 0.0), (1e-3, 0.0), (1.0, -50.0)])
+def test_scale_and_offset_of_the_problem_do_not_matter(factor: float, offset: float) -> None:
+    optimizer = build(mu=1e-5)
+    start = optimizer.init(torch.zeros(2, D, dtype=torch.float64), horizon=10)
+    plain, _ = rollout(optimizer, Oracle(Bowls(2, D)), start, 10)
+    other, _ = rollout(optimizer, Oracle(Scaled(Bowls(2, D), factor, offset)), start, 10)
+    torch.testing.assert_close(other.x, plain.x, rtol=1e-4, atol=1e-6)
+    assert float((plain.x - start.x).abs().max()) > 1e-3
+
+
+class Permuted(Objective):
+    def __init__(self, inner: Objective, order: torch.Tensor):
+        self.inner, self.order = inner, order
+        self.dim, self.num_problems = inner.dim, inner.num_problems
+
+    def _evaluate(self, points, problem, step):
+        back = torch.empty_like(points)
+        back[:, self.order] = points
+        return self.inner.evaluate(back, problem)
+
+
+def test_all_coordinates_are_treated_alike() -> None:
+    order = torch.randperm(D, generator=torch.Generator().manual_seed(0))
+    optimizer = build(mu=1e-5)
+    shuffled = GuidedLSTM(optimizer.config, source=lambda key, q, like: gaussian(key, q, like)[:, :, order])
+    shuffled.load_state_dict(optimizer.state_dict())
+    x0 = torch.linspace(-1, 1, D, dtype=torch.float64).unsqueeze(0)
+    start = optimizer.init(x0, horizon=8)
+    other = shuffled.init(x0[:, order], horizon=8)
+    other = other._replace(guesses=start.guesses[:, :, order])
+    plain, _ = rollout(optimizer, Oracle(Bowls(1, D)), start, 8)
+    mixed, _ = rollout(shuffled, Oracle(Permuted(Bowls(1, D), order)), other, 8)
+    torch.testing.assert_close(mixed.x, plain.x[:, order], rtol=1e-5, atol=1e-8)
+
+
+def test_settings_go_together() -> None:
+    with pytest.raises(InputError, match=r"guesses is 5 of 8 directions; expected 1 .. 4"):
+        GuidedLSTM(num_directions=8, guesses=5)
+    with pytest.raises(InputError, match="guesses is 4 of 3 directions"):
+        GuidedLSTM(num_directions=3)
