@@ -46,9 +46,13 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file")
-    probe = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    write_bytes(probe, b"")
-    probe.unlink(missing_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

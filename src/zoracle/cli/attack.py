@@ -8,31 +8,34 @@ import click
 import numpy as np
 import torch
 
-from zoracle.cli.options import Run, run_comparison, run_options
+from zoracle.cli.options import Run, file_name, run_comparison, run_options
 from zoracle.errors import InputError
 from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import write_npz
 from zoracle.objectives.attack import Attack
-from zoracle.tasks import Task
+from zoracle.tasks import Task, task
 
 
 @click.command("attack")
-@run_options(default_seeds=1, default_optimizers="zo-lstm")
+@run_options(default_seeds=1, default_optimizers="zo-lstm", out_required=True)
 def command(**options: Any) -> None:
     """Attack the images of a task; write the adversarial images, a table, curves and a report."""
     run = Run(**options)
-    if run.out is None:
-        raise InputError("--out is missing; expected a folder for the adversarial images")
-    made, comparison = run_comparison(run, title=f"Attack on {run.task}")
+    made = task(run.task)
+    if not isinstance(made.objective(made.ids(run.split)[:1]), Attack):
+        raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
+    comparison = run_comparison(run, made, title=f"Attack on {run.task}")
     for label, result in comparison.results.items():
-        path = run.out / f"adversarial-{label}.npz"
+        assert run.out is not None  # click insists on it
+        path = run.out / f"adversarial-{file_name(label)}.npz"
         write_npz(path, adversarial_arrays(made, result))
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             broken = int(result.success_ever[repeat].sum())
-            click.echo(f"{label}, seed {seed}: {broken} of {result.ids.shape[1]} images broken -> {path}")
+            click.echo(f"{label}, seed {seed}: {broken} of {result.ids.shape[1]} images broken")
+        click.echo(f"adversarial images: {path}")
 
 
-def adversarial_arrays(task: Task, result: Result) -> dict[str, np.ndarray[Any, Any]]:
+def adversarial_arrays(made: Task, result: Result) -> dict[str, np.ndarray[Any, Any]]:
     """The best adversarial image of each problem and seed, the best failed one where none succeeded.
 
     Returns:
@@ -43,14 +46,15 @@ def adversarial_arrays(task: Task, result: Result) -> dict[str, np.ndarray[Any, 
         InputError: the task is no attack on images.
     """
     ids = tuple(result.ids[0].tolist())
-    pictures = task.pictures(ids)
-    objective = task.objective(ids)
+    pictures = made.pictures(ids)
+    objective = made.objective(ids, dtype=result.best_point.dtype)
     if pictures is None or not isinstance(objective, Attack):
-        raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
+        raise InputError(f"{made.name} is no attack on images; use `zoracle compare`")
+    # In the run's own precision: rounded, an image that barely succeeded might not.
     points = torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)
     rows = torch.arange(len(ids))
-    images = torch.stack([objective.adversarial(found.float(), rows) for found in points])
-    distances = [objective.distances(found.float(), rows) for found in points]
+    images = torch.stack([objective.adversarial(found, rows) for found in points])
+    distances = [objective.distances(found, rows) for found in points]
     arrays = {
         "ids": result.ids[0],
         "labels": pictures.labels,

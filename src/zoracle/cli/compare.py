@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from zoracle.cli.options import Run, run_comparison, run_options
+from zoracle.tasks import task
 
 
 @click.command("compare")
@@ -14,4 +15,5 @@ from zoracle.cli.options import Run, run_comparison, run_options
 @click.option("--tune", is_flag=True, help="Tune step sizes on validation problems first, instead of the stored ones.")
 def command(tune: bool, **options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""
-    run_comparison(Run(**options), tune=tune)
+    run = Run(**options)
+    run_comparison(run, task(run.task), tune=tune)

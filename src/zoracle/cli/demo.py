@@ -7,20 +7,24 @@ from pathlib import Path
 import click
 
 from zoracle.cli.options import Run, run_comparison
+from zoracle.tasks import task
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="The run folder."
+)
 @click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Test images.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-def command(out: Path, problems: int, seeds: int) -> None:
+@click.option("--optimizers", default="zo-lstm,zo-sgd,zo-signsgd,zo-adam", show_default=True, help="As in compare.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repeats.")
+def command(out: Path, problems: int, optimizers: str, seeds: int) -> None:
     """Attack a digit classifier by calling it only: ZO-LSTM beside ZO-SGD, ZO-signSGD and ZO-ADAM.
 
     The step sizes of the last three were tuned on validation images by `zoracle tune`. Everything comes with the
     package; nothing is downloaded.
     """
     run = Run(
-        task="digits", split="test", ids=None, optimizers="zo-lstm,zo-sgd,zo-signsgd,zo-adam", seeds=seeds,
+        task="digits", split="test", ids=None, optimizers=optimizers, seeds=seeds,
         steps=None, num_directions=None, budget=None, out=out, problems=problems, batch=None, dtype="float32",
     )  # fmt: skip
-    run_comparison(run, title="Breaking a digit classifier that can only be called")
+    run_comparison(run, task(run.task), title="Breaking a digit classifier that can only be called")

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from difflib import get_close_matches
 from importlib import import_module
+from typing import NamedTuple
 
 import click
 
 from zoracle import __version__
 from zoracle.errors import InputError
 
+
+class _Entry(NamedTuple):
+    """A command: where it is, and what the list of commands says of it."""
+
+    module: str
+    summary: str
+
+
 _COMMANDS = {
-    "attack": "zoracle.cli.attack",
-    "compare": "zoracle.cli.compare",
-    "demo": "zoracle.cli.demo",
-    "optimizers": "zoracle.cli.optimizers",
-    "train": "zoracle.cli.train",
-    "train-target": "zoracle.cli.train_target",
-    "tune": "zoracle.cli.tune",
+    "attack": _Entry("zoracle.cli.attack", "Attack the images of a task; write the adversarial images."),
+    "compare": _Entry("zoracle.cli.compare", "Run several optimizers on the same problems."),
+    "demo": _Entry("zoracle.cli.demo", "Break a digit classifier; a minute, nothing to download."),
+    "optimizers": _Entry("zoracle.cli.optimizers", "List the optimizers that there are."),
+    "train": _Entry("zoracle.cli.train", "Train a learned optimizer."),
+    "train-target": _Entry("zoracle.cli.train_target", "Train the network that a task attacks."),
+    "tune": _Entry("zoracle.cli.tune", "Tune step sizes on validation problems."),
 }
 
 
 class _Commands(click.Group):
-    """Loads a command's module when it is asked for: torch takes seconds, and --version needs none of it."""
+    """Loads a command's module when it is run: torch takes seconds, and --help needs none of it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = import_module(_COMMANDS[cmd_name]).command
+            close = get_close_matches(cmd_name, _COMMANDS, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"command {cmd_name!r} is unknown; {hint}there are {', '.join(sorted(_COMMANDS))}")
+        command: click.Command = import_module(_COMMANDS[cmd_name].module).command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name].summary) for name in self.list_commands(ctx)])
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="zoracle")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default as many as torch takes.")
-def cli(threads: int | None) -> None:
+@click.pass_context
+def cli(ctx: click.Context, threads: int | None) -> None:
     """Learned zeroth-order optimization: minimise what you can only query."""
-    if threads is not None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    elif threads is not None:
         import torch
 
         torch.set_num_threads(threads)
@@ -48,9 +72,15 @@ def cli(threads: int | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 2 unusable input, 130 interrupted)."""
-    warnings.showwarning = lambda message, *_, **__: _say("warning", str(message))
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _say("warning", str(message))
+        return _run(argv)
+
+
+def _run(argv: list[str] | None) -> int:
     try:
-        cli.main(args=argv, prog_name="zoracle", standalone_mode=False)
+        code = cli.main(args=argv, prog_name="zoracle", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -60,11 +90,13 @@ def main(argv: list[str] | None = None) -> int:
         _say("error", str(error))
         return 2
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted", "what is done is kept; the same command with the same --out goes on")
+        _say("interrupted", "what is done is kept in --out; the same command goes on there")
         return 130
     except BrokenPipeError:
+        # Whoever read us has left. Nothing more may be written, by Python's own flush at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _say(kind: str, message: str) -> None:

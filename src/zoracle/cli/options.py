@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -13,7 +14,7 @@ from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
 from zoracle.evaluation.compare import Comparison, compare
 from zoracle.optimizers.base import Optimizer
-from zoracle.tasks import Task, names, task
+from zoracle.tasks import Task, names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,10 +36,12 @@ class Run(NamedTuple):
     dtype: str
 
 
-def run_options(default_seeds: int, default_optimizers: str) -> Callable[[F], F]:
+def run_options(default_seeds: int, default_optimizers: str, *, out_required: bool = False) -> Callable[[F], F]:
     """The options of commands that run optimizers on a task."""
     options = [
-        click.option("--task", default="digits", show_default=True, help=f"One of {', '.join(names())}."),
+        click.option(
+            "--task", default="digits", show_default=True, metavar="NAME", help=f"One of {', '.join(names())}."
+        ),
         click.option(
             "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
         ),
@@ -55,8 +58,19 @@ def run_options(default_seeds: int, default_optimizers: str) -> Callable[[F], F]
         click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions a step."),
         click.option("--budget", type=click.IntRange(min=1), help="Queries that each problem may cost at most."),
         click.option("--batch", type=click.IntRange(min=1), help="Problems at once; memory and speed only."),
-        click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
-        click.option("--out", type=click.Path(path_type=Path), help="The run folder; the same one resumes the run."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "float64"]),
+            default="float32",
+            show_default=True,
+            help="Of the points.",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            required=out_required,
+            help="The run folder; the same one resumes the run.",
+        ),
     ]
 
     def add(command: F) -> F:
@@ -76,9 +90,11 @@ def read_ids(path: Path | None) -> list[int] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--ids {path} cannot be read: {error}") from error
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"--ids {path} cannot be read: {error.strerror}; expected a file of ids") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--ids {path} is no text; expected one whole number a line") from error
     found = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -88,7 +104,7 @@ def read_ids(path: Path | None) -> list[int] | None:
             found.append(int(text))
         except ValueError:
             raise InputError(
-                f"--ids {path}, line {number}: {text!r} is no id; expected one whole number a line"
+                f"--ids {path}, line {number}: {text[:40]!r} is no id; expected one whole number a line"
             ) from None
     if not found:
         raise InputError(f"--ids {path} holds no ids; expected one whole number a line")
@@ -99,22 +115,44 @@ def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, 
     """Labels and optimizers of a comma-separated list.
 
     Raises:
-        InputError: the list is empty, or holds something unknown.
+        InputError: the list is empty, or holds something unknown, or one twice.
     """
     wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
     if not wanted:
         raise InputError("--optimizers is empty; expected names or folders, separated by commas")
-    chosen = []
+    chosen: dict[str, Optimizer[Any, Any]] = {}
     for name in wanted:
+        if wanted.count(name) > 1:
+            raise InputError(f"--optimizers names {name} more than once; expected each once")
         loaded = resolve(name, task_name)
-        label = loaded.metadata.get("shipped") or (name if name == loaded.metadata.get("name") else Path(name).name)
-        chosen.append((str(label), loaded.optimizer))
-    return chosen
+        label = loaded.metadata.get("shipped") or (name if name == loaded.metadata.get("name") else _folder(name))
+        # Folders of one name under different parents; which is which is in the config, by the hash of the weights.
+        unique, number = str(label), 2
+        while unique in chosen:
+            unique, number = f"{label}-{number}", number + 1
+        chosen[unique] = loaded.optimizer
+    return list(chosen.items())
 
 
-def run_comparison(run: Run, *, tune: bool = False, title: str | None = None) -> tuple[Task, Comparison]:
-    """Run what the options ask for."""
-    made = task(run.task)
+def file_name(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+
+
+def _folder(name: str) -> str:
+    """The last part of a folder's name, or of the folder that the weights lie in."""
+    path = Path(name).resolve()
+    return path.name if path.is_dir() else path.parent.name
+
+
+def run_comparison(run: Run, made: Task, *, tune: bool = False, title: str | None = None) -> Comparison:
+    """Run what the options ask for.
+
+    Raises:
+        InputError: something that they name cannot be used; nothing was queried.
+    """
+    if run.ids is not None and run.problems is not None:
+        raise InputError("--ids and --problems were both given; expected one of them")
     optimizers = chosen_optimizers(run.optimizers, run.task)
     ids = read_ids(run.ids)
     if ids is None and run.problems is not None:
@@ -122,7 +160,7 @@ def run_comparison(run: Run, *, tune: bool = False, title: str | None = None) ->
         if run.problems > len(available):
             raise InputError(f"--problems is {run.problems}; the {run.split} split of {run.task} has {len(available)}")
         ids = list(available[: run.problems])
-    comparison = compare(
+    return compare(
         made,
         optimizers,
         split=run.split,
@@ -138,4 +176,3 @@ def run_comparison(run: Run, *, tune: bool = False, title: str | None = None) ->
         title=title,
         console=Console(),
     )
-    return made, comparison

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zoracle.errors import InputError, require
+from zoracle.files import check_writable
 from zoracle.metatrain import config as configs
 from zoracle.metatrain.trainer import Report, Trainer
 from zoracle.tasks import task
@@ -24,6 +25,7 @@ from zoracle.tasks import task
 def command(config: str, out: Path, tensorboard: bool) -> None:
     """Train a learned optimizer. CONFIG is a TOML file, or the name of a recipe that comes with the package."""
     parsed = configs.parse(*_text(config))
+    check_writable(out / "history.jsonl")
     writer = _tensorboard(out) if tensorboard else None
     trainer = Trainer(parsed, task(parsed.task, **parsed.task_settings), out)
     console = Console()
@@ -58,6 +60,8 @@ def command(config: str, out: Path, tensorboard: bool) -> None:
 def recipes() -> list[str]:
     """The names of the recipes that come with the package."""
     folder = files("zoracle") / "recipes"
+    if not folder.is_dir():
+        return []
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -66,11 +70,13 @@ def _text(config: str) -> tuple[str, str]:
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}; expected a TOML file") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no text; expected a TOML file") from error
     if config in recipes():
         return (files("zoracle") / "recipes" / f"{config}.toml").read_text(encoding="utf-8"), config
-    raise InputError(f"config {config!r} is no file and no recipe; recipes are {', '.join(recipes())}")
+    raise InputError(f"config {config!r} is no file and no recipe; recipes are {', '.join(recipes()) or 'none here'}")
 
 
 def _tensorboard(out: Path) -> Callable[[int, Report], None]:

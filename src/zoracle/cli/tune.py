@@ -8,13 +8,15 @@ import click
 from rich.console import Console
 
 from zoracle.cli.options import chosen_optimizers
-from zoracle.evaluation.tune import tune, write_tuned
+from zoracle.errors import InputError
+from zoracle.evaluation.tune import GRIDS, read_tuned, tunable, tune, write_tuned
+from zoracle.files import check_writable
 from zoracle.tasks import task
 
 
 @click.command("tune")
-@click.option("--task", "task_name", default="digits", show_default=True)
-@click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True)
+@click.option("--task", "task_name", default="digits", show_default=True, help="What for.")
+@click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Which.")
 @click.option("--problems", type=click.IntRange(min=1), default=50, show_default=True, help="Validation problems.")
 @click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
 @click.option("--num-directions", type=click.IntRange(min=1), help="By default the task's.")
@@ -24,11 +26,18 @@ def command(
 ) -> None:
     """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched."""
     made = task(task_name)
+    check_writable(out)
     ids = made.ids("valid")[:problems]
     q = made.defaults.num_directions if num_directions is None else num_directions
+    chosen_ones = chosen_optimizers(optimizers, task_name)
+    for label, optimizer in chosen_ones:
+        if tunable(optimizer) is None:
+            raise InputError(f"{label} has no step size to tune here; expected of {', '.join(GRIDS)}")
+    if out.is_file():
+        read_tuned(out)  # something else must not be found there after hours
     console = Console()
     records = []
-    for label, optimizer in chosen_optimizers(optimizers, task_name):
+    for label, optimizer in chosen_ones:
         record = tune(
             made, optimizer, ids=ids, steps=steps, num_directions=q, resume_dir=out.with_suffix(".pieces") / label
         )
