@@ -195,7 +195,7 @@ def test_a_mu_below_rounding_is_warned_about() -> None:
 
 
 def test_with_settings_shares_weights_and_leaves_the_original() -> None:
-    optimizer = build("zo-lstm")
+    optimizer = build("zo-lstm-paper")
     changed = with_settings(optimizer, sampling_probability=1.0)
     assert optimizer.config.sampling_probability != 1.0
     assert changed.config.sampling_probability == 1.0
@@ -205,7 +205,7 @@ def test_with_settings_shares_weights_and_leaves_the_original() -> None:
 def test_the_coin_follows_the_sampling_probability() -> None:
     steps = 400
     for probability in (0.0, 0.3, 1.0):
-        optimizer = make("zo-lstm", sampling_probability=probability, num_directions=1)
+        optimizer = make("zo-lstm-paper", sampling_probability=probability, num_directions=1)
         optimizer.query_rnn.head.data += 1.0
         learned = 0
         state = optimizer.init(torch.zeros(1, 6, dtype=torch.float64))
@@ -218,7 +218,7 @@ def test_the_coin_follows_the_sampling_probability() -> None:
 
 
 def test_sigma_keeps_the_norm_of_the_standard_gaussian() -> None:
-    optimizer = build("zo-lstm")
+    optimizer = build("zo-lstm-paper")
     state = optimizer.init(torch.ones(2, 9, dtype=torch.float64))
     state = state._replace(gradient=torch.randn(2, 9, generator=torch.Generator().manual_seed(0)).double())
     std = optimizer.ask(state).aux.std

@@ -41,7 +41,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     hidden: int = 12
     step_size: float = 0.02
     last_step: float = 0.03
-    cap: float = 2.5
+    cap: float = 5.0
     horizon: int = 200
     weight_seed: int = 0
 

@@ -28,11 +28,11 @@ REGISTRY: dict[str, Entry] = {
     "zo-sgd": Entry(ZOSGD, "gradient descent on the finite-difference estimate"),
     "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
-    "zo-lstm": Entry(ZOLSTM, "learned steps and learned query directions", learned=True),
-    "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "ablation: learned steps only", learned=True),
-    "zo-lstm-no-update": Entry(partial(ZOLSTM, update="sgd"), "ablation: learned query directions only", learned=True),
-    "zo-lstm-guided-es": Entry(partial(ZOLSTM, query="guided-es"), "ablation: Guided-ES directions", learned=True),
-    "guided-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
+    "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
+    "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
+    "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
+    "zo-lstm-no-update": Entry(partial(ZOLSTM, update="sgd"), "its ablation: learned directions only", learned=True),
+    "zo-lstm-guided-es": Entry(partial(ZOLSTM, query="guided-es"), "its ablation: Guided-ES directions", learned=True),
     "l2l": Entry(
         partial(ZOLSTM, query="gaussian", gradient="true"), "learned steps on the true gradient", learned=True
     ),
