@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from zoracle import __version__, keyed
-from zoracle.checkpoint import save_optimizer
+from zoracle.checkpoint import CARD, save_optimizer
 from zoracle.errors import CheckpointError, InputError
-from zoracle.files import read_tensors, write_tensors
+from zoracle.files import read_tensors, write_tensors, write_text
+from zoracle.metatrain.card import card
 from zoracle.metatrain.config import Stage, TrainConfig
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.optimizers.base import Optimizer, with_settings
@@ -73,12 +75,14 @@ class Trainer:
         self.stage = 0
         self.unroll = 0
         self.updates = 0
+        self.seconds = 0.0
         self.best = math.inf
         self.best_weights = self._weights()
         self.ema = self._weights()
         self.adam = self._start_stage()
         ids = task.ids("train")
         self.ids = ids[: config.problems or len(ids)]
+        self.validated = math.inf
         self.objective = task.objective(self.ids, dtype=self.dtype)
         self._resume()
 
@@ -94,17 +98,20 @@ class Trainer:
         while self.stage < len(self.config.stages):
             stage = self.config.stages[self.stage]
             while self.unroll < stage.unrolls:
+                begun = time.monotonic()
                 meta_loss, ratio = self._unroll(stage)
                 self.unroll += 1
                 last = self.unroll == stage.unrolls
                 valid = None
                 if last or self.unroll % self.config.validation.every == 0:
                     valid = self._validate(stage)
+                self.seconds += time.monotonic() - begun
                 if not last:
                     self._save()
                 if on_report is not None:
                     on_report(Report(self.stage, self.unroll, stage.unrolls, meta_loss, ratio, valid, self.best))
             self.module.load_state_dict(self.best_weights)
+            self.validated = self.best
             self.stage, self.unroll, self.updates, self.best = self.stage + 1, 0, 0, math.inf
             self.ema = self._weights()
             if self.stage < len(self.config.stages):
@@ -113,11 +120,23 @@ class Trainer:
         self.module.requires_grad_(False)
         if self.folder is not None:
             save_optimizer(self.folder, self.config.optimizer, self.optimizer, self.provenance())
+            write_text(self.folder / CARD, card(self.config, self.provenance(), self._parameters()))
         return self.optimizer
 
     def provenance(self) -> dict[str, Any]:
         """What the weights were made from, for their metadata."""
-        return {"config": _as_json(self.config), "zoracle": __version__, "torch": torch.__version__}
+        return {
+            "config": _as_json(self.config),
+            "problems": len(self.ids),
+            "validation_ratio": self.validated,
+            "seconds": round(self.seconds),
+            "threads": torch.get_num_threads(),
+            "zoracle": __version__,
+            "torch": torch.__version__,
+        }
+
+    def _parameters(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
 
     def _unroll(self, stage: Stage) -> tuple[float, float]:
         """One unroll from fresh starting points, with an update after each segment of K steps."""
@@ -257,6 +276,8 @@ class Trainer:
             "stage": self.stage,
             "unroll": self.unroll,
             "updates": self.updates,
+            "seconds": self.seconds,
+            "validated": None if math.isinf(self.validated) else self.validated,
             "best": None if math.isinf(self.best) else self.best,
         }
         write_tensors(self.folder / CHECKPOINT, tensors, metadata)
@@ -278,6 +299,8 @@ class Trainer:
         self.best_weights, self.ema = group("best"), group("ema")
         self.stage, self.unroll = metadata["stage"], metadata["unroll"]
         self.updates = metadata["updates"]
+        self.seconds = metadata["seconds"]
+        self.validated = math.inf if metadata["validated"] is None else metadata["validated"]
         self.best = math.inf if metadata["best"] is None else metadata["best"]
         self.adam = self._start_stage()
         state: dict[int, dict[str, Tensor]] = {}

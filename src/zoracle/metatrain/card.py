@@ -1,0 +1,55 @@
+"""The model card that lies beside trained weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoracle.metatrain.config import TrainConfig
+
+
+def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> str:
+    """A model card in Markdown: what was trained on what, by which settings, for how long, chosen by which score.
+
+    Args:
+        config: what the training was told.
+        provenance: of the trainer.
+        parameters: number of weights.
+    """
+    validation = config.validation
+    minutes = provenance["seconds"] / 60
+    stages = "\n".join(
+        f"{number}. {stage.unrolls} unrolls of {stage.steps} steps on {stage.meta_batch} problems each, updated every "
+        f"{stage.truncation} steps; Adam, step size {stage.lr:g}"
+        + ("" if stage.final_lr is None else f" down to {stage.final_lr:g}")
+        + f"; meta-loss `{stage.loss.form}` with `{stage.loss.weights}` weights"
+        + (f"; trains {', '.join(stage.train)}" if stage.train else "")
+        + "."
+        for number, stage in enumerate(config.stages, 1)
+    )
+    gradient = "the objective's own" if config.gradient == "true" else "coordinatewise finite differences"
+    values = "directional derivatives of that gradient" if config.values == "directional" else "queries, as in use"
+    return f"""# {config.optimizer}, trained on {config.task}
+
+A learned zeroth-order optimizer of {parameters:,} weights, shared by all coordinates of a problem.
+Weights: `optimizer.safetensors`, settings and the whole training config in its metadata.
+
+## Training
+
+- Data: {provenance["problems"]} problems of the `train` split of the task `{config.task}`.
+- Optimizee's gradient: {gradient}. Values that answered its queries in training: {values}.
+- Precision {config.dtype}, seed {config.seed}.
+- Took {minutes:.0f} minutes on {provenance["threads"]} thread(s), validation included
+  (zoracle {provenance["zoracle"]}, torch {provenance["torch"]}).
+
+{stages}
+
+The weights are those that did best on {validation.problems} problems of the `valid` split, by real queries
+({validation.steps} steps, validated every {validation.every} unrolls): mean final / initial loss
+{provenance["validation_ratio"]:.4f}. That number chose them, so it flatters them; the test score is the one to quote.
+
+## Use
+
+It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, on
+problems whose coordinates have to change by about a tenth of one. Other problems want `scale=` in `zoracle.minimize`.
+It knows nothing of other tasks: compare it with tuned baselines before relying on it there.
+"""
