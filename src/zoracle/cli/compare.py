@@ -12,8 +12,7 @@ from zoracle.tasks import task
 
 @click.command("compare")
 @run_options(default_seeds=3, default_optimizers="zo-lstm,zo-sgd,zo-signsgd,zo-adam")
-@click.option("--tune", is_flag=True, help="Tune step sizes on validation problems first, instead of the stored ones.")
-def command(tune: bool, **options: Any) -> None:
+def command(**options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""
     run = Run(**options)
-    run_comparison(run, task(run.task), tune=tune)
+    run_comparison(run, task(run.task))

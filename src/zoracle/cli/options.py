@@ -34,6 +34,7 @@ class Run(NamedTuple):
     problems: int | None
     batch: int | None
     dtype: str
+    tune: bool = False
 
 
 def run_options(default_seeds: int, default_optimizers: str, *, out_required: bool = False) -> Callable[[F], F]:
@@ -65,6 +66,7 @@ def run_options(default_seeds: int, default_optimizers: str, *, out_required: bo
             show_default=True,
             help="Of the points.",
         ),
+        click.option("--tune", is_flag=True, help="Tune step sizes on validation problems first."),
         click.option(
             "--out",
             type=click.Path(path_type=Path),
@@ -145,7 +147,7 @@ def _folder(name: str) -> str:
     return path.name if path.is_dir() else path.parent.name
 
 
-def run_comparison(run: Run, made: Task, *, tune: bool = False, title: str | None = None) -> Comparison:
+def run_comparison(run: Run, made: Task, *, title: str | None = None) -> Comparison:
     """Run what the options ask for.
 
     Raises:
@@ -171,7 +173,7 @@ def run_comparison(run: Run, made: Task, *, tune: bool = False, title: str | Non
         budget=run.budget,
         batch=run.batch,
         dtype=cast(Literal["float32", "float64"], run.dtype),
-        tuning="fresh" if tune else "stored",
+        tuning="fresh" if run.tune else "stored",
         out=run.out,
         title=title,
         console=Console(),
