@@ -11,6 +11,7 @@ from torch.nn import functional
 #: A product of matrices gives each row the same bits in any batch only where the number of rows is a multiple of 16
 #: and the length of a row one of 4 (otherwise other kernels do the edges); both are padded to that with zeros.
 _ROWS, _COLUMNS = 16, 4
+_CHUNK = 2048
 
 
 class Hidden(NamedTuple):
@@ -83,41 +84,51 @@ class CoordinatewiseLSTM(nn.Module):
         b, d, _ = features.shape
         n = b * d
         x, h, c = (_pad_rows(t.flatten(0, 1)) for t in (features, hidden.h, hidden.c))
-        gates = _product(x, self.weight_ih) + _product(h, self.weight_hh)
+        # What all coordinates of a problem share, (B, 4H), and the problem of each row.
+        common = x.new_zeros((b, 4 * self.hidden)) if self.bias is None else self.bias.to(x.dtype).expand(b, -1)
         if self.weight_shared is not None and shared is not None:
-            common = (shared.unsqueeze(1) * self.weight_shared.to(x.dtype)).sum(2)
-            gates = gates + _pad_rows(common.unsqueeze(1).expand(b, d, -1).flatten(0, 1))
-        if self.bias is not None:
-            gates = gates + self.bias.to(x.dtype)
-        i, f, g, o = gates.chunk(4, dim=1)
-        c = _sigmoid(f) * c + _sigmoid(i) * torch.tanh(g)
-        h = _sigmoid(o) * torch.tanh(c)
-        out = _product(h, self.head)
-        if self.head_bias is not None:
-            out = out + self.head_bias.to(x.dtype)
+            common = common + (shared.unsqueeze(1) * self.weight_shared.to(x.dtype)).sum(2)
+        problem = (torch.arange(x.shape[0], device=x.device) // d).clamp(max=b - 1)
+        if torch.is_grad_enabled():
+            out, h, c = self._cell(x, h, c, common[problem])
+        else:
+            # A few thousand rows at a time: their gates then stay in the cache. The bits are the same.
+            parts = [
+                self._cell(x[i], h[i], c[i], common[problem[i]])
+                for i in (slice(start, start + _CHUNK) for start in range(0, x.shape[0], _CHUNK))
+            ]
+            out, h, c = (torch.cat(part) for part in zip(*parts, strict=True))
         shape = (b, d, -1)
         return out[:n].view(shape), Hidden(h[:n].view(shape), c[:n].view(shape))
 
-
-def _sigmoid(x: Tensor) -> Tensor:
-    # torch.sigmoid rounds the last few numbers of a tensor differently from the rest, tanh does not:
-    # with it a problem alone would differ from the same problem in a batch.
-    return 0.5 * torch.tanh(0.5 * x) + 0.5
+    def _cell(self, x: Tensor, h: Tensor, c: Tensor, common: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, h and c of padded rows (N, .)."""
+        gates = _add_product(_add_product(common, x, self.weight_ih), h, self.weight_hh)
+        # A sigmoid is a tanh of half its argument. torch.sigmoid rounds the last few numbers of a tensor differently
+        # from the rest, tanh does not: with it a problem alone would differ from the same problem in a batch.
+        half = torch.full((4 * self.hidden,), 0.5, dtype=x.dtype, device=x.device)
+        half[2 * self.hidden : 3 * self.hidden] = 1.0
+        i, f, g, o = torch.tanh(gates * half).chunk(4, dim=1)
+        c = 0.5 * ((1 + f) * c + (1 + i) * g)
+        h = 0.5 * (1 + o) * torch.tanh(c)
+        zero = x.new_zeros(self.head.shape[0]) if self.head_bias is None else self.head_bias.to(x.dtype)
+        return _add_product(zero, h, self.head), h, c
 
 
 def rowwise(rows: Tensor, weight: Tensor) -> Tensor:
     """Rows (B, d, K) times a weight (H, K), as (B, d, H); each row's bits are the same in any batch."""
     b, d, _ = rows.shape
-    return _product(_pad_rows(rows.flatten(0, 1)), weight)[: b * d].view(b, d, -1)
+    zero = rows.new_zeros(weight.shape[0])
+    return _add_product(zero, _pad_rows(rows.flatten(0, 1)), weight)[: b * d].view(b, d, -1)
 
 
-def _product(rows: Tensor, weight: Tensor) -> Tensor:
-    """Padded rows (N, K) times a weight (H, K)."""
+def _add_product(start: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """``start`` plus padded rows (N, K) times a weight (H, K)."""
     weight = weight.to(rows.dtype)
     extra = -rows.shape[1] % _COLUMNS
     if extra:
         rows, weight = functional.pad(rows, (0, extra)), functional.pad(weight, (0, extra))
-    return torch.mm(rows, weight.t())
+    return torch.addmm(start, rows, weight.t())
 
 
 def _pad_rows(rows: Tensor) -> Tensor:
