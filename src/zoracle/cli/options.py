@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import click
+import torch
 from rich.console import Console
 
 from zoracle.checkpoint import resolve
@@ -104,7 +105,8 @@ def read_ids(path: Path | None) -> list[int] | None:
             continue
         try:
             found.append(int(text))
-        except ValueError:
+            torch.tensor(found[-1], dtype=torch.int64)  # what ids are kept in
+        except (ValueError, RuntimeError, OverflowError):
             raise InputError(
                 f"--ids {path}, line {number}: {text[:40]!r} is no id; expected one whole number a line"
             ) from None
