@@ -1,0 +1,172 @@
+"""What the documents say is true: snippets run, commands and links exist, every public name is described."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+import torch
+
+import zoracle
+from zoracle.checkpoint import shipped
+from zoracle.cli.main import cli
+from zoracle.cli.train import recipes
+from zoracle.metatrain import config as configs
+
+ROOT = Path(__file__).parents[1]
+_PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+PAGES = [page for page in _PAGES if page.is_file()]  # a source archive holds fewer
+EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+SOURCES = sorted((ROOT / "src" / "zoracle").rglob("*.py"))
+
+#: Stands before a block that needs a trained optimizer.
+NEEDS_TRAINED = "<!-- needs: trained -->"
+NONE_SHIPPED = "no trained optimizer is shipped yet, and this loads one"
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    line: int
+    needs_trained: bool
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in _FENCE.finditer(text):
+        before = text[: match.start()]
+        needs_trained = before.rstrip().endswith(NEEDS_TRAINED)
+        found.append(Block(match[1], match[2], before.count("\n") + 1, needs_trained))
+    return [block for block in found if block.language in languages]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own, and the global generator put back: a reader's code may use it, the package may not."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def test_python_blocks_run_in_order(page: Path) -> None:
+    namespace = {"__name__": "docs"}
+    left_out = 0
+    for block in blocks(page, "python"):
+        if block.needs_trained and not shipped():
+            left_out += 1
+            continue
+        # Padded, so that a traceback names the line of the page.
+        exec(compile("\n" * block.line + block.code, str(page), "exec"), namespace)
+    if left_out:
+        pytest.skip(f"{left_out} blocks left out, the others run: {NONE_SHIPPED}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_that_load_trained_optimizers_are_marked(page: Path) -> None:
+    for block in blocks(page, "python"):
+        loads = re.search(r'(load\(|optimizer=)"zo-lstm', block.code) is not None
+        assert block.needs_trained == loads, f"{name_of(page)}, line {block.line}"
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+def test_examples_run(example: Path, capsys) -> None:
+    if '"zo-lstm' in example.read_text(encoding="utf-8") and not shipped():
+        pytest.skip(NONE_SHIPPED)
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def shell_commands(page: Path) -> Iterator[list[str]]:
+    for block in blocks(page, "sh"):
+        for line in block.code.replace("\\\n", " ").splitlines():
+            if line.strip():
+                yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=name_of)
+def test_commands_are_accepted(page: Path) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in shell_commands(page):
+        if words[0] == "make":
+            assert words[1] in targets, words
+        elif words[0] == "zoracle":
+            check_command(words[1], words[2:])
+        else:
+            assert words[0] == "pip", f"{words[0]} is no command that this test knows"
+
+
+def check_command(name: str, arguments: list[str]) -> None:
+    """Parse a command line as it would be, without running it."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    context = command.make_context(name, list(arguments))
+    if name == "train":
+        assert context.params["config"] in recipes()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=name_of)
+def test_training_configs_are_accepted(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        configs.parse(block.code, f"{name_of(page)}, line {block.line}")
+
+
+def test_the_commands_listed_are_all_there_are() -> None:
+    listed = re.findall(r"^\| `zoracle ([\w-]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(cli.list_commands(click.Context(cli)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name_of(page)}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{name_of(page)}: {link}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings are linked by: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## [{zoracle.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(ROOT / "src").as_posix())
+def test_every_public_name_is_described(source: Path) -> None:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    bare = [] if ast.get_docstring(tree) else ["the module"]
+    bare += [name for name, node in public(tree) if not ast.get_docstring(node)]
+    assert not bare, f"no docstring: {', '.join(bare)}"
+
+
+def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef]]:
+    """Classes and functions without a leading underscore, and those inside such classes."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef) and not child.name.startswith("_"):
+            yield prefix + child.name, child
+            if isinstance(child, ast.ClassDef):
+                yield from public(child, f"{prefix}{child.name}.")
