@@ -1,6 +1,5 @@
 """Evaluations are done elsewhere, in any order, and some are lost: the optimizer only asks and is told."""
 
-# ruff: noqa: T201
 import queue
 import threading
 

@@ -1,6 +1,5 @@
 """Minimise a function that can only be measured, with noise: how large to take the smoothing parameter."""
 
-# ruff: noqa: T201
 import numpy as np
 
 import zoracle

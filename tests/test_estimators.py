@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from problems import Bowls
 
+from problems import Bowls
 from zoracle import directions, estimators
 from zoracle.errors import InputError
 from zoracle.oracle import Oracle
@@ -111,7 +111,9 @@ def test_missing_values_are_left_out() -> None:
     no_base = torch.tensor([[torch.nan, 1.0, 1.0, 1.0]], dtype=torch.float64)
     assert torch.equal(estimators.forward_difference(no_base, u, MU, True), torch.zeros(1, 3, dtype=torch.float64))
     pairs = torch.tensor([[MU, 0.0, torch.nan, 0.0, 0.0, MU]], dtype=torch.float64)
-    torch.testing.assert_close(estimators.central_difference(pairs, u, MU)[0], torch.tensor([0.25, 0.0, -0.25]).double())
+    torch.testing.assert_close(
+        estimators.central_difference(pairs, u, MU)[0], torch.tensor([0.25, 0.0, -0.25]).double()
+    )
 
 
 def test_gradients_flow_through_directions_only() -> None:

@@ -1,4 +1,4 @@
-"""What the guided ZO-LSTM promises: exact along its guesses, blind to scale and offset, the same for all coordinates."""
+"""What the guided ZO-LSTM promises: exact along its guesses, blind to scale and offset, coordinates alike."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from problems import Bowls, Linear
 
+from problems import Bowls, Linear
 from zoracle.directions import gaussian
 from zoracle.errors import InputError
 from zoracle.objectives.base import Objective

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import Bowls
 
+from problems import Bowls
 from zoracle.errors import BudgetError, InputError
 from zoracle.objectives.base import Objective
 from zoracle.oracle import Oracle

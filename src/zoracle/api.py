@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ from zoracle import __version__
 from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
 from zoracle.checkpoint import resolve
-from zoracle.errors import InputError
+from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.fingerprint import optimizer_config, tensor_hash
 from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
 from zoracle.keyed import START_STREAM, normal
@@ -150,6 +151,11 @@ def minimize(
     else:
         kind = _like(x0) if framework == "auto" else framework
         objective = CallableObjective(f, start.shape[1], start.shape[0], framework=kind)
+    if chosen.order and not objective.differentiable:
+        raise InputError(
+            f"optimizer {type(chosen).__name__} is fed true gradients, and f has only values; expected one that needs "
+            "none, zo-lstm say"
+        )
     inner = Rescaled(objective, scale=scale, bounds=limits)
     key = as_ids(ids, start.shape[0])
     state, trajectory = resumable_rollout(
@@ -177,7 +183,7 @@ def minimize(
         bounds=None if limits is None else Bounds(limits.low / scale, limits.high / scale),
         final=Purpose.OPTIMISE,
         finite_start=True,
-        on_step=on_step,
+        on_step=_watch_resolution(start.dtype, on_step),
     )
     best, last = (to_user(inner.original(x)) for x in (trajectory.best_point, state.x.detach().cpu()))
     reasons = _reasons(trajectory, has_budget=True)
@@ -324,6 +330,27 @@ def _reasons(trajectory: Trajectory, *, has_budget: bool) -> list[StopReason]:
     """Why each problem stopped; a caller who gave a budget and no steps is not told of steps."""
     reasons = [StopReason(int(reason)) for reason in trajectory.reason]
     return [StopReason.BUDGET if has_budget and reason is StopReason.STEPS else reason for reason in reasons]
+
+
+def _watch_resolution(dtype: torch.dtype, on_step: Callable[[Step], None] | None) -> Callable[[Step], None]:
+    """Warns where a first step's values are all the same: f computes in a coarser type than its points have."""
+    first = True
+
+    def watch(step: Step) -> None:
+        nonlocal first
+        loss = step.evaluation.loss
+        if first and loss.shape[1] > 2 and bool((loss == loss[:, :1]).all()):
+            warnings.warn(
+                f"all values of the first step are the same: f is flat here, or computes in a coarser type than "
+                f"its points, which are {dtype}; give float32 points, or a larger smoothing parameter, mu=1e-5 say",
+                MuTooSmallWarning,
+                stacklevel=2,
+            )
+        first = False
+        if on_step is not None:
+            on_step(step)
+
+    return watch
 
 
 def _optimizer(optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any]) -> Optimizer[Any, Any]:

@@ -129,7 +129,8 @@ def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, 
         if wanted.count(name) > 1:
             raise InputError(f"--optimizers names {name} more than once; expected each once")
         loaded = resolve(name, task_name)
-        label = loaded.metadata.get("shipped") or (name if name == loaded.metadata.get("name") else _folder(name))
+        named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
+        label = name if named else _folder(name)
         # Folders of one name under different parents; which is which is in the config, by the hash of the weights.
         unique, number = str(label), 2
         while unique in chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
@@ -45,3 +46,4 @@ def command(
         chosen = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
         console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
         write_tuned(out, records)
+    shutil.rmtree(out.with_suffix(".pieces"), ignore_errors=True)  # what an interrupted search would go on from

@@ -27,7 +27,7 @@ from zoracle.types import Evaluation, Purpose, Trajectory
 OnProgress = Callable[[int, int], None]
 
 _FORMAT = "zoracle-result"
-_CHECKPOINT_SECONDS = 10.0
+_CHECKPOINT_SECONDS = 2.0
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import torch
@@ -17,6 +17,11 @@ from zoracle.types import Key, Queries
 
 #: Where standard directions come from: a key of B problems, q, and a tensor (B, d) whose type and device they take.
 DirectionSource = Callable[[Key, int, Tensor], Tensor]
+
+
+#: A number that has to be positive, and one that is a share.
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from zoracle.directions import complement, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine
 from zoracle.keyed import mix, normal
-from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, SamplingConfig, Start
+from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Hidden, rowwise
 from zoracle.types import Key, Queries
 
@@ -39,9 +39,9 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
 
     guesses: int = 4
     hidden: int = 12
-    step_size: float = 0.02
-    last_step: float = 0.03
-    cap: float = 5.0
+    step_size: Positive = 0.02
+    last_step: Share = 0.03
+    cap: Positive = 5.0
     horizon: int = 200
     weight_seed: int = 0
 
@@ -141,6 +141,11 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         if not 1 <= made.guesses <= 4 or made.guesses > made.num_directions:
             raise InputError(
                 f"guesses is {made.guesses} of {made.num_directions} directions; expected 1 .. 4, and no more than q"
+            )
+        if made.difference != "forward" or made.control_variate:
+            raise InputError(
+                f"difference is {made.difference!r}, control_variate {made.control_variate}; this optimizer's estimate "
+                "is made of plain forward differences, expected 'forward' and false"
             )
         return made
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import DescentOptimizer, SamplingConfig, Start
+from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.types import Key
 
 
@@ -21,10 +21,10 @@ class ZOAdamConfig(SamplingConfig, frozen=True, kw_only=True):
         eps: added to the root of the latter.
     """
 
-    lr: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.996
-    eps: float = 1e-8
+    lr: Positive | None = None
+    beta1: Share = 0.9
+    beta2: Share = 0.996
+    eps: Positive = 1e-8
 
 
 class ZOAdamState(NamedTuple):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoracle import directions
+from zoracle.errors import InputError
 from zoracle.keyed import mix, uniform
-from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, SamplingConfig, Start
+from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Hidden
 from zoracle.types import Key, Queries
 
@@ -38,11 +39,11 @@ class ZOLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     query: Literal["learned", "gaussian", "guided-es"] = "learned"
     update: Literal["learned", "sgd"] = "learned"
     gradient: Literal["estimate", "true"] = "estimate"
-    sampling_probability: float = 0.5
-    lr: float | None = None
+    sampling_probability: Share = 0.5
+    lr: Positive | None = None
     hidden: int = 10
     head_scale: float = 0.1
-    guided_alpha: float = 0.5
+    guided_alpha: Share = 0.5
     guided_scaling: Literal["published", "balanced"] = "balanced"
     weight_seed: int = 0
 
@@ -91,6 +92,14 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
     """
 
     Config = ZOLSTMConfig
+
+    @classmethod
+    def checked(cls, config: ZOLSTMConfig | None, settings: dict[str, Any]) -> ZOLSTMConfig:
+        """A config whose settings go together."""
+        made = super().checked(config, settings)
+        if made.query == "guided-es" and made.directions != "gaussian":
+            raise InputError(f"directions is {made.directions!r}; Guided-ES draws its own, expected 'gaussian'")
+        return made
 
     def __init__(
         self, config: ZOLSTMConfig | None = None, *, source: DirectionSource | None = None, **settings: Any

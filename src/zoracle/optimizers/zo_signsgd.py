@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import DescentOptimizer, SamplingConfig, Start
+from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Start
 from zoracle.types import Key
 
 
@@ -17,7 +17,7 @@ class ZOSignSGDConfig(SamplingConfig, frozen=True, kw_only=True):
         lr: step size a coordinate; None takes 8 / d, which the public code of Ruan et al. uses on MNIST.
     """
 
-    lr: float | None = None
+    lr: Positive | None = None
 
 
 class ZOSignSGDState(NamedTuple):

@@ -139,4 +139,8 @@ def load_network(
             f"expected {wanted.get(name, 'no such tensor')}"
         )
     module.load_state_dict(tensors, strict=False)
-    return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    module = module.to(device=device, dtype=dtype)
+    if dtype == torch.float32:
+        # The paper's MNIST network answers twice as fast on a CPU; in float64 there are no kernels for it.
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.eval().requires_grad_(False)
