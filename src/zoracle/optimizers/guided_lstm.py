@@ -19,7 +19,7 @@ from zoracle.types import Key, Queries
 #: Initial rates of the memories, running means of the estimates.
 RATES = (0.5, 0.12, 0.03)
 _FEATURES = len(RATES) + 6
-_SCALARS = 6
+_SCALARS = 7
 _TINY = 1e-12
 _FIRST = 1  # stream of the guesses before the first estimate
 
@@ -70,6 +70,10 @@ class GuidedLSTMState(NamedTuple):
     """(B, d) the last estimate."""
     loss: Tensor
     """(B,) the last iterate's loss."""
+    first_loss: Tensor
+    """(B,) the first iterate's loss."""
+    lowest: Tensor
+    """(B,) the lowest loss of an iterate."""
     norm: Tensor
     """(B,) running mean of the estimates' norms."""
     first_norm: Tensor
@@ -174,6 +178,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             step=zero.clone(),
             gradient=zero.clone(),
             loss=x.new_zeros(b),
+            first_loss=x.new_zeros(b),
+            lowest=x.new_zeros(b),
             norm=x.new_zeros(b),
             first_norm=x.new_zeros(b),
             hidden=self.rnn.start(zero),
@@ -205,10 +211,12 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         eta = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
         away = state.x - state.origin
 
+        first_loss = torch.where(started, state.first_loss, loss)
+        lowest = torch.where(started, torch.minimum(state.lowest, loss), loss)
         norm = gradient.norm(dim=1)
         first_norm = torch.where(started, state.first_norm, norm.detach())
         mean_norm = torch.where(started, 0.9 * state.norm + 0.1 * norm.detach(), norm.detach())
-        scalars = self._scalars(state, loss, norm, mean_norm, first_norm, _rms(away).squeeze(1), eta, started)
+        scalars = self._scalars(state, loss, first_loss - lowest, norm, mean_norm, first_norm, away, eta, started)
         explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
         scalars = torch.cat((scalars, explained), dim=1)
 
@@ -235,6 +243,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             step=step,
             gradient=gradient,
             loss=loss,
+            first_loss=first_loss,
+            lowest=lowest,
             norm=mean_norm,
             first_norm=first_norm,
             hidden=hidden,
@@ -244,6 +254,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         self,
         state: GuidedLSTMState,
         loss: Tensor,
+        dropped: Tensor,
         norm: Tensor,
         mean_norm: Tensor,
         first_norm: Tensor,
@@ -251,17 +262,18 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         eta: Tensor,
         started: Tensor,
     ) -> Tensor:
-        """How it goes, (B, 6): time, twice; what the last step won; norms against earlier ones; the way gone."""
+        """How it goes, (B, 7): time, twice; what the last step won, twice; norms against earlier ones; the way gone."""
         progress = (state.key.step.to(loss) / state.horizon.to(loss)).clamp(max=1)
-        promised = (state.gradient * state.step).sum(1).abs() * self.config.step_size
-        won = torch.where(started, (loss - state.loss) / promised.clamp(min=_TINY), 0.0)
+        change = torch.where(started, loss - state.loss, 0.0)
+        promised = (state.gradient * state.step).sum(1).abs() * eta
         columns = (
             2 * progress - 1,
             2 * torch.exp(-25 * progress) - 1,
-            won.clamp(-2, 2),
+            (change / promised.clamp(min=_TINY)).clamp(-2, 2),
+            (50 * change / dropped.clamp(min=_TINY)).clamp(-2, 2),
             0.5 * (norm / first_norm.clamp(min=_TINY) + 1e-4).log().clamp(-4, 4),
             (norm / mean_norm.clamp(min=_TINY) + 1e-3).log().clamp(-2, 2),
-            0.5 * (away / eta + 1e-2).log(),
+            0.5 * (_rms(away).squeeze(1) / eta + 1e-2).log(),
         )
         return torch.stack(columns, dim=1)
 
