@@ -265,7 +265,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         """How it goes, (B, 7): time, twice; what the last step won, twice; norms against earlier ones; the way gone."""
         progress = (state.key.step.to(loss) / state.horizon.to(loss)).clamp(max=1)
         change = torch.where(started, loss - state.loss, 0.0)
-        promised = (state.gradient * state.step).sum(1).abs() * eta
+        # Without its graph: where little was promised, the quotient's gradient would drown every other.
+        promised = (state.gradient * state.step).sum(1).abs().detach() * eta
         columns = (
             2 * progress - 1,
             2 * torch.exp(-25 * progress) - 1,
