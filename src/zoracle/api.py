@@ -107,7 +107,7 @@ def minimize(
             value that is NaN or infinite is survived and counted; a first step without any other is an error.
         x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64.
         budget: points that each run may evaluate; never passed.
-        optimizer: a name, a folder, or an optimizer.
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means the one trained on quadratics here.
         bounds: lowest and highest value of every coordinate. f sees no point outside: points are clipped, and the
             iterate is brought back after each step.
         scale: by how much a coordinate typically has to change, the unit in which optimizers step; with bounds
@@ -134,7 +134,8 @@ def minimize(
         (2100, 'BUDGET', True)
     """
     start, single, to_user = as_points(x0)
-    chosen = _optimizer(optimizer, settings)
+    # The general one: those trained on attacks have habits, to undo displacements say, that serve nothing else.
+    chosen = _optimizer(optimizer, settings, "quadratic")
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
     if not 0 < scale < math.inf:
@@ -353,11 +354,13 @@ def _watch_resolution(dtype: torch.dtype, on_step: Callable[[Step], None] | None
     return watch
 
 
-def _optimizer(optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any]) -> Optimizer[Any, Any]:
+def _optimizer(
+    optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any], task: str | None = None
+) -> Optimizer[Any, Any]:
     if isinstance(optimizer, Optimizer):
         if settings:
             raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
         return optimizer
     if not isinstance(optimizer, str | Path):
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
-    return resolve(str(optimizer), **settings).optimizer
+    return resolve(str(optimizer), task, **settings).optimizer

@@ -175,10 +175,11 @@ def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
 #: What a terminal shows of COLUMNS, and its headings.
 _BRIEF = {
     "ratio": "ratio ± 95 %",
-    "success_final": "success\nfinal",
+    "success_final": "success\nat end",
+    "success_ever": "ever",
     "queries_to_success_mean": "queries to\nsuccess",
     "l1": "l1",
-    "queries_per_problem": "queries\nspent",
+    "queries_per_problem": "spent",
     "seconds": "s",
 }
 

@@ -45,7 +45,7 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 
 The weights are those that did best on {validation.problems} problems of the `valid` split, by real queries
 ({validation.steps} steps, validated every {validation.every} unrolls): mean final / initial loss
-{provenance["validation_ratio"]:.4f}. That number chose them, so it flatters them; the test score is the one to quote.
+{provenance["validation_ratio"]:.4g}. That number chose them, so it flatters them; the test score is the one to quote.
 
 ## Use
 

@@ -1,0 +1,51 @@
+"""The trained optimizers that come with the package."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import zoracle
+from zoracle.checkpoint import CARD, load_optimizer, resolve, shipped
+from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.metrics import paired
+from zoracle.metatrain import config as configs
+from zoracle.optimizers.base import with_settings
+from zoracle.optimizers.guided_lstm import GuidedLSTM
+from zoracle.optimizers.registry import make
+from zoracle.tasks import task
+
+
+def test_they_are_there_with_their_cards_and_recipes() -> None:
+    assert set(shipped()) == {"zo-lstm-digits", "zo-lstm-mnist", "zo-lstm-quadratic"}
+    for name, folder in shipped().items():
+        loaded = load_optimizer(folder)
+        assert isinstance(loaded.optimizer, GuidedLSTM)
+        training = loaded.metadata["training"]
+        # The weights were trained by the recipe that is committed beside them.
+        recipe = (folder.parents[1].parent / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        assert training["config"] == configs.msgspec.json.decode(configs.msgspec.json.encode(configs.parse(recipe)))
+        card = (folder / CARD).read_text(encoding="utf-8")
+        assert f"{training['validation_ratio']:.4g}" in card
+
+
+def test_the_plain_name_means_the_task_at_hand() -> None:
+    assert resolve("zo-lstm", "digits").metadata["shipped"] == "zo-lstm-digits"
+    assert resolve("zo-lstm", "quadratic").metadata["shipped"] == "zo-lstm-mnist"
+    assert not any(p.requires_grad for p in zoracle.load("zo-lstm").parameters())  # type: ignore[attr-defined]
+    assert zoracle.load("zo-lstm-digits", num_directions=7).queries_per_step == 8
+
+
+def test_it_beats_tuned_zo_sgd_on_validation_digits() -> None:
+    digits = task("digits")
+    ids = digits.ids("valid")[:20]
+    learned = evaluate(resolve("zo-lstm", "digits").optimizer, digits, ids)
+    baseline = evaluate(with_settings(make("zo-sgd"), lr=0.0078125), digits, ids)
+    assert paired(baseline, learned)["ratio"].low > 0
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e4])
+def test_it_minimises_what_it_was_not_trained_on(factor: float) -> None:
+    found = zoracle.minimize(lambda x: factor * ((x - 0.1) ** 2).sum(1), torch.zeros(50), budget=4200)
+    assert found.value < 0.02 * factor * 0.5
+    assert found.queries <= 4200
