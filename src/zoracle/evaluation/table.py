@@ -166,7 +166,7 @@ def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
         for j, _ in columns:
             text = Text(line[j].text, style="bold green" if line[j].best else "")
             if COLUMNS[j][1] == "ratio" and row.ratio is not None and row.ratio_high is not None:
-                text.append(f" ±{row.ratio_high - row.ratio:.4f}", style="not bold dim")
+                text.append(f" ±{_number(row.ratio_high - row.ratio, '.4f')}", style="not bold dim")
             texts.append(text)
         table.add_row(*texts)
     return table
@@ -234,7 +234,12 @@ def _finite(value: float) -> float | None:
 
 
 def _text(value: float | None, digits: str) -> str:
-    return "-" if value is None else format(value, digits)
+    return "-" if value is None else _number(value, digits)
+
+
+def _number(value: float, digits: str) -> str:
+    """As the column asks; a ratio too small for its four decimals gets two significant digits instead."""
+    return f"{value:.2g}" if digits == ".4f" and 0 < abs(value) < 1e-3 else format(value, digits)
 
 
 def _interval(row: Row, key: str) -> str:
@@ -242,7 +247,7 @@ def _interval(row: Row, key: str) -> str:
     if low is None or high is None:
         return ""
     digits = next(column[3] for column in COLUMNS if column[1] == key)
-    return f"[{low:{digits}}, {high:{digits}}]"
+    return f"[{_number(low, digits)}, {_number(high, digits)}]"
 
 
 def _plain(label: str) -> str:

@@ -49,7 +49,7 @@ The weights are those that did best on {validation.problems} problems of the `va
 
 ## Use
 
-It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, on
-problems whose coordinates have to change by about a tenth of one. Other problems want `scale=` in `zoracle.minimize`.
-It knows nothing of other tasks: compare it with tuned baselines before relying on it there.
+It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, and on
+this task only: compare it with tuned baselines before relying on it elsewhere. It steps in units of x; where
+coordinates have to change by much more or less than in training, give `scale=` to `zoracle.minimize`.
 """
