@@ -9,7 +9,8 @@ import torch
 
 from zoracle.checkpoint import resolve
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.metrics import summarise
+from zoracle.evaluation.metrics import paired, summarise
+from zoracle.evaluation.result import Result
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.registry import make
 from zoracle.tasks import task
@@ -24,15 +25,23 @@ def optimizer(name: str) -> Optimizer:
     return make("zo-sgd", lr=8 / 784) if name == "zo-sgd" else resolve(name, "mnist").optimizer
 
 
-@pytest.mark.parametrize("name", ["zo-sgd", "zo-lstm"])
-def test_float32_with_its_default_mu_ends_where_float64_does(name: str) -> None:
+def both_types(name: str) -> tuple[Result, Result]:
     mnist = task("mnist")
     ids = mnist.ids("valid")[:20]
-    final = {
-        dtype: summarise(evaluate(optimizer(name), mnist, ids, steps=200, dtype=dtype)).final_loss.mean
-        for dtype in (torch.float32, torch.float64)
-    }
-    assert final[torch.float32] == pytest.approx(final[torch.float64], rel=0.01)
+    single, double = (evaluate(optimizer(name), mnist, ids, steps=200, dtype=t) for t in (torch.float32, torch.float64))
+    return single, double
+
+
+def test_float32_with_its_default_mu_ends_where_float64_does() -> None:
+    single, double = (summarise(result).final_loss.mean for result in both_types("zo-sgd"))
+    assert single == pytest.approx(double, rel=0.01)
+
+
+def test_float32_does_not_cost_the_learned_optimizer_anything() -> None:
+    # Its steps depend on its past in so many ways that rounding decides where each image ends: the mean over 20 images
+    # differed by -6.4 to +1.7 % between the types, seed by seed. A loss of more than 1 % must not show in that noise.
+    single, double = both_types("zo-lstm")
+    assert paired(single, double)["ratio"].low < 0.01 * summarise(double).ratio.mean
 
 
 def test_the_shipped_optimizer_beats_the_published_one_on_validation_images() -> None:
