@@ -11,7 +11,7 @@ digits = task("digits")
 train = digits.pictures(digits.ids("train"))
 test = digits.pictures(digits.ids("test")[:10])
 
-torch.manual_seed(0)
+torch.manual_seed(0)  # for the weights of this model; zoracle itself never uses the global generator
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 adam = torch.optim.Adam(model.parameters(), lr=1e-2)
 for _ in range(100):

@@ -16,6 +16,8 @@ from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.trainer import CHECKPOINT, Trainer
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.registry import make
+from zoracle.oracle import Oracle
+from zoracle.rollout import take_step
 from zoracle.state import detach
 from zoracle.tasks.base import Task
 from zoracle.types import Evaluation, Key, Purpose
@@ -117,6 +119,30 @@ def test_one_segment_is_full_back_propagation(form) -> None:
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
         assert float(gradient.norm()) > 0
+
+
+def test_shaped_weights_and_the_displacement_are_what_they_say() -> None:
+    optimizer, oracle = trainable(), TrainingOracle(Bowls(3, DIM))
+    loss = MetaLoss(
+        form="log", weights="shaped", base=0.5, late=3.0, early=2.0, early_steps=2, last=7.0, eps=0.1, penalty=0.0,
+        displacement=0.2,
+    )  # fmt: skip
+    xs = []
+    state = optimizer.init(START, seed=1, horizon=6)
+    for first in (0, 3):  # the second segment's weights go on where the first one's ended
+        segment = loss.segment(optimizer, oracle, state, 3, problem=ROWS, first=first, horizon=6, origin=START)
+        t = torch.arange(first, first + 3, dtype=torch.float64)
+        w = 0.5 + 3.0 * ((t + 1) / 6) ** 2 + 2.0 * (t < 2) + 7.0 * (t == 5)
+        expected = (w.unsqueeze(1) * torch.log(segment.losses.detach() + 0.1)).sum(0).mean() / 3
+        by_hand, one = [], state
+        for _ in range(3):
+            _, _, one = take_step(optimizer, Oracle(Bowls(3, DIM)), one, ROWS)
+            by_hand.append((one.x - START).abs().sum(1))
+        expected = expected + 0.2 * torch.stack(by_hand).mean()
+        torch.testing.assert_close(segment.value.detach(), expected.detach(), rtol=1e-9, atol=1e-12)
+        state = detach(segment.state)
+        xs.append(state.x)
+    assert not torch.equal(xs[0], xs[1])
 
 
 def test_truncation_is_detaching_the_state() -> None:

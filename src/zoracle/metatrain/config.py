@@ -69,7 +69,8 @@ class Validation(_Checked, frozen=True, kw_only=True):
         every: unrolls between two validations; the end of a stage is always validated.
         steps: steps of a validation run.
         seeds: runs of each problem.
-        settings: settings of the optimizer that hold in validation ({sampling_probability = 0.5}).
+        settings: settings of the optimizer that hold in validation, on top of the stage's
+            ({sampling_probability = 0.5}, say, where the stage has 1).
     """
 
     problems: int = 20

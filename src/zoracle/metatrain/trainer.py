@@ -217,8 +217,7 @@ class Trainer:
         ids = self.task.ids("valid")[: config.problems]
         trained = self._weights()
         self.module.load_state_dict(self.ema)
-        settings = {key: value for key, value in stage.settings.items() if key != "sampling_probability"}
-        optimizer = with_settings(self.optimizer, **{**settings, **config.settings})
+        optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
         objective = self.task.objective(ids, dtype=self.dtype)
         ratios = []
         for repeat in range(config.seeds):

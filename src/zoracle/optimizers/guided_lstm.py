@@ -30,8 +30,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     Attributes:
         guesses: G, how many of the q directions lie along guesses of the gradient, 1 to 4.
         hidden: hidden size of the LSTM.
-        step_size: eta, largest size of a coordinate's first step, in units of x.
-        last_step: share of it that is left at the end of the run.
+        step_size: eta at the start, the unit that steps are made in, in units of x.
+        last_step: share of it that is left at the end of the run, where it falls to linearly.
         cap: longest step of a coordinate in units of eta.
         horizon: steps that the schedule is stretched over where the run does not say how many it will take.
         weight_seed: keys the initial weights.
@@ -96,7 +96,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
 
     One coordinatewise LSTM sees the estimate, three gated running means of it, the displacement from the start and
     the last step, each divided by its root mean square over the coordinates, and scalars that say how it goes (time,
-    what the last step won of what was promised, norms against earlier ones, how much each guess explained). Its heads
+    what the last step won of what was promised and of all won so far, norms against earlier ones, how much each guess
+    explained). Its heads
     are UpdateRNN's (direction and length of the step, and how much of the displacement to take back) and QueryRNN's
     (the guesses, sigma). A problem times a constant, or plus one, gives the same steps.
 
