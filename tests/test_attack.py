@@ -219,3 +219,83 @@ def test_wrong_points():
         attack().evaluate(POINTS[:, :19], PROBLEM)
     with pytest.raises(InputError, match=r"problem out of range: expected 0 \.\. 2"):
         attack().evaluate(POINTS, PROBLEM + 1)
+
+
+def ball(norm: str, eps: float, **settings) -> Attack:
+    return attack(norm=norm, eps=eps, **settings)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.7), ("l2", 100.0), ("linf", 5.0)])
+def test_in_a_ball_images_stay_in_it_and_in_range(norm, eps):
+    objective = ball(norm, eps)
+    adversarial = objective.adversarial(POINTS, PROBLEM)
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    length = objective.distances(POINTS, PROBLEM)[norm]
+    assert (length <= eps * (1 + 1e-12)).all()
+    if eps < 1:
+        assert (length > 0.99 * eps).any(), "or the ball was never reached"
+    inside = objective.project(POINTS, PROBLEM)
+    again = objective.project(inside, PROBLEM)
+    torch.testing.assert_close(again, inside, rtol=1e-14, atol=1e-15)
+    x = IMAGES[PROBLEM].flatten(1)
+    torch.testing.assert_close(x + inside, adversarial.flatten(1), rtol=1e-14, atol=1e-15)
+    if norm == "linf":
+        assert torch.equal(inside, POINTS.clamp(-eps, eps).minimum(1 - x).maximum(-x))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_in_a_ball_the_loss_is_the_gap_alone(norm):
+    objective = ball(norm, 0.3, confidence=0.1)
+    far = attack(c=0.0, confidence=0.1)
+    inside = objective.project(POINTS, PROBLEM)
+    found, wanted = objective.evaluate(POINTS, PROBLEM), far.evaluate(inside, PROBLEM)
+    torch.testing.assert_close(found.loss, wanted.loss)
+    assert torch.equal(found.success, wanted.success)
+    assert objective.constrained
+    assert not far.constrained
+    assert torch.equal(far.project(POINTS, PROBLEM), POINTS)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.5)])
+def test_the_gradient_in_a_ball_is_that_of_the_projected_point(norm, eps):
+    objective = ball(norm, eps)
+    _, gradient = objective.gradient(POINTS, PROBLEM)
+    h = 1e-6
+    for j in (0, 7, 19):
+        e = torch.zeros(20, dtype=torch.float64)
+        e[j] = h
+        up, down = objective.evaluate(POINTS + e, PROBLEM).loss, objective.evaluate(POINTS - e, PROBLEM).loss
+        torch.testing.assert_close(gradient[:, j], (up - down) / (2 * h), rtol=1e-4, atol=1e-6)
+
+
+def test_the_space_of_an_attack():
+    rows = torch.tensor([2, 0])
+    x = IMAGES[rows].flatten(1)
+    free, small, round_ = attack(), ball("linf", 0.1), ball("l2", 0.4)
+    space = free.space(rows, POINTS)
+    assert torch.equal(space.low, -x)
+    assert torch.equal(space.high, 1 - x)
+    assert space.radius.isinf().all()
+    assert space.shape.tolist() == [[1, 4, 5], [1, 4, 5]]
+    space = small.space(rows, POINTS.float())
+    assert space.low.dtype is torch.float32
+    assert space.low.min() == -torch.tensor(0.1)
+    assert (space.high <= 0.1).all()
+    space = round_.space(rows, POINTS)
+    assert space.radius.tolist() == [0.4, 0.4]
+    assert torch.equal(space.high, 1 - x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "linf"}, "there is no eps"),
+        ({"norm": "l1", "eps": 1.0}, "norm is 'l1'; expected one of l2, linf"),
+        ({"norm": "l2", "eps": 0.0}, "eps is 0.0; expected a positive number"),
+        ({"norm": "l2", "eps": float("nan")}, "eps is nan"),
+    ],
+)
+def test_unusable_balls(settings, message):
+    with pytest.raises(InputError, match=message):
+        attack(**settings)

@@ -7,6 +7,7 @@ import torch
 
 from zoracle.errors import InputError
 from zoracle.objectives.base import Bounds, Objective
+from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
 from zoracle.rollout import blank, rollout, take_step
@@ -169,10 +170,11 @@ def test_without_a_graph_nothing_of_one_is_left():
     assert not state.x.requires_grad
 
 
-def test_bounds_bring_iterates_back():
+def test_iterates_of_a_constrained_objective_are_brought_back():
     shown = []
     optimizer, state = begin(Scripted(), lr=10.0)
-    rollout(optimizer, Oracle(Scripted()), state, 3, bounds=Bounds(-2, 2), on_step=lambda s: shown.append(s.state.x))
+    bounded = Rescaled(Scripted(), bounds=Bounds(-2, 2))
+    rollout(optimizer, Oracle(bounded), state, 3, on_step=lambda s: shown.append(s.state.x))
     assert all(bool((x.abs() <= 2).all()) for x in shown)
     assert any(bool((x.abs() == 2).any()) for x in shown), "or the test would show nothing"
 

@@ -19,8 +19,8 @@ from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.fingerprint import optimizer_config, tensor_hash
 from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, Outputs
-from zoracle.objectives.base import Bounds, Objective
+from zoracle.objectives.attack import Attack, Norm, Outputs, default_start_std
+from zoracle.objectives.base import Objective
 from zoracle.objectives.callable import CallableObjective
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer
@@ -181,7 +181,6 @@ def minimize(
         seed=seed,
         problem=key,
         target=target,
-        bounds=None if limits is None else Bounds(limits.low / scale, limits.high / scale),
         final=Purpose.OPTIMISE,
         finite_start=True,
         on_step=_watch_resolution(start.dtype, on_step),
@@ -204,22 +203,24 @@ def attack(
     optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
     targets: Array | None = None,
     c: float = 0.1,
-    norm: Literal["l1", "l2"] = "l1",
+    norm: Norm = "l1",
+    eps: float | None = None,
     confidence: float = 0.0,
     outputs: Outputs = "logits",
     stop_on_success: bool = False,
     seed: int = 0,
     ids: Sequence[int] | Array | None = None,
-    start_std: float = 1e-4,
+    start_std: float | None = None,
     framework: Literal["auto", "numpy", "torch"] = "auto",
     chunk: int | None = None,
     checkpoint: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
     **settings: Any,
 ) -> AttackResult:
-    """Look for small perturbations that change what a model says, by calling it only.
+    """Look for perturbations that change what a model says, by calling it only: small ones, or any within a ball.
 
-    Minimises max(log p_y - max_j log p_j + confidence, 0) + c * ||clip(x + delta, 0, 1) - x|| for each image.
+    Minimises max(log p_y - max_j log p_j + confidence, 0) + c * ||clip(x + delta, 0, 1) - x|| for each image; with
+    ``eps`` the first term alone, over perturbations of that norm at most.
 
     Args:
         model: a torch module, a :class:`BlackBox`, or a function of a batch of images. Outputs that are NaN are
@@ -231,13 +232,14 @@ def attack(
         optimizer: a name, a folder, or an optimizer.
         targets: (P,) classes to reach; None for any other than the label.
         c: weight of the distance.
-        norm: "l1" or "l2".
+        norm: "l1" or "l2"; of a ball "l2" or "linf".
+        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: by how much the wrong class has to lead, in nats.
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
         stop_on_success: leave an image at its first success instead of making the perturbation smaller.
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
-        start_std: standard deviation of the starting perturbations.
+        start_std: standard deviation of the starting perturbations; None takes 1e-4, and 0 in a ball.
         framework: what a model that is a plain function takes; "auto" gives it what images are.
         chunk: images in one call of the model at most.
         checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
@@ -257,6 +259,7 @@ def attack(
     steps = whole("steps", steps)
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
+    start_std = default_start_std(eps) if start_std is None else start_std
     if not 0 <= start_std < math.inf:
         raise InputError(f"start_std is {start_std}; expected a number of at least 0")
     x = as_tensor("images", images)
@@ -266,7 +269,7 @@ def attack(
         box = as_black_box(model)
     else:
         box = PythonFunction(model, framework=_like(images) if framework == "auto" else framework)
-    objective = Attack(box, x, y, c=c, norm=norm, targets=wanted, confidence=confidence, outputs=outputs)
+    objective = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])
     start = start_std * normal(Key.start(seed, key), (objective.dim,), START_STREAM, x.dtype)
@@ -288,6 +291,7 @@ def attack(
             "steps": steps,
             "c": c,
             "norm": norm,
+            "eps": eps,
             "confidence": confidence,
             "outputs": outputs,
             "stop_on_success": stop_on_success,

@@ -71,7 +71,9 @@ def resumable_rollout(
         BlackBoxError: a call failed, or no value of the first step was finite where one has to be.
         Interrupted: Ctrl-C; the last whole step is on disk.
     """
-    state = optimizer.init(x0, seed=seed, problem=problem, horizon=steps, scale=oracle.objective.scale)
+    objective = oracle.objective
+    space = objective.space(torch.arange(x0.shape[0]), x0)
+    state = optimizer.init(x0, seed=seed, problem=problem, horizon=steps, scale=objective.scale, space=space)
     trajectory = blank(steps, x0)
     fingerprint = json.loads(json.dumps(fingerprint))
     if path is not None and path.is_file():

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.objectives.base import Bounds
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
 from zoracle.state import assign, select
@@ -70,11 +69,13 @@ def rollout(
     keep_graph: bool = False,
     stop_on_success: bool = False,
     target: float | None = None,
-    bounds: Bounds | None = None,
     final: Purpose | None = Purpose.MONITOR,
     on_step: Callable[[Step], None] | None = None,
 ) -> tuple[S, Trajectory]:
     """Run an optimizer on B problems for a number of steps; problems that finish leave the batch.
+
+    Iterates of a constrained objective are brought back into its set after each step: it is flat outside, and an
+    iterate that left would see no slope to come back by.
 
     Args:
         optimizer: any optimizer.
@@ -86,8 +87,6 @@ def rollout(
         keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
-        bounds: iterates are brought back into these after each step. An objective that clips is flat outside them:
-            an iterate that left would see no slope to come back by.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
             the budget and left out for problems that cannot, or that stopped at a success or at the target; with
             None it is left out.
@@ -137,8 +136,9 @@ def rollout(
             if live.numel() == 0:
                 break
             queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
-            if bounds is not None:
-                running = running._replace(x=running.x.clamp(bounds.low, bounds.high))  # type: ignore[attr-defined]
+            if oracle.objective.constrained:
+                inside = oracle.objective.project(running.x, problem[live])  # type: ignore[attr-defined]
+                running = running._replace(x=inside)  # type: ignore[attr-defined]
             _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
             if not keep_graph:
                 _stop(record, live, evaluation, stop_on_success, target)

@@ -50,6 +50,19 @@ class Evaluation(NamedTuple):
     """(N,) bool: the point is a success (an adversarial example, say); None where the objective knows none."""
 
 
+class Space(NamedTuple):
+    """Where points of B problems may lie, for optimizers that make use of it. Tensors, so that a state can keep it."""
+
+    low: Tensor
+    """(B, d) lowest value of each coordinate; minus infinity where there is none."""
+    high: Tensor
+    """(B, d) highest value."""
+    radius: Tensor
+    """(B,) radius of the Euclidean ball around zero that points lie in as well; infinite where there is none."""
+    shape: Tensor
+    """(B, 3) int64: channels, height and width of a point as an image; (1, 1, d) where it is none."""
+
+
 class Queries(NamedTuple):
     """What an optimizer asks for at one step."""
 

@@ -8,12 +8,12 @@ import click
 import numpy as np
 import torch
 
-from zoracle.cli.options import Run, file_name, run_comparison, run_options
+from zoracle.cli.options import Run, file_name, run_comparison, run_options, task_for
 from zoracle.errors import InputError
 from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import write_npz
 from zoracle.objectives.attack import Attack
-from zoracle.tasks import Task, task
+from zoracle.tasks import Task
 
 
 @click.command("attack")
@@ -21,7 +21,7 @@ from zoracle.tasks import Task, task
 def command(**options: Any) -> None:
     """Attack the images of a task; write the adversarial images, a table, curves and a report."""
     run = Run(**options)
-    made = task(run.task)
+    made = task_for(run.task, run.threat, run.eps)
     if not isinstance(made.objective(made.ids(run.split)[:1]), Attack):
         raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
     comparison = run_comparison(run, made, title=f"Attack on {run.task}")

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from zoracle.cli.options import Run, run_comparison, run_options
-from zoracle.tasks import task
+from zoracle.cli.options import Run, run_comparison, run_options, task_for
 
 
 @click.command("compare")
@@ -15,4 +14,4 @@ from zoracle.tasks import task
 def command(**options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""
     run = Run(**options)
-    run_comparison(run, task(run.task))
+    run_comparison(run, task_for(run.task, run.threat, run.eps))

@@ -15,7 +15,8 @@ from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
 from zoracle.evaluation.compare import Comparison, compare
 from zoracle.optimizers.base import Optimizer
-from zoracle.tasks import Task, names
+from zoracle.tasks import Task, names, task
+from zoracle.tasks.image_attack import ImageAttackTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +37,46 @@ class Run(NamedTuple):
     batch: int | None
     dtype: str
     tune: bool = False
+    threat: str = "minimise"
+    eps: float | None = None
+
+
+#: What an attack may do: names of the command line, and the norm that each stands for.
+THREATS: dict[str, str] = {"minimise": "l1", "minimise-l2": "l2", "linf": "linf", "l2": "l2"}
+
+
+def threat_option() -> Callable[[F], F]:
+    """The option that says what an attack may do."""
+    return click.option(
+        "--threat",
+        type=click.Choice(list(THREATS)),
+        default="minimise",
+        show_default=True,
+        help="Small perturbations (in l1, or l2), or any within a ball of that norm.",
+    )
+
+
+def eps_option() -> Callable[[F], F]:
+    """The option that says how large the ball is."""
+    return click.option(
+        "--eps", type=click.FloatRange(min=0, min_open=True), help="Radius of the ball; by default the task's."
+    )
+
+
+def task_for(name: str, threat: str, eps: float | None) -> Task:
+    """The task of a name under a threat model.
+
+    Raises:
+        InputError: the task is no attack on images, or a radius is given where there is no ball.
+    """
+    if threat.startswith("minimise"):
+        if eps is not None:
+            raise InputError(f"--eps {eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
+        return task(name) if threat == "minimise" else task(name, norm=THREATS[threat])
+    plain = task(name)
+    if not isinstance(plain, ImageAttackTask):
+        raise InputError(f"--threat {threat} is for attacks on images, and task {name} is none")
+    return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps)
 
 
 def run_options(default_seeds: int, default_optimizers: str, *, out_required: bool = False) -> Callable[[F], F]:
@@ -44,6 +85,8 @@ def run_options(default_seeds: int, default_optimizers: str, *, out_required: bo
         click.option(
             "--task", default="digits", show_default=True, metavar="NAME", help=f"One of {', '.join(names())}."
         ),
+        threat_option(),
+        eps_option(),
         click.option(
             "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
         ),

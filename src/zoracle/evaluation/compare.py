@@ -348,7 +348,7 @@ def _same_task(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two tasks have the same settings; their files, a target trained again say, may differ."""
 
     def plain(config: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in config.items() if not key.endswith("_sha256")}
+        return {k: v for k, v in config.items() if not k.endswith("_sha256") and v is not None}
 
     return plain(one) == plain(other)
 

@@ -1,4 +1,4 @@
-"""The attack on a classifier as an objective, in the form of the paper."""
+"""The attack on a classifier as an objective: a small perturbation, or any within a ball."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from torch import Tensor
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.objectives.base import Objective
-from zoracle.types import Evaluation
+from zoracle.types import Evaluation, Space
 
+Norm = Literal["l1", "l2", "linf"]
 Outputs = Literal["logits", "probabilities", "log-probabilities"]
 
 #: Probabilities below this are read as this: a model that rounds one to zero would otherwise give an infinite loss.
 PROBABILITY_FLOOR = 1e-30
+
+
+def default_start_std(eps: float | None) -> float:
+    """Standard deviation of starting perturbations: 1e-4 as in the paper, off the kink of the distance; 0 in a ball.
+
+    A ball's attack has no such kink, and starts at the image itself.
+    """
+    return 1e-4 if eps is None else 0.0
 
 
 class Attack(Objective):
@@ -27,8 +36,12 @@ class Attack(Objective):
     .. math:: f(\delta) = \max(\log p_y - \max_{j \ne y} \log p_j + k, 0) + c\,\|x' - x\|
 
     and, where a target class t is given, :math:`\max(\max_{j \ne t} \log p_j - \log p_t + k, 0)` as its first term.
-    Points are flattened perturbations delta. They have no bounds of their own: any point is allowed, since clipping
-    happens inside, and the distance is that of the clipped image. Loss and success come from one call of the model.
+    With a radius ``eps`` the distance is no part of the loss. Instead the perturbation stays in the ball of that
+    radius in the l2 or linf norm: x' = x + P(delta), where P clips to the pixel range and the linf ball coordinate by
+    coordinate; an l2 ball is entered along the straight line to x, which keeps pixels in range.
+
+    Points are flattened perturbations delta. Any point is allowed, since clipping (and the ball) happen inside, and
+    the distance is that of the clipped image. Loss and success come from one call of the model.
     A point succeeds where the predicted class is another one than the label (is the target), by the gap at least.
 
     Args:
@@ -36,7 +49,8 @@ class Attack(Objective):
         images: (P, \*shape) in [0, 1].
         labels: (P,) integers, the true classes.
         c: weight of the distance, at least 0.
-        norm: distance, "l1" (sum) or "l2" (Euclidean) over the pixels.
+        norm: distance, "l1" (sum) or "l2" (Euclidean) over the pixels; of a ball, "l2" or "linf" (largest).
+        eps: radius of the ball; None asks for small perturbations instead, weighed by c.
         targets: (P,) integers, the classes to reach; None for any other than the label.
         confidence: k, in nats; at least 0.
         outputs: what the black box returns.
@@ -58,14 +72,15 @@ class Attack(Objective):
         labels: Tensor,
         *,
         c: float = 0.1,
-        norm: Literal["l1", "l2"] = "l1",
+        norm: Norm = "l1",
+        eps: float | None = None,
         targets: Tensor | None = None,
         confidence: float = 0.0,
         outputs: Outputs = "logits",
         num_classes: int | None = None,
     ) -> None:
         _check_images(images)
-        _check_choice("norm", norm, ("l1", "l2"))
+        _check_threat(norm, eps)
         _check_choice("outputs", outputs, ("logits", "probabilities", "log-probabilities"))
         _check_amount("c", c)
         _check_amount("confidence", confidence)
@@ -76,6 +91,8 @@ class Attack(Objective):
         self.differentiable = black_box.differentiable
         self.c = c
         self.norm = norm
+        self.eps = eps
+        self.constrained = eps is not None
         self.confidence = confidence
         self.outputs = outputs
         self.num_classes: int | None = None
@@ -102,6 +119,26 @@ class Attack(Objective):
         orders = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
         return {name: torch.linalg.vector_norm(adversarial - x, order, dim=1) for name, order in orders.items()}
 
+    def project(self, points: Tensor, problem: Tensor) -> Tensor:
+        """The perturbations (N, d) in the ball that points stand for; the points themselves where there is no ball."""
+        if self.eps is None:
+            return points
+        x = self._x[problem.to(self._x.device)].to(points)
+        return self._within(x, points)
+
+    def space(self, problem: Tensor, like: Tensor) -> Space:
+        """The pixel range of each coordinate, and the ball: (B, d) and (B,)."""
+        x = self._x[problem.to(self._x.device)].to(like)
+        reach = self.eps if self.eps is not None and self.norm == "linf" else torch.inf
+        radius = self.eps if self.eps is not None and self.norm == "l2" else torch.inf
+        channels, height, width = self.shape if len(self.shape) == 3 else (1, 1, self.dim)
+        return Space(
+            low=(-x).clamp(min=-reach),
+            high=(1 - x).clamp(max=reach),
+            radius=like.new_full((x.shape[0],), radius),
+            shape=torch.tensor([[channels, height, width]]).repeat(x.shape[0], 1),
+        )
+
     @torch.no_grad()
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
         """Predicted classes (N,) of the clipped images; one query a point, for the caller to count."""
@@ -113,14 +150,28 @@ class Attack(Objective):
         x, adversarial = self._pair(points, problem)
         log_p = self._log_probabilities(adversarial)
         gap = self._gap(log_p, problem)
-        distance = torch.linalg.vector_norm(adversarial - x, self._order, dim=1)
-        loss = (gap + self.confidence).clamp(min=0) + self.c * distance
+        loss = (gap + self.confidence).clamp(min=0)
+        if self.eps is None:
+            loss = loss + self.c * torch.linalg.vector_norm(adversarial - x, self._order, dim=1)
         # A gap of exactly zero is a tie, and no success even where no confidence is asked for.
         return Evaluation(loss, (gap < 0) & (gap + self.confidence <= 0))
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         x = self._x[problem.to(self._x.device)].to(points)
-        return x, (x + points).clamp(0, 1)
+        return x, (x + self._within(x, points)).clamp(0, 1)
+
+    def _within(self, x: Tensor, points: Tensor) -> Tensor:
+        """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball."""
+        if self.eps is None:
+            return points
+        reach = self.eps if self.norm == "linf" else 1.0
+        inside = torch.minimum(torch.maximum(points, (-x).clamp(min=-reach)), (1 - x).clamp(max=reach))
+        if self.norm == "linf":
+            return inside
+        length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)
+        # Towards zero, which lies in the pixel range: what is in range stays there.
+        share: Tensor = self.eps / length.clamp(min=torch.finfo(points.dtype).tiny)
+        return inside * share.clamp(max=1)
 
     def _gap(self, log_p: Tensor, problem: Tensor) -> Tensor:
         """How far a point is from success, (N,); negative where it succeeds. NaN outputs give NaN."""
@@ -174,6 +225,17 @@ def _check_images(images: Tensor) -> None:
         raise InputError(
             f"pixels range over [{low:g}, {high:g}]; expected [0, 1] (normalisation belongs into the black box)"
         )
+
+
+def _check_threat(norm: str, eps: float | None) -> None:
+    if eps is None:
+        if norm == "linf":
+            raise InputError("norm is 'linf' and there is no eps; give the radius of the ball, or norm l1 or l2")
+        _check_choice("norm", norm, ("l1", "l2"))
+        return
+    _check_choice("norm", norm, ("l2", "linf"))
+    if not (math.isfinite(eps) and eps > 0):
+        raise InputError(f"eps is {eps}; expected a positive number")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

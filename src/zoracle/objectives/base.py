@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.types import Evaluation
+from zoracle.types import Evaluation, Space
 
 
 class Bounds(NamedTuple):
@@ -32,6 +32,8 @@ class Objective(ABC):
         differentiable: whether :meth:`gradient` works.
         stochastic: whether the loss depends on the step (a mini-batch, say).
         scale: typical size of a coordinate; the smoothing parameter follows it.
+        constrained: whether :meth:`project` does anything. A constrained objective is flat outside its set, so the
+            loop brings iterates back into it after each step.
     """
 
     dim: int
@@ -40,6 +42,25 @@ class Objective(ABC):
     differentiable: bool = False
     stochastic: bool = False
     scale: float = 1.0
+    constrained: bool = False
+
+    def project(self, points: Tensor, problem: Tensor) -> Tensor:
+        """The feasible points (N, d) that points stand for; the points themselves where there is no constraint."""
+        return points
+
+    def space(self, problem: Tensor, like: Tensor) -> Space:
+        """Where points of these problems (B,) may lie, in the type and on the device of ``like``.
+
+        Without bounds everything is infinite, and a point is no image.
+        """
+        b = problem.shape[0]
+        low, high = (-torch.inf, torch.inf) if self.bounds is None else self.bounds
+        return Space(
+            low=like.new_full((b, self.dim), low),
+            high=like.new_full((b, self.dim), high),
+            radius=like.new_full((b,), torch.inf),
+            shape=torch.tensor([[1, 1, self.dim]]).repeat(b, 1),
+        )
 
     def evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None = None) -> Evaluation:
         """Losses of N points.

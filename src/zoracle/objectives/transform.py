@@ -6,7 +6,7 @@ from torch import Tensor
 
 from zoracle.errors import InputError
 from zoracle.objectives.base import Bounds, Objective
-from zoracle.types import Evaluation
+from zoracle.types import Evaluation, Space
 
 
 class Rescaled(Objective):
@@ -36,6 +36,24 @@ class Rescaled(Objective):
         self.differentiable = inner.differentiable
         self.stochastic = inner.stochastic
         self.scale = inner.scale
+        self.constrained = bounds is not None or inner.constrained
+
+    def project(self, points: Tensor, problem: Tensor) -> Tensor:
+        """Points y (N, d) whose x = s y is feasible."""
+        if self.limits is not None:
+            points = points.clamp(self.limits.low / self.factor, self.limits.high / self.factor)
+        if self.inner.constrained:
+            points = self.inner.project(points * self.factor, problem) / self.factor
+        return points
+
+    def space(self, problem: Tensor, like: Tensor) -> Space:
+        """Where y may lie."""
+        inner = self.inner.space(problem, like)
+        low, high, radius = (part / self.factor for part in (inner.low, inner.high, inner.radius))
+        if self.limits is not None:
+            low = low.clamp(min=self.limits.low / self.factor)
+            high = high.clamp(max=self.limits.high / self.factor)
+        return Space(low, high, radius, inner.shape)
 
     def original(self, points: Tensor) -> Tensor:
         """The points x (N, d) that points y stand for."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoracle import directions, estimators
 from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.types import Key, Queries
+from zoracle.types import Key, Queries, Space
 
 #: Where standard directions come from: a key of B problems, q, and a tensor (B, d) whose type and device they take.
 DirectionSource = Callable[[Key, int, Tensor], Tensor]
@@ -68,6 +68,8 @@ class Start(NamedTuple):
     """(B,) smoothing parameter."""
     horizon: Tensor
     """(B,) steps that the run is planned for; 0 where that is open."""
+    space: Space | None = None
+    """Where points may lie; None where the caller did not say."""
 
 
 S = TypeVar("S")
@@ -127,6 +129,7 @@ class Optimizer(ABC, Generic[S, C]):
         problem: Tensor | None = None,
         horizon: int | None = None,
         scale: float = 1.0,
+        space: Space | None = None,
     ) -> S:
         """The state before the first step.
 
@@ -136,9 +139,11 @@ class Optimizer(ABC, Generic[S, C]):
             problem: stable ids (B,) int64; by default 0 .. B - 1.
             horizon: steps that the run is planned for, for optimizers that follow a schedule.
             scale: typical size of a coordinate, which the default smoothing parameter follows.
+            space: where points may lie, for optimizers that need to know (``Objective.space`` tells).
 
         Raises:
-            InputError: wrong shape or type, or values that are not finite.
+            InputError: wrong shape or type, values that are not finite, or the optimizer needs a space that there is
+                not.
         """
         if x0.ndim != 2 or not x0.is_floating_point():
             raise InputError(f"x0 is {x0.dtype} {tuple(x0.shape)}; expected floating-point numbers (B, d)")
@@ -152,11 +157,16 @@ class Optimizer(ABC, Generic[S, C]):
         problem = torch.arange(b) if problem is None else problem
         if problem.shape != (b,):
             raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({b},), one id a row of x0")
+        if space is not None and (space.low.shape != x0.shape or space.shape.shape != (b, 3)):
+            raise InputError(
+                f"space is one of points {tuple(space.low.shape)}; expected one of {tuple(x0.shape)}, that of x0"
+            )
         start = Start(
             x=x0.detach().clone(),
             key=Key.start(seed, problem),
             mu=x0.new_full((b,), self._mu(x0.dtype, scale)),
             horizon=torch.full((b,), horizon or 0, dtype=torch.int64),
+            space=space,
         )
         return self._init(start)
 

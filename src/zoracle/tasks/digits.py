@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class DigitsAttack(ImageAttackTask):
     class_names = tuple("0123456789")
     white = 16
     own_c = 0.2
+    radii: ClassVar[dict[str, float]] = {"linf": 0.2, "l2": 1.0}
     defaults = TaskDefaults()
 
     def _split_file(self) -> Path:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, Outputs
+from zoracle.objectives.attack import Attack, Norm, Outputs, default_start_std
 from zoracle.tasks.base import SPLITS, Pictures, Task
 from zoracle.types import Key
 
@@ -45,9 +45,10 @@ class ImageAttackTask(Task):
 
     Args:
         c: weight of the distance; None takes the task's own.
-        norm: distance, "l1" or "l2".
+        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
+        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: the confidence gap, in nats.
-        start_std: standard deviation of the starting points.
+        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
 
     Raises:
         InputError: something that the task needs is missing.
@@ -58,6 +59,7 @@ class ImageAttackTask(Task):
         white: the byte that is pixel 1.
         outputs: what the black box returns.
         own_c: the task's own c.
+        radii: by norm, the radius of the ball that attacks on this data set are usually given.
         splits: the ids of each split.
     """
 
@@ -66,21 +68,24 @@ class ImageAttackTask(Task):
     white: int = 255
     outputs: Outputs = "logits"
     own_c: float = 0.1
+    radii: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5}
     splits: Splits
 
     def __init__(
         self,
         *,
         c: float | None = None,
-        norm: Literal["l1", "l2"] = "l1",
+        norm: Norm = "l1",
+        eps: float | None = None,
         confidence: float = 0.0,
-        start_std: float = 1e-4,
+        start_std: float | None = None,
     ) -> None:
         self.dim = math.prod(self.shape)
         self.c = self.own_c if c is None else c
         self.norm = norm
+        self.eps = eps
         self.confidence = confidence
-        self.start_std = start_std
+        self.start_std = default_start_std(eps) if start_std is None else start_std
         self.splits = read_splits(self._split_file())
 
     def ids(self, split: str) -> tuple[int, ...]:
@@ -107,6 +112,7 @@ class ImageAttackTask(Task):
             labels,
             c=self.c,
             norm=self.norm,
+            eps=self.eps,
             confidence=self.confidence,
             outputs=self.outputs,
             num_classes=len(self.class_names),

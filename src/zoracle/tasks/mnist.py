@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class MNISTAttack(ImageAttackTask):
     shape = (1, 28, 28)
     class_names = tuple("0123456789")
     outputs = "log-probabilities"
+    radii: ClassVar[dict[str, float]] = {"linf": 0.3, "l2": 2.0}
     defaults = TaskDefaults()
 
     @cached_property
