@@ -14,6 +14,13 @@ from zoracle.types import Space
 HALF_RANGE = 0.5
 
 
+#: Step size over the radius of the ball: 0.01 at linf 0.05 in the public code of Ilyas et al. (2018), 0.5 at l2 5 in
+#: that of Ilyas, Engstrom and Madry (2019).
+CUBE_SHARE, ROUND_SHARE = 0.2, 0.1
+#: Step size of a coordinate where there is no ball: the published 0.01.
+FREE_STEP = 0.01
+
+
 class Ball(NamedTuple):
     """The ball around zero of each of B problems. Tensors, so that a state can keep it."""
 
@@ -21,6 +28,17 @@ class Ball(NamedTuple):
     """(B,) infinite where there is no ball."""
     round: Tensor
     """(B,) bool: it is an l2 ball; otherwise an linf ball, or none."""
+
+    def step(self, lr: float | None) -> Tensor:
+        """The step size (B,) that is given, or the published share of the radius."""
+        if lr is not None:
+            return torch.full_like(self.radius, lr)
+        share = self.radius * self.by_norm(CUBE_SHARE, ROUND_SHARE)
+        return share.masked_fill(share.isinf(), FREE_STEP)
+
+    def by_norm(self, cube: float, round_: float) -> Tensor:
+        """One value for cubes, and where there is no ball, another for l2 balls: (B,)."""
+        return torch.full_like(self.radius, cube).masked_fill(self.round, round_)
 
 
 def ball_of(space: Space | None, x: Tensor) -> Ball:

@@ -12,12 +12,6 @@ from zoracle.optimizers.ball import Ball, ball_of, unit_step
 from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.types import Key, Queries
 
-#: Step size over the radius of the ball: 0.01 at linf 0.05 in the public code of Ilyas et al. (2018), 0.5 at l2 5 in
-#: that of Ilyas, Engstrom and Madry (2019).
-CUBE_SHARE, ROUND_SHARE = 0.2, 0.1
-#: Step size of a coordinate where there is no ball: the published 0.01.
-FREE_STEP = 0.01
-
 
 class NESConfig(SamplingConfig, frozen=True, kw_only=True):
     """Settings of NES.
@@ -81,7 +75,7 @@ class NES(DescentOptimizer[NESState, NESConfig]):
 
     def _init(self, start: Start) -> NESState:
         ball = ball_of(start.space, start.x)
-        lr = start.x.new_full(ball.radius.shape, self.config.lr) if self.config.lr else _lr(ball)
+        lr = ball.step(self.config.lr)
         return NESState(
             x=start.x,
             key=start.key,
@@ -113,9 +107,3 @@ class NES(DescentOptimizer[NESState, NESConfig]):
         lower = torch.maximum(state.lr / self.config.plateau_drop, state.least)
         seen = torch.where(rose.to(seen.device), 0, seen)
         return state._replace(lr=torch.where(rose, lower, state.lr), recent=recent, seen=seen)
-
-
-def _lr(ball: Ball) -> Tensor:
-    """The default step size (B,)."""
-    share = torch.where(ball.round, ROUND_SHARE, CUBE_SHARE).to(ball.radius)
-    return torch.where(ball.radius.isfinite(), share * ball.radius, FREE_STEP)

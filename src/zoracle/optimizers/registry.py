@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
+from zoracle.optimizers.bandits import Bandits
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.optimizers.nes import NES
@@ -33,6 +34,7 @@ REGISTRY: dict[str, Entry] = {
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
     "zo-adamm": Entry(ZOAdaMM, "Adam whose denominator never falls, on the finite-difference estimate"),
     "nes": Entry(NES, "signed or normalised steps along an antithetic estimate"),
+    "bandits": Entry(Bandits, "two queries a step around a prior carried from step to step (Bandits-TD)"),
     "snes": Entry(SNES, "a separable natural evolution strategy"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
