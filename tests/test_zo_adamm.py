@@ -49,7 +49,8 @@ def test_the_denominator_never_falls_and_starts_where_it_is_told() -> None:
     assert state.largest.item() > 3 * state.square.item()
 
 
-def test_the_default_step_size_is_that_of_zo_adam() -> None:
-    state = ZOAdaMM(beta1=0.0, beta2=0.0).init(torch.zeros(1, DIM, dtype=torch.float64))
-    after = ZOAdaMM(beta1=0.0, beta2=0.0)._step(state, torch.full((1, DIM), 3.0, dtype=torch.float64))
-    torch.testing.assert_close(after.x, torch.full((1, DIM), -8 / DIM, dtype=torch.float64))
+def test_the_default_step_size_follows_the_dimension() -> None:
+    optimizer = ZOAdaMM(beta1=0.0, beta2=0.0)
+    state = optimizer.init(torch.zeros(1, DIM, dtype=torch.float64))
+    after = optimizer._step(state, torch.full((1, DIM), 3.0, dtype=torch.float64))
+    torch.testing.assert_close(after.x, torch.full((1, DIM), -16 / DIM, dtype=torch.float64))

@@ -25,7 +25,7 @@ from zoracle.evaluation.runfolder import VERSIONS, Run, open_run, write_npz
 from zoracle.evaluation.table import Row, markdown, rich_table, rows_of
 from zoracle.evaluation.tune import Criterion, Tuned, check_criterion, tunable, tune, tuned, untouched, write_tuned
 from zoracle.files import read_json, write_json, write_text
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import ImageAttack
 from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
 from zoracle.tasks.base import Task
 
@@ -267,7 +267,7 @@ def _gallery(
     if pictures is None:
         return None
     objective = task.objective(shown, dtype=dtype, device=device)
-    if not isinstance(objective, Attack):
+    if not isinstance(objective, ImageAttack):
         return None
     fingerprint = {"config_sha256": config_hash(run.config)}
     keep = run.pieces / "pictures.safetensors"
