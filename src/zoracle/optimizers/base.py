@@ -301,4 +301,16 @@ def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
     return copy
 
 
+def directions_of(optimizer: Optimizer[Any, Any]) -> int | None:
+    """Query directions a step; None where the optimizer has no such setting."""
+    return getattr(optimizer.config, "num_directions", None)
+
+
+def with_directions(optimizer: OptimizerT, q: int | None) -> OptimizerT:
+    """The same optimizer with q query directions a step; as it is where q is None or it has no such setting."""
+    if q is None or directions_of(optimizer) is None:
+        return optimizer
+    return with_settings(optimizer, num_directions=q)
+
+
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer[Any, Any])
