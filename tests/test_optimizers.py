@@ -22,11 +22,18 @@ VARIANTS = {name: {} for name in REGISTRY}
 VARIANTS["zo-sgd central"] = {"difference": "central"}
 VARIANTS["zo-sgd orthogonal"] = {"directions": "orthogonal"}
 VARIANTS["zo-sgd control variate"] = {"control_variate": True}
+VARIANTS["nes forward"] = {"difference": "forward"}
+VARIANTS["zo-adamm decay"] = {"decay": "sqrt"}
+#: What a step's size is called by optimizers that have no ``lr``.
+STEP_SIZES = {"snes": {"sigma": 0.1}}
+#: What a step of 6 directions costs, where it is not 7.
+COSTS = {"nes": 12, "bandits": 2}
+NO_DIRECTIONS = {"bandits"}
 
 
 def build(name: str, q: int = 6) -> Optimizer:
     # QueryRNN's coin and weights that do something: an untrained head hardly moves.
-    optimizer = make(name.split(" ")[0], num_directions=q, **VARIANTS[name])
+    optimizer = make(name.split(" ")[0], **({} if name in NO_DIRECTIONS else {"num_directions": q}), **VARIANTS[name])
     if isinstance(optimizer, torch.nn.Module):
         g = torch.Generator().manual_seed(1)
         for parameter in optimizer.parameters():
@@ -76,7 +83,7 @@ def test_a_step_costs_what_the_optimizer_declares(name: str) -> None:
         if optimizer.evaluates_iterate:
             assert torch.equal(queries.points[:, 0], before)
     if not optimizer.order:
-        expected = 12 if "central" in name else 7
+        expected = COSTS.get(name, 12 if "central" in name else 7)
         assert optimizer.queries_per_step == expected
     assert oracle.counts[Purpose.OPTIMISE].tolist() == objective.points_seen().tolist()
 
@@ -136,13 +143,15 @@ def test_no_graph_is_kept_while_optimising(name: str) -> None:
     assert not any(leaf.requires_grad for leaf in flatten(state).values())
 
 
-@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if not entry.learned])
+# The prior of bandits has no friction: about a minimum inside it swings. tests/test_bandits.py has one on the edge.
+@pytest.mark.parametrize("name", [n for n, entry in REGISTRY.items() if not entry.learned and n != "bandits"])
 def test_hand_designed_optimizers_descend(name: str) -> None:
     objective = Bowls(3, 8)
-    optimizer = make(name, lr=0.05)
-    state = optimizer.init(torch.zeros(3, 8, dtype=torch.float64))
-    _, trajectory = rollout(optimizer, Oracle(objective), state, 100)
-    assert (trajectory.final_loss < 0.5 * trajectory.loss[0]).all()
+    optimizer = make(name, **STEP_SIZES.get(name, {"lr": 0.05}))
+    x0 = torch.zeros(3, 8, dtype=torch.float64)
+    before = objective.evaluate(x0, torch.arange(3)).loss
+    _, trajectory = rollout(optimizer, Oracle(objective), optimizer.init(x0), 100)
+    assert (trajectory.final_loss < 0.5 * before).all()
 
 
 def test_zo_sgd_is_sgd_on_the_mean() -> None:
@@ -159,10 +168,11 @@ def test_zo_sgd_is_sgd_on_the_mean() -> None:
 def test_settings_are_checked(name: str) -> None:
     with pytest.raises(InputError, match="momentun"):
         make(name, momentun=1)
-    with pytest.raises(InputError, match="num_directions is 0"):
+    with pytest.raises(InputError, match="num_directions"):
         make(name, num_directions=0)
-    with pytest.raises(InputError, match="mu is -1"):
-        make(name, mu=-1.0)
+    if "mu" in make(name).config.__struct_fields__:
+        with pytest.raises(InputError, match="mu is -1"):
+            make(name, mu=-1.0)
 
 
 def test_unknown_names_and_shapes_are_told_in_one_line() -> None:

@@ -19,9 +19,10 @@ from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.fingerprint import optimizer_config, tensor_hash
 from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
 from zoracle.objectives.base import Objective
 from zoracle.objectives.callable import CallableObjective
+from zoracle.objectives.reduced import Reduced
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
@@ -211,6 +212,7 @@ def attack(
     seed: int = 0,
     ids: Sequence[int] | Array | None = None,
     start_std: float | None = None,
+    reduce: str | None = None,
     framework: Literal["auto", "numpy", "torch"] = "auto",
     chunk: int | None = None,
     checkpoint: Path | str | None = None,
@@ -240,6 +242,8 @@ def attack(
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
         start_std: standard deviation of the starting perturbations; None takes 1e-4, and 0 in a ball.
+        reduce: search among coarse perturbations only, upsampled to the images: "tile:2" (cells of 2 by 2 pixels),
+            "tile:14x14" (that many cells) or "bilinear:14" (a grid, interpolated).
         framework: what a model that is a plain function takes; "auto" gives it what images are.
         chunk: images in one call of the model at most.
         checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
@@ -269,7 +273,8 @@ def attack(
         box = as_black_box(model)
     else:
         box = PythonFunction(model, framework=_like(images) if framework == "auto" else framework)
-    objective = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
+    full = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
+    objective: ImageAttack = full if reduce is None else Reduced(full, reduce)
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])
     start = start_std * normal(Key.start(seed, key), (objective.dim,), START_STREAM, x.dtype)
@@ -296,6 +301,7 @@ def attack(
             "outputs": outputs,
             "stop_on_success": stop_on_success,
             "start_std": start_std,
+            "reduce": reduce,
             "seed": seed,
             "ids": key.tolist(),
         },
@@ -309,7 +315,7 @@ def attack(
     return result_of(objective, trajectory, has_budget=budget is not None)
 
 
-def result_of(objective: Attack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
+def result_of(objective: ImageAttack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
     """The adversarial images of a trajectory and what they cost."""
     rows = torch.arange(objective.num_problems)
     success = trajectory.first_success > 0

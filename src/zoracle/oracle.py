@@ -42,7 +42,7 @@ class Oracle:
             raise InputError(f"chunk is {chunk}; expected at least 1 point a call")
         self.objective = objective
         self.budget = budget
-        self.chunk = chunk or max(1, CHUNK_NUMBERS // objective.dim)
+        self.chunk = chunk or max(1, CHUNK_NUMBERS // objective.width)
         self.counts = {p: torch.zeros(objective.num_problems, dtype=torch.int64) for p in Purpose}
         self.gradients = torch.zeros(objective.num_problems, dtype=torch.int64)
 

@@ -12,7 +12,7 @@ from zoracle.cli.options import Run, file_name, run_comparison, run_options, tas
 from zoracle.errors import InputError
 from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import write_npz
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import ImageAttack
 from zoracle.tasks import Task
 
 
@@ -21,8 +21,8 @@ from zoracle.tasks import Task
 def command(**options: Any) -> None:
     """Attack the images of a task; write the adversarial images, a table, curves and a report."""
     run = Run(**options)
-    made = task_for(run.task, run.threat, run.eps)
-    if not isinstance(made.objective(made.ids(run.split)[:1]), Attack):
+    made = task_for(run.task, run.threat, run.eps, run.reduce)
+    if not isinstance(made.objective(made.ids(run.split)[:1]), ImageAttack):
         raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
     comparison = run_comparison(run, made, title=f"Attack on {run.task}")
     for label, result in comparison.results.items():
@@ -48,7 +48,7 @@ def adversarial_arrays(made: Task, result: Result) -> dict[str, np.ndarray[Any, 
     ids = tuple(result.ids[0].tolist())
     pictures = made.pictures(ids)
     objective = made.objective(ids, dtype=result.best_point.dtype)
-    if pictures is None or not isinstance(objective, Attack):
+    if pictures is None or not isinstance(objective, ImageAttack):
         raise InputError(f"{made.name} is no attack on images; use `zoracle compare`")
     # In the run's own precision: rounded, an image that barely succeeded might not.
     points = torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)

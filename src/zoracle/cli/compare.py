@@ -14,4 +14,4 @@ from zoracle.cli.options import Run, run_comparison, run_options, task_for
 def command(**options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""
     run = Run(**options)
-    run_comparison(run, task_for(run.task, run.threat, run.eps))
+    run_comparison(run, task_for(run.task, run.threat, run.eps, run.reduce))

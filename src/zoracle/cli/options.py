@@ -39,6 +39,7 @@ class Run(NamedTuple):
     tune: bool = False
     threat: str = "minimise"
     eps: float | None = None
+    reduce: str | None = None
 
 
 #: What an attack may do: names of the command line, and the norm that each stands for.
@@ -63,20 +64,34 @@ def eps_option() -> Callable[[F], F]:
     )
 
 
-def task_for(name: str, threat: str, eps: float | None) -> Task:
-    """The task of a name under a threat model.
+def reduce_option() -> Callable[[F], F]:
+    """The option that makes the search space smaller."""
+    return click.option(
+        "--reduce",
+        metavar="MAP",
+        help="Coarse perturbations only: tile:2 (cells of 2 by 2 pixels), tile:14x14 (cells), or bilinear:14 (a grid).",
+    )
+
+
+def task_for(name: str, threat: str, eps: float | None, reduce: str | None = None) -> Task:
+    """The task of a name under a threat model, in a smaller space where one is asked for.
 
     Raises:
         InputError: the task is no attack on images, or a radius is given where there is no ball.
     """
+    smaller: dict[str, Any] = {}
+    if reduce is not None:
+        if not isinstance(task(name), ImageAttackTask):
+            raise InputError(f"--reduce {reduce} is for attacks on images, and task {name} is none")
+        smaller = {"reduce": reduce}
     if threat.startswith("minimise"):
         if eps is not None:
             raise InputError(f"--eps {eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
-        return task(name) if threat == "minimise" else task(name, norm=THREATS[threat])
+        return task(name, **smaller) if threat == "minimise" else task(name, norm=THREATS[threat], **smaller)
     plain = task(name)
     if not isinstance(plain, ImageAttackTask):
         raise InputError(f"--threat {threat} is for attacks on images, and task {name} is none")
-    return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps)
+    return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps, **smaller)
 
 
 def run_options(default_seeds: int, default_optimizers: str, *, out_required: bool = False) -> Callable[[F], F]:
@@ -87,6 +102,7 @@ def run_options(default_seeds: int, default_optimizers: str, *, out_required: bo
         ),
         threat_option(),
         eps_option(),
+        reduce_option(),
         click.option(
             "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
         ),

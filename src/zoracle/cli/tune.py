@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from zoracle.cli.options import chosen_optimizers, eps_option, task_for, threat_option
+from zoracle.cli.options import chosen_optimizers, eps_option, reduce_option, task_for, threat_option
 from zoracle.errors import InputError
 from zoracle.evaluation.tune import GRIDS, read_tuned, tunable, tune, write_tuned
 from zoracle.files import check_writable
@@ -18,6 +18,7 @@ from zoracle.files import check_writable
 @click.option("--task", "task_name", default="digits", show_default=True, help="What for.")
 @threat_option()
 @eps_option()
+@reduce_option()
 @click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Which.")
 @click.option("--problems", type=click.IntRange(min=1), default=50, show_default=True, help="Validation problems.")
 @click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
@@ -27,6 +28,7 @@ def command(
     task_name: str,
     threat: str,
     eps: float | None,
+    reduce: str | None,
     optimizers: str,
     problems: int,
     steps: int | None,
@@ -34,7 +36,7 @@ def command(
     out: Path,
 ) -> None:
     """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched."""
-    made = task_for(task_name, threat, eps)
+    made = task_for(task_name, threat, eps, reduce)
     check_writable(out)
     ids = made.ids("valid")[:problems]
     q = made.defaults.num_directions if num_directions is None else num_directions

@@ -25,8 +25,8 @@ from zoracle.evaluation.runfolder import VERSIONS, Run, open_run, write_npz
 from zoracle.evaluation.table import Row, markdown, rich_table, rows_of
 from zoracle.evaluation.tune import Criterion, Tuned, check_criterion, tunable, tune, tuned, untouched, write_tuned
 from zoracle.files import read_json, write_json, write_text
-from zoracle.objectives.attack import Attack
-from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
+from zoracle.objectives.attack import ImageAttack
+from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.tasks.base import Task
 
 #: What is done about the step sizes of hand-designed optimizers whose settings are left at their defaults:
@@ -267,7 +267,7 @@ def _gallery(
     if pictures is None:
         return None
     objective = task.objective(shown, dtype=dtype, device=device)
-    if not isinstance(objective, Attack):
+    if not isinstance(objective, ImageAttack):
         return None
     fingerprint = {"config_sha256": config_hash(run.config)}
     keep = run.pieces / "pictures.safetensors"
@@ -285,16 +285,15 @@ def _entry(
     notes: list[str],
 ) -> _Entry:
     """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
-    if num_directions is not None and isinstance(optimizer.config, SamplingConfig):
-        optimizer = with_settings(optimizer, num_directions=num_directions)
+    optimizer = with_directions(optimizer, num_directions)
     steps = resolve_steps(optimizer, task, steps, budget)
     name = tunable(optimizer)
     if name is None or not untouched(optimizer):
         return _Entry(label, optimizer, steps, "given")
     if tuning != "stored":
         return _Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
-    q = optimizer.config.num_directions
-    others_default = optimizer.config == type(optimizer).Config(num_directions=q)
+    q = directions_of(optimizer)
+    others_default = optimizer.config == with_directions(type(optimizer)(), q).config
     record = tuned(task.name, name, steps, q) if others_default else None
     if record is None or not _same_task(record.task_config, task_config(task)):
         return _Entry(label, optimizer, steps, _UNTUNED)

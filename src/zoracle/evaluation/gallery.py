@@ -12,7 +12,7 @@ from torch import Tensor
 from zoracle.errors import CheckpointError
 from zoracle.evaluation.result import Result
 from zoracle.files import read_tensors, write_tensors
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import ImageAttack
 from zoracle.tasks.base import Pictures
 
 #: How many problems a report draws.
@@ -60,7 +60,7 @@ class Gallery(NamedTuple):
 
 
 def make_gallery(
-    objective: Attack,
+    objective: ImageAttack,
     pictures: Pictures,
     results: Mapping[str, Result],
     *,
@@ -111,7 +111,7 @@ def make_gallery(
 
 
 def _answers(
-    objective: Attack, asked: Sequence[Tensor], keep: Path | None, fingerprint: dict[str, Any]
+    objective: ImageAttack, asked: Sequence[Tensor], keep: Path | None, fingerprint: dict[str, Any]
 ) -> list[Tensor]:
     if keep is not None and keep.is_file():
         tensors, metadata = read_tensors(keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -28,7 +29,33 @@ def default_start_std(eps: float | None) -> float:
     return 1e-4 if eps is None else 0.0
 
 
-class Attack(Objective):
+class ImageAttack(Objective):
+    r"""What every attack on images can say beside its losses, in whatever space its points lie.
+
+    Attributes:
+        shape: of an image, (C, H, W) or another.
+        labels: (P,) int64, the true classes.
+        targets: (P,) int64, the classes to reach; None for any other than the label.
+    """
+
+    shape: tuple[int, ...]
+    labels: Tensor
+    targets: Tensor | None
+
+    @abstractmethod
+    def adversarial(self, points: Tensor, problem: Tensor) -> Tensor:
+        r"""The images (N, \*shape) that points (N, d) stand for."""
+
+    @abstractmethod
+    def distances(self, points: Tensor, problem: Tensor) -> dict[str, Tensor]:
+        """Norms "l1", "l2" and "linf" of those images minus the originals, (N,) each. No query is made."""
+
+    @abstractmethod
+    def predict(self, points: Tensor, problem: Tensor) -> Tensor:
+        """Predicted classes (N,) of those images; one query a point, for the caller to count."""
+
+
+class Attack(ImageAttack):
     r"""Find a small perturbation that changes the class of an image.
 
     With x' = clip(x + delta, 0, 1), log-probabilities log p of the black box at x', and a confidence gap k,

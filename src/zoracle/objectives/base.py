@@ -44,6 +44,11 @@ class Objective(ABC):
     scale: float = 1.0
     constrained: bool = False
 
+    @property
+    def width(self) -> int:
+        """Numbers that a point becomes on its way through, which is what a call's memory depends on."""
+        return self.dim
+
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """The feasible points (N, d) that points stand for; the points themselves where there is no constraint."""
         return points

@@ -38,6 +38,11 @@ class Rescaled(Objective):
         self.scale = inner.scale
         self.constrained = bounds is not None or inner.constrained
 
+    @property
+    def width(self) -> int:
+        """Numbers that a point becomes."""
+        return self.inner.width
+
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """Points y (N, d) whose x = s y is feasible."""
         if self.limits is not None:

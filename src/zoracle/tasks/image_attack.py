@@ -16,9 +16,11 @@ from torch import Tensor
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
+from zoracle.objectives.reduced import Reduced
 from zoracle.tasks.base import SPLITS, Pictures, Task
 from zoracle.types import Key
+from zoracle.upsampling import parse
 
 #: What ships with the package.
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -49,6 +51,8 @@ class ImageAttackTask(Task):
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: the confidence gap, in nats.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        reduce: search among coarse perturbations only, "tile:2", "tile:14x14" or "bilinear:14" say; see
+            :class:`Reduced`. The task's dimension is then that of the coarse ones.
 
     Raises:
         InputError: something that the task needs is missing.
@@ -79,8 +83,10 @@ class ImageAttackTask(Task):
         eps: float | None = None,
         confidence: float = 0.0,
         start_std: float | None = None,
+        reduce: str | None = None,
     ) -> None:
-        self.dim = math.prod(self.shape)
+        self.dim = math.prod(self.shape) if reduce is None else parse(reduce, self.shape).dim
+        self.reduce = reduce
         self.c = self.own_c if c is None else c
         self.norm = norm
         self.eps = eps
@@ -99,14 +105,14 @@ class ImageAttackTask(Task):
 
     def objective(
         self, ids: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> Attack:
+    ) -> ImageAttack:
         """The attacks on these images, in this order; any image of the data set may be named.
 
         Raises:
             InputError: the data set has no such image.
         """
         images, labels = self._pick(ids)
-        return Attack(
+        attack = Attack(
             self._black_box(dtype, device),
             images.to(device=device, dtype=dtype) / self.white,
             labels,
@@ -117,6 +123,7 @@ class ImageAttackTask(Task):
             outputs=self.outputs,
             num_classes=len(self.class_names),
         )
+        return attack if self.reduce is None else Reduced(attack, self.reduce)
 
     def start(
         self,
