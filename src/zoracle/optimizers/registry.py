@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.guided_lstm import GuidedLSTM
+from zoracle.optimizers.sign_hunter import SignHunter
+from zoracle.optimizers.simba import SimBA
+from zoracle.optimizers.square import SquareAttack
 from zoracle.optimizers.zo_adam import ZOAdam
 from zoracle.optimizers.zo_lstm import ZOLSTM
 from zoracle.optimizers.zo_sgd import ZOSGD
@@ -28,6 +31,10 @@ REGISTRY: dict[str, Entry] = {
     "zo-sgd": Entry(ZOSGD, "gradient descent on the finite-difference estimate"),
     "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
+    "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
+    "simba": Entry(SimBA, "single pixels, each way, kept where they help (Guo et al., 2019)"),
+    "simba-dct": Entry(partial(SimBA, basis="dct"), "the same with single frequencies, the lowest first"),
+    "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
     "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
