@@ -160,7 +160,7 @@ class SimBA(Optimizer[SimBAState, SimBAConfig]):
     def _candidate(self, state: SimBAState) -> Tensor:
         x, shape = state.x, image_shape(state.space)
         index = state.order.gather(1, state.position.unsqueeze(1))
-        length = (self.config.step * state.sign).to(x).unsqueeze(1)
+        length = self.config.step * state.sign.to(x).unsqueeze(1)
         if self.config.basis == "pixel":
             moved = x.scatter_add(1, index.to(x.device), length)
         else:
@@ -174,7 +174,7 @@ def frequencies(index: Tensor, shape: tuple[int, int, int]) -> Tensor:
     waves = []
     for number, side in ((index // width % height, height), (index % width, width)):
         angle = math.pi / side * (torch.arange(side, dtype=torch.float64) + 0.5)
-        scale = torch.where(number == 0, 1.0, math.sqrt(2.0)) / math.sqrt(side)
+        scale = ((1 + (number > 0).double()) / side).sqrt()
         waves.append(scale.unsqueeze(1) * torch.cos(number.unsqueeze(1) * angle))
     plane = waves[0].unsqueeze(2) * waves[1].unsqueeze(1)
     out = torch.zeros((index.shape[0], channels, height, width), dtype=torch.float64)
