@@ -32,8 +32,10 @@ REGISTRY: dict[str, Entry] = {
     "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
     "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
-    "simba": Entry(SimBA, "single pixels, each way, kept where they help (Guo et al., 2019)"),
-    "simba-dct": Entry(partial(SimBA, basis="dct"), "the same with single frequencies, the lowest first"),
+    "simba": Entry(SimBA, "single coordinates, each way, kept where they help (Guo et al., 2019)"),
+    "simba-dct": Entry(
+        partial(SimBA, basis="dct"), "single frequencies, the lowest first, each way (Guo et al., 2019)"
+    ),
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
