@@ -12,7 +12,10 @@ from zoracle.optimizers.bandits import Bandits
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.optimizers.nes import NES
+from zoracle.optimizers.sign_hunter import SignHunter
+from zoracle.optimizers.simba import SimBA
 from zoracle.optimizers.snes import SNES
+from zoracle.optimizers.square import SquareAttack
 from zoracle.optimizers.zo_adam import ZOAdam
 from zoracle.optimizers.zo_adamm import ZOAdaMM
 from zoracle.optimizers.zo_lstm import ZOLSTM
@@ -36,6 +39,12 @@ REGISTRY: dict[str, Entry] = {
     "nes": Entry(NES, "signed or normalised steps along an antithetic estimate"),
     "bandits": Entry(Bandits, "two queries a step around a prior carried from step to step (Bandits-TD)"),
     "snes": Entry(SNES, "a separable natural evolution strategy"),
+    "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
+    "simba": Entry(SimBA, "single coordinates, each way, kept where they help (Guo et al., 2019)"),
+    "simba-dct": Entry(
+        partial(SimBA, basis="dct"), "single frequencies, the lowest first, each way (Guo et al., 2019)"
+    ),
+    "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
     "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
