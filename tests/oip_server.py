@@ -45,6 +45,7 @@ class Server(ThreadingHTTPServer):
         self.inputs, self.outputs, self.respond, self.name = list(inputs), list(outputs), respond, name
         self.required = headers or {}
         self.random = random.Random(seed)
+        self.deck: list[str] = []
         self.lock = threading.Lock()
         self.received: list[int] = []  # images of each inference request
         self.injected: Counter[str] = Counter()
@@ -76,13 +77,16 @@ class Server(ThreadingHTTPServer):
         with self.lock:
             if self.random.random() >= self.faults:
                 return ""
-            kind = self.random.choice(self.kinds)
+            if not self.deck:  # each kind once before one comes again
+                self.deck = self.random.sample(self.kinds, len(self.kinds))
+            kind = self.deck.pop()
             self.injected[kind] += 1
             return kind
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits for 40 ms
 
     def log_message(self, *args):
         """Quiet."""

@@ -92,6 +92,7 @@ class Connection:
         requests_per_second: None for no limit.
         images_per_second: None for no limit.
         clock: what waiting is measured by.
+        secure: whether the server is asked over TLS.
 
     Raises:
         InputError: a setting is out of its range.
@@ -108,6 +109,7 @@ class Connection:
         requests_per_second: float | None = None,
         images_per_second: float | None = None,
         clock: Clock | None = None,
+        secure: bool = True,
     ) -> None:
         self._httpx = require("httpx", "http")
         self._tenacity = require("tenacity", "http")
@@ -124,6 +126,7 @@ class Connection:
                 timeout=policy.timeout,
                 limits=self._httpx.Limits(max_connections=policy.concurrency),
                 follow_redirects=False,  # a key is for the server that was named
+                verify=secure,  # certificates take time to load, and nobody needs them without TLS
             )
         except (ValueError, TypeError, OSError) as error:
             raise InputError(f"the connection cannot be made: {self.hide(clip(str(error)))}") from None

@@ -129,6 +129,7 @@ class OpenInference(BlackBox):
                 requests_per_second=requests_per_second,
                 images_per_second=images_per_second,
                 clock=clock,
+                secure=self.address.server.startswith("https"),
             )
         except BaseException:
             self.attempts.close()
