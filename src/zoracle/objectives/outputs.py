@@ -16,6 +16,9 @@ PROBABILITY_FLOOR = 1e-30
 #: How far a sum of probabilities may be from one: half precision rounds by up to here.
 SLACK = 1e-3
 
+#: By how many units of rounding a sum of probabilities may be off.
+ROUNDING = 8
+
 
 def told_apart(outputs: Tensor) -> Outputs:
     """What outputs (N, classes) are, by their rows.
@@ -86,8 +89,8 @@ def log_scores(outputs: Tensor, kind: Outputs) -> Tensor:
     bound = told.masked_fill(missing, torch.inf).amin(1, keepdim=True)
     if kind in ("probabilities", "log-probabilities"):
         listed = told.masked_fill(missing, -torch.inf).exp().sum(1, keepdim=True)
-        # Less than a rounding error of one cannot be told from nothing.
-        left = (1 - listed).clamp(min=torch.finfo(told.dtype).eps).log()
+        # What rounding may have taken is given back, so that it stays a bound.
+        left = ((1 - listed).clamp(min=0) + ROUNDING * torch.finfo(told.dtype).eps).log()
         bound = torch.minimum(bound, left)
     below = torch.nextafter(bound, torch.full_like(bound, -torch.inf))
     # A row of nothing but minus infinity says nothing at all.
