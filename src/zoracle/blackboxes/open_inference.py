@@ -242,7 +242,9 @@ class OpenInference(BlackBox):
         if self._number is None:
             self._number = rows.shape[1]
         if rows.shape[1] != self._number:
-            raise MalformedError(f"outputs of {rows.shape[1]} classes; expected {self._number}")
+            raise MalformedError(
+                f"outputs of {rows.shape[1]} classes; expected {self._number}, by the metadata, classes= or an earlier answer"
+            )
         return rows
 
     async def _ask(self) -> Metadata:

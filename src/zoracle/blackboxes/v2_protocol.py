@@ -195,7 +195,7 @@ def _output(one: dict[str, Any], rest: bytes) -> tuple[Array, bytes]:
     name, datatype, shape = clip(one["name"]), one.get("datatype"), one.get("shape")
     if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and len(shape) < 32):
         raise MalformedError(f"output {name!r} with the shape {clip(str(shape))}")
-    if datatype != "BYTES" and datatype not in _NUMBERS:
+    if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in _NUMBERS):
         raise MalformedError(f"output {name!r} of type {clip(str(datatype))!r}; expected numbers or BYTES")
     parameters = one.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
