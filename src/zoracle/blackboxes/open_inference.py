@@ -243,7 +243,7 @@ class OpenInference(BlackBox):
             self._number = rows.shape[1]
         if rows.shape[1] != self._number:
             raise MalformedError(
-                f"outputs of {rows.shape[1]} classes; expected {self._number}, by the metadata, classes= or an earlier answer"
+                f"outputs of {rows.shape[1]} classes; expected {self._number}, by metadata, classes= or earlier answers"
             )
         return rows
 
