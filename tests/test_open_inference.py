@@ -102,6 +102,15 @@ def test_whole_numbers_are_rounded_pixels():
         np.testing.assert_allclose(out.numpy(), np.rint(images().numpy() * 255) @ WEIGHT, rtol=1e-5)
 
 
+def test_metadata_that_leave_the_batch_out():
+    told = {"inputs": [{**INPUT, "shape": [4]}], "outputs": [{**OUTPUT, "shape": [3]}]}
+    with Server(linear, **told) as server, OpenInference(server.url, **QUICK) as box:
+        np.testing.assert_allclose(box(images(6)).numpy(), linear(images(6).numpy()), rtol=1e-5)
+        assert server.received == [6]
+        with pytest.raises(InputError, match=r"has shape \(N, 4\), and the images arrive as \(N, 5\)"):
+            box.check((5,))
+
+
 @pytest.mark.parametrize("fixed", [1, 4])
 def test_a_fixed_batch_size_of_the_metadata(fixed):
     meta = {**META, "inputs": [{**INPUT, "shape": [fixed, 4]}]}
@@ -443,6 +452,38 @@ def test_a_server_that_fails_gives_the_same_adversarial_images(binary, tmp_path)
     torch.testing.assert_close(clean.trajectory.loss[:2], direct.trajectory.loss[:2], rtol=1e-4, atol=1e-4)
 
 
+def test_a_run_that_a_dead_server_ended_goes_on_and_its_counts_too(tmp_path):
+    alive = {"requests": 20}
+
+    def mortal(handler, body):
+        alive["requests"] -= 1
+        if alive["requests"] < 0:
+            return handler.send_json({"error": "out of memory"}, status=500)
+        return handler.infer(body)
+
+    x, y = images(3, torch.float64), torch.from_numpy(linear(images(3).numpy()).argmax(1))
+    run = {"budget": 60, "optimizer": "zo-sgd", "num_directions": 4, "lr": 0.01, "mu": 1e-2}
+    told = {**META, "inputs": [{**INPUT, "datatype": "FP64"}]}
+    settings = {"chunk": 4, "attempts": 2, "log": tmp_path / "attempts.jsonl", **QUICK}
+    with Server(linear, **told) as server, OpenInference(server.url, **QUICK) as box:
+        whole = zoracle.attack(box, x, y, **run)
+    with Server(linear, respond=mortal, **told) as server:
+        with OpenInference(server.url, **settings) as box:
+            with pytest.raises(BlackBoxError, match="out of memory"):
+                zoracle.attack(box, x, y, checkpoint=tmp_path / "run.safetensors", **run)
+            first = adds_up(box)
+        alive["requests"] = 10**6
+        with OpenInference(server.url, **settings) as box:
+            result = zoracle.attack(box, x, y, checkpoint=tmp_path / "run.safetensors", **run)
+            counts = adds_up(box)
+    assert 0 < first["images_answered"] < counts["images_answered"]
+    assert result.queries.max() <= 60
+    # The step in flight was paid for and answered in part; everything else arrived.
+    assert 0 < int(result.queries.sum()) - counts["images_answered"] <= 3 * 5
+    steps = result.trajectory.steps.min()
+    assert torch.equal(result.trajectory.loss[:steps], whole.trajectory.loss[:steps]), "the same run"
+
+
 def test_top_k_answers():
     def best(handler, body):
         _, array = parse(body, None)
@@ -489,7 +530,7 @@ def test_labels_only(output, message):
     with Server(respond=labels) as server, OpenInference(server.url, input="x", **QUICK) as box:
         with pytest.raises(BlackBoxError, match=message + ", and they are not enough; it takes logits"):
             box(images())
-        assert adds_up(box)["requests_sent"] == 1, "asking again would not help"
+        assert adds_up(box)["requests_failed"] == {"unusable": 1}, "asking again would not help"
 
 
 def test_ctrl_c_ends_a_request_in_flight():

@@ -26,7 +26,7 @@ class Attempt(NamedTuple):
     """How many images it held, copies that fill up a batch not among them."""
     result: str
     """"answered", or how it failed: "timeout", "connection", "status", "malformed", "non-finite", "refused",
-    "cancelled"."""
+    "unusable", "cancelled"."""
     billed: bool
     """Whether the server answered it, or may have worked on it."""
     seconds: float

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from zoracle.errors import BlackBoxError
 
 
@@ -15,14 +17,20 @@ def parts(n: int, size: int | None) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def agree(what: str, given: tuple[int, ...], wanted: Sequence[Any], *, batch: bool) -> None:
+def filled(batch: np.ndarray[Any, Any], size: int | None) -> np.ndarray[Any, Any]:
+    """A batch filled up to a fixed size with copies of its last row; itself where there is none."""
+    if size is None or len(batch) >= size:
+        return batch
+    return np.concatenate((batch, batch[-1:].repeat(size - len(batch), axis=0)))
+
+
+def agree(what: str, given: tuple[int, ...], wanted: Sequence[Any]) -> None:
     """Raise where inputs of a shape (without N) are not what a model wants.
 
     Args:
         what: who wants it, for the error.
         given: the shape.
         wanted: the model's; a name, None or a negative number fits anything, and an empty shape says nothing.
-        batch: whether a batch dimension stands before ``wanted``, for the error.
 
     Raises:
         BlackBoxError: they do not agree.
@@ -30,8 +38,7 @@ def agree(what: str, given: tuple[int, ...], wanted: Sequence[Any], *, batch: bo
     free = [not isinstance(size, int) or size < 0 for size in wanted]
     fits = len(given) == len(wanted) and all(f or g == w for f, g, w in zip(free, given, wanted, strict=True))
     if wanted and not fits:
-        lead = ["N"] if batch else []
-        told = ", ".join([*lead, *("any" if f else str(w) for f, w in zip(free, wanted, strict=True))])
+        told = ", ".join(["N", *("any" if f else str(w) for f, w in zip(free, wanted, strict=True))])
         raise BlackBoxError(
             f"{what} has shape ({told}), and the images arrive as ({', '.join(['N', *map(str, given)])}); "
             'give images of that shape, or another layout: "NCHW", "NHWC" or "flat"'

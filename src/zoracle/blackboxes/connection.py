@@ -249,6 +249,9 @@ class Connection:
             except _RefusedError as error:
                 kind, billed, status = "refused", False, error.status
                 raise BlackBoxError(self.hide(str(error))) from None
+            except InputError:
+                kind = "unusable"  # by what it is, not by accident: labels only, say
+                raise
             finally:
                 if images:
                     seconds = self.clock.now() - began
@@ -276,7 +279,7 @@ class Connection:
             raise RetryError("connection", _failure("the connection broke", error)) from None
         except httpx.DecodingError as error:
             raise RetryError("malformed", _failure("the answer cannot be unpacked", error)) from None
-        except (httpx.RequestError, httpx.InvalidURL, ValueError, UnicodeError) as error:
+        except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
             raise BlackBoxError(f"the request cannot be made: {self.hide(_failure('', error))}") from None
         status: int = response.status_code
         if missing is not None and status in (404, 405, 501):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoracle.blackboxes.answers import Classes, TopK, dense, labels_only
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
-from zoracle.blackboxes.batches import agree, parts
+from zoracle.blackboxes.batches import agree, filled, parts
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
 from zoracle.errors import BlackBoxError, InputError, require
 from zoracle.frameworks import one_line
@@ -94,7 +94,7 @@ class OnnxModel(BlackBox):
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where inputs of this shape (without N) cannot be given to the model."""
         given = self.preparation.shape(shape)
-        agree(f"input {self.input.name} of {self.path.name}", given, self.input.shape[1:], batch=True)
+        agree(f"input {self.input.name} of {self.path.name}", given, self.input.shape[1:])
 
     def report(self) -> dict[str, Any]:
         """File, names of input and outputs, and what runs it."""
@@ -118,8 +118,7 @@ class OnnxModel(BlackBox):
 
     def _run(self, batch: np.ndarray[Any, Any]) -> Tensor:
         n = len(batch)
-        if self.fixed is not None and n < self.fixed:
-            batch = np.concatenate((batch, batch[-1:].repeat(self.fixed - n, axis=0)))
+        batch = filled(batch, self.fixed)
         try:
             found = self._session.run(list(self.wanted), {self.input.name: batch})
         except Exception as error:

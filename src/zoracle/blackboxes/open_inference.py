@@ -14,7 +14,7 @@ from zoracle.blackboxes import v2_protocol as protocol
 from zoracle.blackboxes.answers import Classes, TopK, dense
 from zoracle.blackboxes.attempts import Attempts
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
-from zoracle.blackboxes.batches import agree, parts
+from zoracle.blackboxes.batches import agree, filled, parts
 from zoracle.blackboxes.connection import Answer, Connection, Policy, RetryError
 from zoracle.blackboxes.pacing import Clock
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
@@ -147,13 +147,13 @@ class OpenInference(BlackBox):
         if self.datatype not in _DTYPES and self.preparation.pixel_max == 1:
             self.close()
             raise InputError(f"the model takes whole numbers ({self.datatype}); say what white is: pixel_max=255")
-        self.fixed = self._shape[0] if len(self._shape) > 1 and self._shape[0] > 1 else None
-        self.chunk = 1 if self._shape and self._shape[0] == 1 else self.fixed or chunk
+        self.chunk = chunk
         self._number: int | None = self.classes.number or number_of_classes(about.outputs, self.wanted)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where inputs of this shape (without N) cannot be given to the model."""
-        agree(f"input {self.input} of {self.address.model}", self.preparation.shape(shape), self._shape[1:], batch=True)
+        given = self.preparation.shape(shape)
+        agree(f"input {self.input} of {self.address.model}", given, self._fitting(given)[0])
 
     def report(self) -> dict[str, Any]:
         """Address, names and types, and counts of what was sent; no keys."""
@@ -182,13 +182,21 @@ class OpenInference(BlackBox):
         if self.datatype not in _DTYPES:
             limit = (0, 255) if self.datatype == "UINT8" else (None, None)
             prepared = np.rint(prepared) if limit[0] is None else np.rint(prepared).clip(*limit)
-        batches = [prepared[part] for part in parts(len(prepared), self.chunk)]
-        rows = self._connection.run(lambda: self._infer(batches))
+        _, fixed = self._fitting(prepared.shape[1:])
+        batches = [prepared[part] for part in parts(len(prepared), fixed or self.chunk)]
+        rows = self._connection.run(lambda: self._infer(batches, fixed))
         found = torch.cat(rows)
         return torch.where(lost.unsqueeze(1), torch.nan, found).to(inputs)
 
-    async def _infer(self, batches: list[np.ndarray[Any, Any]]) -> list[torch.Tensor]:
-        tasks = [asyncio.create_task(self._infer_one(batch)) for batch in batches]
+    def _fitting(self, given: tuple[int, ...]) -> tuple[tuple[int, ...], int | None]:
+        """The shape, without N, that the metadata tell for prepared inputs of a shape, and the batch size they fix."""
+        shape = self._shape
+        if len(shape) == len(given) and shape and shape[0] > 0:
+            return shape, None  # some servers leave the batch out
+        return shape[1:], shape[0] if shape and shape[0] > 0 else None
+
+    async def _infer(self, batches: list[np.ndarray[Any, Any]], fixed: int | None) -> list[torch.Tensor]:
+        tasks = [asyncio.create_task(self._infer_one(batch, fixed)) for batch in batches]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -197,10 +205,9 @@ class OpenInference(BlackBox):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _infer_one(self, batch: np.ndarray[Any, Any]) -> torch.Tensor:
+    async def _infer_one(self, batch: np.ndarray[Any, Any], fixed: int | None) -> torch.Tensor:
         n = len(batch)
-        if self.fixed is not None and n < self.fixed:
-            batch = np.concatenate((batch, batch[-1:].repeat(self.fixed - n, axis=0)))
+        batch = filled(batch, fixed)
         content, headers = protocol.encode(batch, self.input, self.datatype, self.wanted, binary=self.binary)
 
         def read(answer: Answer, last: bool) -> torch.Tensor:
