@@ -207,7 +207,7 @@ def attack(
     norm: Norm = "l1",
     eps: float | None = None,
     confidence: float = 0.0,
-    outputs: Outputs = "logits",
+    outputs: Outputs | None = None,
     stop_on_success: bool = False,
     seed: int = 0,
     ids: Sequence[int] | Array | None = None,
@@ -237,7 +237,8 @@ def attack(
         norm: "l1" or "l2"; of a ball "l2" or "linf".
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: by how much the wrong class has to lead, in nats.
-        outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
+        outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
+            first answer. None takes what the :class:`BlackBox` was declared to return, "auto" where it was not.
         stop_on_success: leave an image at its first success instead of making the perturbation smaller.
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
@@ -273,6 +274,7 @@ def attack(
         box = as_black_box(model)
     else:
         box = PythonFunction(model, framework=_like(images) if framework == "auto" else framework)
+    outputs = box.outputs if outputs is None else outputs
     full = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
     objective: ImageAttack = full if reduce is None else Reduced(full, reduce)
     check_dtype("images", x)

@@ -9,16 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoracle.blackboxes.base import BlackBox
+from zoracle.blackboxes.base import BlackBox, check_outputs
 from zoracle.errors import BlackBoxError, InputError
+from zoracle.objectives import outputs as answers
 from zoracle.objectives.base import Objective
+from zoracle.objectives.outputs import Outputs as Outputs
 from zoracle.types import Evaluation, Space
 
 Norm = Literal["l1", "l2", "linf"]
-Outputs = Literal["logits", "probabilities", "log-probabilities"]
-
-#: Probabilities below this are read as this: a model that rounds one to zero would otherwise give an infinite loss.
-PROBABILITY_FLOOR = 1e-30
 
 
 def default_start_std(eps: float | None) -> float:
@@ -80,7 +78,7 @@ class Attack(ImageAttack):
         eps: radius of the ball; None asks for small perturbations instead, weighed by c.
         targets: (P,) integers, the classes to reach; None for any other than the label.
         confidence: k, in nats; at least 0.
-        outputs: what the black box returns.
+        outputs: what the black box returns; "auto" tells it from the first answer (:mod:`zoracle.objectives.outputs`).
         num_classes: number of classes, where it is known before the first call.
 
     Raises:
@@ -108,7 +106,7 @@ class Attack(ImageAttack):
     ) -> None:
         _check_images(images)
         _check_threat(norm, eps)
-        _check_choice("outputs", outputs, ("logits", "probabilities", "log-probabilities"))
+        check_outputs(outputs)
         _check_amount("c", c)
         _check_amount("confidence", confidence)
         self.black_box = black_box
@@ -128,6 +126,7 @@ class Attack(ImageAttack):
         if self.targets is not None and bool((self.targets == self.labels).any()):
             row = int((self.targets == self.labels).nonzero()[0])
             raise InputError(f"target {int(self.targets[row])} of image {row} is its label; expected another class")
+        black_box.check(self.shape)
         self._x = images.detach().flatten(1)
         if num_classes is not None:
             self._learn_classes(num_classes)
@@ -214,23 +213,13 @@ class Attack(ImageAttack):
     def _log_probabilities(self, adversarial: Tensor) -> Tensor:
         outputs = self.black_box(adversarial.view(-1, *self.shape)).to(adversarial)
         if self.num_classes is None:
-            self._check_outputs(outputs)
+            answers.check(outputs, self.outputs)
             self._learn_classes(outputs.shape[1])
         if outputs.shape[1] != self.num_classes:
             raise BlackBoxError(f"the model returned {outputs.shape[1]} classes; expected {self.num_classes}")
-        if self.outputs == "logits":
-            return outputs.log_softmax(1)
-        if self.outputs == "probabilities":
-            return outputs.clamp(min=PROBABILITY_FLOOR).log()
-        return outputs
-
-    def _check_outputs(self, outputs: Tensor) -> None:
-        slack = 1e-3  # half precision rounds a probability of one up to here
-        values = outputs.detach()
-        if self.outputs == "probabilities" and bool(((values < -slack) | (values > 1 + slack)).any()):
-            raise BlackBoxError('the model returned values outside [0, 1], not probabilities; use outputs="logits"')
-        if self.outputs == "log-probabilities" and bool((values > slack).any()):
-            raise BlackBoxError('the model returned values above 0, not log-probabilities; use outputs="logits"')
+        if self.outputs == "auto":
+            self.outputs = answers.told_apart(outputs)
+        return answers.log_scores(outputs, self.outputs)
 
     def _learn_classes(self, number: int) -> None:
         if number < 2:
