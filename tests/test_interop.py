@@ -42,12 +42,13 @@ def test_images_there_and_back(low, high, channels_last):
     theirs = form.give(unit)
     assert theirs.shape == ((4, 5, 6, 3) if channels_last else unit.shape)
     assert theirs.is_contiguous()
-    assert theirs.min() == torch.tensor(low)
-    assert theirs.max() == torch.tensor(high)
+    assert bool((theirs >= low).all())
+    assert bool((theirs <= high).all())
+    torch.testing.assert_close(theirs.aminmax(), torch.tensor([low, high]).aminmax())
     back = form.take(theirs)
     torch.testing.assert_close(back, unit, rtol=0, atol=1e-6)
-    assert back.min() == 0
-    assert back.max() == 1
+    assert bool((back >= 0).all())
+    assert bool((back <= 1).all())
     if (low, high) == (0.0, 1.0):
         assert torch.equal(back, unit)
     torch.testing.assert_close(form.give(back[1:] * 0 + 1) - form.give(back[1:] * 0), form.width + theirs[1:] * 0)
