@@ -20,7 +20,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"rollout"}),
     frozenset({"resumable"}),
     frozenset({"metatrain", "evaluation", "api"}),
-    frozenset({"cli"}),
+    frozenset({"cli", "interop"}),
 )
 PROBLEM_WING = {"blackboxes", "data", "objectives", "tasks"}
 SOLVER_WING = {"directions", "estimators", "optimizers", "checkpoint"}

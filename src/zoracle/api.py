@@ -17,7 +17,18 @@ from zoracle.blackboxes.base import BlackBox
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.fingerprint import optimizer_config, tensor_hash
-from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
+from zoracle.inputs import (
+    Array,
+    affordable,
+    as_ids,
+    as_limits,
+    as_points,
+    as_seed,
+    as_tensor,
+    check_dtype,
+    real,
+    whole,
+)
 from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
 from zoracle.objectives.base import Objective
@@ -139,10 +150,11 @@ def minimize(
     chosen = _optimizer(optimizer, settings, "quadratic")
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
+    seed = as_seed(seed)
+    scale = real("scale", scale)
     if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale}; expected a positive number")
-    if target is not None and math.isnan(target):
-        raise InputError("target is NaN; expected a number, or None to spend the whole budget")
+    target = None if target is None else real("target", target)
     if isinstance(f, Objective):
         objective = f
         if (objective.num_problems, objective.dim) != start.shape:
@@ -264,7 +276,8 @@ def attack(
     steps = whole("steps", steps)
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
-    start_std = default_start_std(eps) if start_std is None else start_std
+    seed = as_seed(seed)
+    start_std = default_start_std(eps) if start_std is None else real("start_std", start_std)
     if not 0 <= start_std < math.inf:
         raise InputError(f"start_std is {start_std}; expected a number of at least 0")
     x = as_tensor("images", images)

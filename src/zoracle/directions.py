@@ -151,7 +151,10 @@ def by_problems(function: Callable[[slice], Tensor], b: int, numbers: int) -> Te
 
 
 def orthonormalise(vectors: Tensor, spare: Callable[[], Tensor]) -> Tensor:
-    """Orthonormal rows (B, k, d) by Gram-Schmidt; those of ``spare()`` (B, k, d) replace dependent vectors."""
+    """Orthonormal rows (B, k, d) by Gram-Schmidt; those of ``spare()`` (B, k, d) replace dependent vectors.
+
+    Rows that neither gives, as those beyond d have to be, are zero.
+    """
     d = vectors.shape[2]
     vectors = _aligned(vectors)
     rows = vectors[:, :0]
@@ -160,10 +163,11 @@ def orthonormalise(vectors: Tensor, spare: Callable[[], Tensor]) -> Tensor:
         chosen, real = _orthogonal(vectors[:, index : index + 1], rows)
         if not bool(real.all()):
             instead = _aligned(spare()) if instead is None else instead
-            other, _ = _orthogonal(instead[:, index : index + 1], rows)
-            chosen = torch.where(real, chosen, other)
+            other, there = _orthogonal(instead[:, index : index + 1], rows)
+            chosen = torch.where(real, chosen, torch.where(there, other, 0.0))
+            real = real | there
         length = torch.linalg.vector_norm(chosen, dim=2, keepdim=True)
-        rows = torch.cat((rows, chosen / length), dim=1)
+        rows = torch.cat((rows, chosen / torch.where(real, length, 1.0)), dim=1)
     return rows[:, :, :d]
 
 

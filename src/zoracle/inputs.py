@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
@@ -88,6 +89,25 @@ def whole(name: str, value: Any) -> int:
         number: int = index(value)
     except TypeError:
         raise InputError(f"{name} is {value!r}; expected a whole number") from None
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """A number that is not NaN."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise InputError(f"{name} is {value!r}; expected a number")
+    return number
+
+
+def as_seed(seed: Any) -> int:
+    """A whole number that a tensor can keep."""
+    number = whole("seed", seed)
+    if not -(2**63) <= number < 2**63:
+        raise InputError(f"seed is {number}; expected a whole number of 64 bits, -2**63 .. 2**63 - 1")
     return number
 
 

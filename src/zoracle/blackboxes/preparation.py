@@ -75,7 +75,7 @@ class Preparation:
             mean, std = (
                 values.to(x).view(-1, *[1] * (x.ndim - 2)) if values.ndim else values.to(x) for values in self._mean_std
             )
-            x = (x - mean) / std
+            x = (x - mean).div_(std)
         if self.layout == "NHWC":
             x = x.movedim(1, -1)
         return x.reshape(x.shape[0], *shape)
