@@ -16,7 +16,8 @@ from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.fingerprint import optimizer_config, tensor_hash
+from zoracle.fingerprint import optimizer_config
+from zoracle.hashing import tensor_hash
 from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
 from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std

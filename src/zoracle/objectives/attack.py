@@ -280,7 +280,8 @@ def _check_amount(name: str, value: float) -> None:
 
 def _classes(name: str, values: Tensor, images: Tensor) -> Tensor:
     if values.shape != images.shape[:1]:
-        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one an image")
+        one = "; of one image, give images[None] and a list of one" if values.ndim == 0 else ""
+        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one an image{one}")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name} are {values.dtype}; expected integers")
     values = values.detach().to("cpu", torch.int64)
