@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +19,9 @@ from zoracle.checkpoint import resolve
 from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.fingerprint import optimizer_config
 from zoracle.hashing import tensor_hash
-from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
+from zoracle.inputs import Array, affordable, amount, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std, is_amount
 from zoracle.objectives.base import Objective
 from zoracle.objectives.callable import CallableObjective
 from zoracle.objectives.reduced import Reduced
@@ -140,10 +141,11 @@ def minimize(
     chosen = _optimizer(optimizer, settings, "quadratic")
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
-    if not 0 < scale < math.inf:
-        raise InputError(f"scale is {scale}; expected a positive number")
-    if target is not None and math.isnan(target):
-        raise InputError("target is NaN; expected a number, or None to spend the whole budget")
+    seed = whole("seed", seed)
+    if not is_amount(scale) or scale == 0:
+        raise InputError(f"scale is {scale!r}; expected a positive number")
+    if target is not None and (not isinstance(target, int | float | np.integer | np.floating) or math.isnan(target)):
+        raise InputError(f"target is {target!r}; expected a number, or None to spend the whole budget")
     if isinstance(f, Objective):
         objective = f
         if (objective.num_problems, objective.dim) != start.shape:
@@ -175,8 +177,8 @@ def minimize(
             "optimizer": optimizer_config(chosen),
             "budget": budget,
             "bounds": None if limits is None else list(limits),
-            "scale": scale,
-            "target": target,
+            "scale": float(scale),
+            "target": None if target is None else float(target),
             "seed": seed,
             "ids": key.tolist(),
         },
@@ -264,9 +266,11 @@ def attack(
     steps = whole("steps", steps)
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
-    start_std = default_start_std(eps) if start_std is None else start_std
-    if not 0 <= start_std < math.inf:
-        raise InputError(f"start_std is {start_std}; expected a number of at least 0")
+    seed = whole("seed", seed)
+    chunk = None if chunk is None else whole("chunk", chunk)
+    start_std = default_start_std(eps) if start_std is None else amount("start_std", start_std)
+    c, confidence = amount("c", c), amount("confidence", confidence)
+    eps = None if eps is None else amount("eps", eps)
     x = as_tensor("images", images)
     y = as_tensor("labels", labels)
     wanted = None if targets is None else as_tensor("targets", targets)

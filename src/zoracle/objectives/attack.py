@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,14 @@ Outputs = Literal["logits", "probabilities", "log-probabilities"]
 
 #: Probabilities below this are read as this: a model that rounds one to zero would otherwise give an infinite loss.
 PROBABILITY_FLOOR = 1e-30
+
+
+def is_amount(value: Any) -> bool:
+    """Whether something is a finite number of at least 0."""
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and 0 <= float(value) < math.inf
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def default_start_std(eps: float | None) -> float:
@@ -264,8 +273,8 @@ def _check_threat(norm: str, eps: float | None) -> None:
         _check_choice("norm", norm, ("l1", "l2"))
         return
     _check_choice("norm", norm, ("l2", "linf"))
-    if not (math.isfinite(eps) and eps > 0):
-        raise InputError(f"eps is {eps}; expected a positive number")
+    if not is_amount(eps) or eps == 0:
+        raise InputError(f"eps is {eps!r}; expected a positive number")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -274,8 +283,8 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_amount(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} is {value}; expected a number of at least 0")
+    if not is_amount(value):
+        raise InputError(f"{name} is {value!r}; expected a number of at least 0")
 
 
 def _classes(name: str, values: Tensor, images: Tensor) -> Tensor:
