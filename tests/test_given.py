@@ -119,7 +119,7 @@ def test_splits():
     made = build(ids=[5, 6, 7, 8], splits={"test": [8, 5], "valid": [6]})
     assert made.ids("test") == (8, 5)
     assert made.ids("valid") == (6,)
-    assert made.defaults.problems == 2
+    assert build(problems=2).defaults.problems == 2
     with pytest.raises(InputError, match="no images are given for the train split"):
         made.ids("train")
     with pytest.raises(InputError, match="split 'tests' is unknown"):

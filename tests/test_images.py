@@ -205,7 +205,7 @@ def test_a_folder_in_the_order_of_its_rows(folder):
     assert found.images.dtype is torch.uint8
     assert found.labels.tolist() == [1, 0]
     assert found.targets is None
-    assert found.notes == (f"3 pictures of {folder} are in no row of the labels, and are left out",)
+    assert found.notes == (f"pictures in {folder} that no row of the labels names, left out: 3",)
 
 
 @pytest.mark.parametrize(

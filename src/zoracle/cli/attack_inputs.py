@@ -15,9 +15,10 @@ from zoracle.errors import InputError
 from zoracle.images import LabelledImages, read_labelled
 from zoracle.images.classes import Numbering
 from zoracle.objectives.attack import Norm
-from zoracle.tasks import Task, names, task
+from zoracle.tasks import Task, names
 from zoracle.tasks.given import GivenImages
-from zoracle.tasks.image_attack import ImageAttackTask
+from zoracle.tasks.image_attack import ImageData
+from zoracle.tasks.source import Source, built_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,35 +114,32 @@ def attacked(run: Run, inputs: Inputs) -> Task:
 
 def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
     norm, ball = THREATS[run.threat], not run.threat.startswith("minimise")
-    if data in names():
-        source = _built_in(data, inputs)
-        given, ids = source.pick(), tuple(source.pick().ids)
-        splits = {split: source.ids(split) for split in ("train", "valid", "test")}
-        labelled = LabelledImages(given.images, given.labels, None, source.class_names)
-        white, eps = source.white, run.eps if run.eps is not None or not ball else source.radii[norm]
-    else:
-        labelled = _read(inputs, data)
-        white, ids, splits, eps = None, tuple(range(len(labelled.labels))), None, run.eps
-        if ball and eps is None:
+    source = _built_in(data, inputs) if data in names() else _own(inputs, data)
+    eps = run.eps
+    if ball and eps is None:
+        if norm not in source.radii:
             raise InputError(f"--threat {run.threat} needs --eps, the radius of the ball, where images are your own")
-    targets, kept = _targets(labelled, inputs.targets)
-    for note in labelled.notes:
+        eps = source.radii[norm]
+    for note in source.notes:
         click.echo(note)
-    if len(kept) < len(ids):
-        click.echo(f"{len(ids) - len(kept)} images are of the class {inputs.targets} already, and are left out")
-        ids = tuple(ids[row] for row in kept)
-        splits = splits and {split: tuple(i for i in some if i in set(ids)) for split, some in splits.items()}
-    target: Target = open_target(spec, inputs.arguments, labelled.class_names or None)
+    given = source.data
+    targets, kept = _targets(given, source.class_names, inputs.targets)
+    ids = tuple(given.ids[row] for row in kept)
+    if len(ids) < len(given.ids):
+        click.echo(f"images of class {inputs.targets} already, left out: {len(given.ids) - len(ids)}")
+    there = set(ids)
+    target: Target = open_target(spec, inputs.arguments, source.class_names or None)
     return GivenImages(
         target.box,
-        labelled.images[kept],
-        labelled.labels[kept],
+        given.images[kept],
+        given.labels[kept],
         targets=None if targets is None else targets[kept],
         ids=ids,
-        splits=splits,
-        class_names=labelled.class_names,
+        splits={split: tuple(i for i in some if i in there) for split, some in source.splits.items()},
+        problems=source.problems,
+        class_names=source.class_names,
         layout="NCHW",
-        white=white,
+        white=source.white,
         name=data if data in names() else "images",
         target=target.description,
         target_file=target.file,
@@ -150,16 +148,22 @@ def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
     )
 
 
-def _built_in(name: str, inputs: Inputs) -> ImageAttackTask:
-    made = task(name)
-    if not isinstance(made, ImageAttackTask):
-        raise InputError(f"--data {name} is a task without images; expected digits, mnist, cifar10, a folder or a file")
+def _built_in(name: str, inputs: Inputs) -> Source:
     for option in ("labels", "classes", "images_key", "labels_key", "targets_key", "data_layout", "resize", "channels"):
         if getattr(inputs, option) is not None:
             raise InputError(
                 f"--{option.replace('_', '-')} goes with images of your own, and --data {name} has its own"
             )
-    return made
+    return built_in(name)
+
+
+def _own(inputs: Inputs, data: str) -> Source:
+    read = _read(inputs, data)
+    ids = range(len(read.labels))
+    white = 255 if read.images.dtype == torch.uint8 else 1
+    return Source(
+        ImageData(read.images, read.labels, ids, read.targets), {"test": ids}, white, read.class_names, notes=read.notes
+    )
 
 
 def _read(inputs: Inputs, data: str) -> LabelledImages:
@@ -179,20 +183,22 @@ def _read(inputs: Inputs, data: str) -> LabelledImages:
     )
 
 
-def _targets(labelled: LabelledImages, asked: str | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+def _targets(
+    given: ImageData, class_names: tuple[str, ...], asked: str | None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The classes to reach, and the rows of the images that can be asked to."""
-    every = torch.arange(len(labelled.labels))
+    every = torch.arange(len(given.labels))
     if asked is None or asked == "none":
-        return (labelled.targets if asked is None else None), every
+        return (given.targets if asked is None else None), every
     if asked == "column":
-        if labelled.targets is None:
+        if given.targets is None:
             raise InputError("--targets column asks for the target classes of the data, and they name none")
-        return labelled.targets, every
-    number = Numbering(labelled.class_names).number(asked, "--targets")
-    kept = (labelled.labels != number).nonzero().flatten()
+        return given.targets, every
+    number = Numbering(class_names).number(asked, "--targets")
+    kept = (given.labels != number).nonzero().flatten()
     if not len(kept):
         raise InputError(f"--targets {asked}: all images are of this class already; expected another one")
-    return torch.full_like(labelled.labels, number), kept
+    return torch.full_like(given.labels, number), kept
 
 
 def _refuse_options(inputs: Inputs) -> None:

@@ -186,7 +186,7 @@ def _left_out(folder: Path, paths: list[Path]) -> tuple[str, ...]:
         others = [path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.resolve() not in named]
     if not others:
         return ()
-    return (f"{len(others)} pictures of {folder} are in no row of the labels, and are left out",)
+    return (f"pictures in {folder} that no row of the labels names, left out: {len(others)}",)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class GivenImages(AttackTask):
         targets: (P,) integers, the classes to reach; None for any other than the label.
         ids: (P,) different whole numbers, the ids of the problems; 0 .. P - 1 by default.
         splits: ids by split; by default all are in "test".
+        problems: how many a run takes where it is not told; None takes all of the split.
         class_names: names of the classes in the model's order, where they are known.
         layout: "NCHW" or "NHWC"; None tells it from the shape.
         white: the value that is pixel 1; None takes 255 for bytes, and 1 otherwise.
@@ -64,6 +65,7 @@ class GivenImages(AttackTask):
         targets: Any = None,
         ids: Sequence[int] | None = None,
         splits: Mapping[str, Sequence[int]] | None = None,
+        problems: int | None = None,
         class_names: Sequence[str] = (),
         layout: Layout | None = None,
         white: int | None = None,
@@ -101,7 +103,7 @@ class GivenImages(AttackTask):
         self.targets_sha256 = None if wanted is None else tensor_hash(wanted)
         self.target = target
         self.target_file = target_file
-        self.defaults = TaskDefaults(problems=max(map(len, self._splits.values())))
+        self.defaults = TaskDefaults(problems=problems or len(x))
 
     def ids(self, split: str) -> tuple[int, ...]:
         """The ids of a split, in the order of the images.
