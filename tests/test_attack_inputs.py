@@ -61,6 +61,12 @@ def house(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "house", raising=False)
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """No report: drawing takes longer than everything else."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+
 def run(*argv, code=0):
     assert main([str(part) for part in argv]) == code
 
@@ -117,7 +123,7 @@ def test_an_attack_on_ones_own_images_and_model(capsys):
     assert (there["name"], there["target"], there["norm"], there["eps"]) == ("images", "house:classify", "linf", 0.2)
 
 
-def test_a_folder_of_other_data_is_refused(capsys):
+def test_a_folder_of_other_data_is_refused(capsys, plain):
     argv = ["attack", *TARGET, "--data", "own.npz", "--targets", "none", *SHORT, "--out", "run"]
     run(*argv)
     run(*argv)
@@ -129,7 +135,7 @@ def test_a_folder_of_other_data_is_refused(capsys):
     one_line(capsys.readouterr().err, "run holds a run with another config")
 
 
-def test_the_same_numbers_through_a_target_as_of_the_task(capsys):
+def test_the_same_numbers_through_a_target_as_of_the_task(capsys, plain):
     common = ["--problems", "3", "--optimizers", "zo-sgd", "--threat", "linf", "--steps", "20"]
     run("attack", "--task", "digits", *common, "--out", "built-in")
     run("attack", "--target", "house:digits", "--data", "digits", *common, "--out", "run")
@@ -139,7 +145,7 @@ def test_the_same_numbers_through_a_target_as_of_the_task(capsys):
     assert config()["task"]["eps"] == task("digits").radii["linf"]
 
 
-def test_targets(capsys):
+def test_targets(capsys, plain):
     argv = ["attack", *TARGET, "--data", "own.npz", *SHORT]
     run(*argv, "--out", "column")
     run(*argv, "--targets", "column", "--out", "column")
@@ -153,7 +159,7 @@ def test_targets(capsys):
     assert len(set(hashes)) == 3
 
 
-def test_targets_of_a_built_in_data_set_leave_its_splits(capsys):
+def test_targets_of_a_built_in_data_set_leave_its_splits(capsys, plain):
     argv = ["--target", "house:digits", "--data", "digits", "--targets", "7", *SHORT, "--problems", "2"]
     for split in ("valid", "test"):
         run("compare", *argv, "--split", split, "--seeds", "1", "--out", split)
@@ -164,7 +170,7 @@ def test_targets_of_a_built_in_data_set_leave_its_splits(capsys):
         assert ids == kept[:2]
 
 
-def test_a_folder_of_pictures(capsys):
+def test_a_folder_of_pictures(capsys, plain):
     pillow = pytest.importorskip("PIL.Image")
     Path("shots").mkdir()
     for i, pixels in enumerate(images(3, (9, 5))):
