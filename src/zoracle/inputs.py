@@ -97,13 +97,6 @@ def whole(name: str, value: Any) -> int:
     return number
 
 
-def amount(name: str, value: Any) -> float:
-    """A number of at least 0, as one that JSON knows."""
-    if not is_amount(value):
-        raise InputError(f"{name} is {value!r}; expected a number of at least 0")
-    return float(value)
-
-
 def affordable(budget: Any, optimizer: Optimizer[Any, Any]) -> int:
     """A budget that pays for one step of the optimizer at least.
 
@@ -118,6 +111,13 @@ def affordable(budget: Any, optimizer: Optimizer[Any, Any]) -> int:
             f"give at least {need}, or fewer directions (num_directions)"
         )
     return number
+
+
+def amount(name: str, value: Any) -> float:
+    """A number of at least 0, as one that JSON knows."""
+    if not is_amount(value):
+        raise InputError(f"{name} is {value!r}; expected a number of at least 0")
+    return float(value)
 
 
 def _is_whole(x: Tensor) -> bool:
