@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 #: The modules and packages of the house, from the ground up. One may import from the rows below its own.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"keyed", "state", "files", "frameworks", "upsampling"}),
-    frozenset({"directions", "estimators", "blackboxes", "data"}),
+    frozenset({"keyed", "state", "files", "frameworks", "hashing", "upsampling"}),
+    frozenset({"directions", "estimators", "blackboxes", "data", "images"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "oracle", "checkpoint", "fingerprint", "inputs"}),
     frozenset({"rollout"}),
@@ -22,7 +22,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"metatrain", "evaluation", "api"}),
     frozenset({"cli", "interop"}),
 )
-PROBLEM_WING = {"blackboxes", "data", "objectives", "tasks"}
+PROBLEM_WING = {"blackboxes", "data", "images", "objectives", "tasks"}
 SOLVER_WING = {"directions", "estimators", "optimizers", "checkpoint"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

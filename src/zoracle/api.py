@@ -16,14 +16,15 @@ from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.fingerprint import optimizer_config, tensor_hash
+from zoracle.fingerprint import optimizer_config
+from zoracle.hashing import tensor_hash
 from zoracle.inputs import (
     Array,
     affordable,
+    amount,
     as_ids,
     as_limits,
     as_points,
-    as_seed,
     as_tensor,
     check_dtype,
     real,
@@ -150,7 +151,7 @@ def minimize(
     chosen = _optimizer(optimizer, settings, "quadratic")
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
-    seed = as_seed(seed)
+    seed = whole("seed", seed)
     scale = real("scale", scale)
     if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale}; expected a positive number")
@@ -186,8 +187,8 @@ def minimize(
             "optimizer": optimizer_config(chosen),
             "budget": budget,
             "bounds": None if limits is None else list(limits),
-            "scale": scale,
-            "target": target,
+            "scale": float(scale),
+            "target": None if target is None else float(target),
             "seed": seed,
             "ids": key.tolist(),
         },
@@ -276,10 +277,11 @@ def attack(
     steps = whole("steps", steps)
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
-    seed = as_seed(seed)
-    start_std = default_start_std(eps) if start_std is None else real("start_std", start_std)
-    if not 0 <= start_std < math.inf:
-        raise InputError(f"start_std is {start_std}; expected a number of at least 0")
+    seed = whole("seed", seed)
+    chunk = None if chunk is None else whole("chunk", chunk)
+    start_std = default_start_std(eps) if start_std is None else amount("start_std", start_std)
+    c, confidence = amount("c", c), amount("confidence", confidence)
+    eps = None if eps is None else amount("eps", eps)
     x = as_tensor("images", images)
     y = as_tensor("labels", labels)
     wanted = None if targets is None else as_tensor("targets", targets)

@@ -8,7 +8,8 @@ import click
 import numpy as np
 import torch
 
-from zoracle.cli.options import Run, file_name, run_comparison, run_options, task_for
+from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
+from zoracle.cli.options import Run, file_name, run_comparison, run_options
 from zoracle.errors import InputError
 from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import write_npz
@@ -18,13 +19,18 @@ from zoracle.tasks import Task
 
 @click.command("attack")
 @run_options(default_seeds=1, default_optimizers="zo-lstm", out_required=True)
+@input_options()
 def command(**options: Any) -> None:
-    """Attack the images of a task; write the adversarial images, a table, curves and a report."""
+    """Attack images; write the adversarial images, a table, curves and a report.
+
+    They are those of a task that comes with zoracle, or your own (--data), through a model of your own (--target).
+    """
+    inputs = take_inputs(options)
     run = Run(**options)
-    made = task_for(run.task, run.threat, run.eps, run.reduce)
+    made = attacked(run, inputs)
     if not isinstance(made.objective(made.ids(run.split)[:1]), ImageAttack):
         raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
-    comparison = run_comparison(run, made, title=f"Attack on {run.task}")
+    comparison = run_comparison(run, made, title=f"Attack on {made.name}")
     for label, result in comparison.results.items():
         assert run.out is not None  # click insists on it
         path = run.out / f"adversarial-{file_name(label)}.npz"

@@ -217,12 +217,12 @@ def run_comparison(run: Run, made: Task, *, title: str | None = None) -> Compari
     """
     if run.ids is not None and run.problems is not None:
         raise InputError("--ids and --problems were both given; expected one of them")
-    optimizers = chosen_optimizers(run.optimizers, run.task)
+    optimizers = chosen_optimizers(run.optimizers, made.name)
     ids = read_ids(run.ids)
     if ids is None and run.problems is not None:
         available = made.ids(run.split)
         if run.problems > len(available):
-            raise InputError(f"--problems is {run.problems}; the {run.split} split of {run.task} has {len(available)}")
+            raise InputError(f"--problems is {run.problems}; the {run.split} split of {made.name} has {len(available)}")
         ids = list(available[: run.problems])
     return compare(
         made,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,14 @@ from zoracle.objectives.outputs import Outputs as Outputs
 from zoracle.types import Evaluation, Space
 
 Norm = Literal["l1", "l2", "linf"]
+
+
+def is_amount(value: Any) -> bool:
+    """Whether something is a finite number of at least 0."""
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and 0 <= float(value) < math.inf
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def default_start_std(eps: float | None) -> float:
@@ -253,8 +262,8 @@ def _check_threat(norm: str, eps: float | None) -> None:
         _check_choice("norm", norm, ("l1", "l2"))
         return
     _check_choice("norm", norm, ("l2", "linf"))
-    if not (math.isfinite(eps) and eps > 0):
-        raise InputError(f"eps is {eps}; expected a positive number")
+    if not is_amount(eps) or eps == 0:
+        raise InputError(f"eps is {eps!r}; expected a positive number")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -263,13 +272,14 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_amount(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} is {value}; expected a number of at least 0")
+    if not is_amount(value):
+        raise InputError(f"{name} is {value!r}; expected a number of at least 0")
 
 
 def _classes(name: str, values: Tensor, images: Tensor) -> Tensor:
     if values.shape != images.shape[:1]:
-        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one an image")
+        one = "; of one image, give images[None] and a list of one" if values.ndim == 0 else ""
+        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one an image{one}")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name} are {values.dtype}; expected integers")
     values = values.detach().to("cpu", torch.int64)
