@@ -287,6 +287,8 @@ def _work(pipe: Connection, threads: int) -> None:
             if known is None or known[0] != (asked.task, asked.task_settings):
                 known = None
             try:
+                if pipe.poll():
+                    raise _StoppedError  # asked to before it began
                 made = task_of(asked) if known is None else known[1]
                 known = ((asked.task, asked.task_settings), made)
                 _run(asked, made, parent)
