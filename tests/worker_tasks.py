@@ -1,4 +1,4 @@
-"""Tasks that worker processes can import: slow ones, ones that fail, ones that warn or end their process."""
+"""What other processes of tests import: tasks that are slow, fail, warn or end their process; and memory held."""
 
 from __future__ import annotations
 
@@ -69,3 +69,8 @@ class ForgetfulTask(MishapTask):
     def __init__(self, *, pause: float = 0.0):
         super().__init__(pause=pause)
         self.pause = pause + 1.0
+
+
+def hold(mib: int, small: bool) -> None:
+    """Fill some memory and let go of it."""
+    torch.ones(1 if small else mib * 2**18)
