@@ -47,7 +47,7 @@ PLANS = (
 )
 COORDINATEWISE = (
     Plan("zo-lstm-paper, UpdateRNN, 1 image, coordinatewise", "zo-lstm-paper-mnist", 0, 1, "coordinatewise", 1),
-    Plan("zo-lstm, 10 images, coordinatewise", "zo-lstm-mnist", 0, 10, "coordinatewise", 1),
+    Plan("zo-lstm, 2 images, coordinatewise", "zo-lstm-mnist", 0, 2, "coordinatewise", 1),
 )
 
 
