@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -18,12 +19,14 @@ from zoracle.checkpoint import resolve
 from zoracle.cli.main import main as cli
 from zoracle.errors import BlackBoxError, CheckpointError, InputError, MuTooSmallWarning, WorkerError
 from zoracle.evaluation.compare import compare
+from zoracle.evaluation.describe import optimizer_config
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.jobs import Job, check_jobs, job, optimizer_of
 from zoracle.evaluation.parallel import batch_size, kept_size
 from zoracle.evaluation.tune import Axis, tune
 from zoracle.evaluation.workers import Workers, started
 from zoracle.files import read_tensors
-from zoracle.optimizers.registry import make
+from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks import task
 
 SIX = (0, 1, 2, 3, 4, 5)
@@ -277,3 +280,34 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     process.communicate()
     assert group_is_gone(process)
     assert len(list((tmp_path / "run").glob("*.part"))) == 2
+
+
+def sent(optimizer, made):
+    return job(
+        optimizer, made, ids=(0,), seed=0, steps=1, budget=None, dtype=torch.float32, device="cpu", stem="nowhere"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_registered_optimizer_can_be_made_again(name):
+    optimizer = make(name)
+    message = sent(optimizer, MishapTask())
+    check_jobs(message, optimizer, MishapTask())
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Job)
+    assert again == message, "plain data"
+    assert optimizer_config(optimizer_of(again)) == optimizer_config(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("digits", {}),
+        ("digits", {"norm": "linf", "eps": 0.1}),
+        ("digits", {"c": 0.5, "confidence": 0.1, "start_std": 0.0}),
+        ("quadratic", {"dim": 7, "rotated": True}),
+        ("binary-classification", {"batch_size": None, "seed": 3}),
+    ],
+)
+def test_every_task_can_be_made_again(name, settings):
+    made = task(name, **settings)
+    check_jobs(sent(sgd(), made), sgd(), made)
