@@ -40,6 +40,7 @@ class Run(NamedTuple):
     threat: str = "minimise"
     eps: float | None = None
     reduce: str | None = None
+    workers: int = 1
 
 
 #: What an attack may do: names of the command line, and the norm that each stands for.
@@ -94,6 +95,16 @@ def task_for(name: str, threat: str, eps: float | None, reduce: str | None = Non
     return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps, **smaller)
 
 
+#: How many processes share the work.
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the work, and the threads; one a core is fastest.",
+)
+
+
 def run_options(default_seeds: int, default_optimizers: str, *, out_required: bool = False) -> Callable[[F], F]:
     """The options of commands that run optimizers on a task."""
     options = [
@@ -119,6 +130,7 @@ def run_options(default_seeds: int, default_optimizers: str, *, out_required: bo
         click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions a step."),
         click.option("--budget", type=click.IntRange(min=1), help="Queries that each problem may cost at most."),
         click.option("--batch", type=click.IntRange(min=1), help="Problems at once; memory and speed only."),
+        workers_option,
         click.option(
             "--dtype",
             type=click.Choice(["float32", "float64"]),
@@ -234,6 +246,7 @@ def run_comparison(run: Run, made: Task, *, title: str | None = None) -> Compari
         num_directions=run.num_directions,
         budget=run.budget,
         batch=run.batch,
+        workers=run.workers,
         dtype=cast(Literal["float32", "float64"], run.dtype),
         tuning="fresh" if run.tune else "stored",
         out=run.out,

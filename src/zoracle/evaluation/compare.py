@@ -24,6 +24,7 @@ from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import VERSIONS, Run, open_run, write_npz
 from zoracle.evaluation.table import Row, markdown, rich_table, rows_of
 from zoracle.evaluation.tune import Criterion, Tuned, check_criterion, tunable, tune, tuned, untouched, write_tuned
+from zoracle.evaluation.workers import check_workers, started
 from zoracle.files import read_json, write_json, write_text
 from zoracle.objectives.attack import ImageAttack
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
@@ -80,6 +81,7 @@ def compare(
     dtype: Literal["float32", "float64"] = "float32",
     device: str = "cpu",
     batch: int | None = None,
+    workers: int = 1,
     tuning: Tuning = "stored",
     criterion: Criterion = "ratio",
     out: str | Path | None = None,
@@ -101,6 +103,8 @@ def compare(
         dtype: "float32" or "float64".
         device: where the points live.
         batch: problems at once; changes memory and speed only.
+        workers: processes that share the work; changes speed, and the batch where that is left open. A script has to
+            ask for more than one from under ``if __name__ == "__main__":``.
         tuning: what is done about default step sizes, see :data:`Tuning`.
         criterion: what they are tuned by.
         out: the run folder; None writes nothing. A folder of the same run is gone on with.
@@ -113,6 +117,7 @@ def compare(
             was queried then.
     """
     _check(optimizers, dtype, tuning)
+    check_workers(workers)
     check_criterion(criterion)
     chosen = check_list("ids", _problems(task, split, ids))
     seed_list = list(check_list("seeds", _seeds(seeds)))
@@ -145,8 +150,9 @@ def compare(
     shared: dict[str, Any] = {"dtype": _DTYPES[dtype], "device": device}
     task.objective(chosen, **shared)  # refuses unknown ids before there is a folder; queries nothing
     run = None if out is None else open_run(out, config)
-    with _progress(console, on_progress) as told:
-        entries, records = _tune_fresh(task, entries, run, seed_list, criterion, shared, told, notes)
+    with started(workers) as pool, _progress(console, on_progress) as told:
+        running = {**shared, "workers": pool}
+        entries, records = _tune_fresh(task, entries, run, seed_list, criterion, running, told, notes)
         results = {
             e.label: evaluate(
                 e.optimizer,
@@ -158,7 +164,7 @@ def compare(
                 batch=batch,
                 on_progress=_labelled(told, e.label),
                 resume_dir=None if run is None else run.pieces / _folder(i, e.label),
-                **shared,
+                **running,
             )
             for i, e in enumerate(entries)
         }
@@ -307,7 +313,7 @@ def _tune_fresh(
     run: Run | None,
     seeds: Sequence[int],
     criterion: Criterion,
-    shared: dict[str, Any],
+    running: dict[str, Any],
     told: OnProgress,
     notes: list[str],
 ) -> tuple[list[_Entry], list[Tuned]]:
@@ -326,7 +332,7 @@ def _tune_fresh(
             criterion=criterion,
             resume_dir=None if run is None else run.pieces / "tuning" / _folder(i, entry.label),
             on_progress=_labelled(told, f"tuning {entry.label}"),
-            **shared,
+            **running,
         )
         records.append(record)
         notes.append(_told(entry.label, record, "found in this run"))

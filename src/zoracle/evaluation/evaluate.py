@@ -13,7 +13,10 @@ from torch import Tensor
 from zoracle import __version__
 from zoracle.errors import BudgetError, CheckpointError, InputError
 from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
+from zoracle.evaluation.jobs import Job
+from zoracle.evaluation.parallel import batch_size, kept_size, share
 from zoracle.evaluation.result import Result, join
+from zoracle.evaluation.workers import Workers
 from zoracle.files import read_tensors, write_tensors
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
@@ -43,6 +46,7 @@ def evaluate(
     batch: int | None = None,
     on_progress: OnProgress | None = None,
     resume_dir: Path | None = None,
+    workers: Workers | None = None,
 ) -> Result:
     """Run an optimizer on problems of a task and say what it cost and reached.
 
@@ -59,43 +63,87 @@ def evaluate(
         budget: points that each problem may cost at most.
         dtype: floating-point type of the points.
         device: where the points live.
-        batch: problems at once; None takes all. It changes nothing but memory and speed.
-        on_progress: told after each step.
+        batch: problems at once; None takes all, or what gives every worker as much to do, or what the pieces of
+            ``resume_dir`` have. It changes nothing but memory and speed.
+        on_progress: told after each step; a few times a second where there are workers.
         resume_dir: where each finished piece (a seed, a batch of problems) is kept as soon as it is done, and the
             piece at work every few seconds. A second call goes on there.
+        workers: processes that run the pieces; None runs them here, one after another.
 
     Raises:
         InputError: no problems or seeds, or one twice; numbers out of range.
         BudgetError: the budget is smaller than one step; nothing was evaluated.
         CheckpointError: a kept piece is truncated or belongs to another run.
+        WorkerError: a worker died.
     """
     ids, seeds = check_list("ids", ids), check_list("seeds", seeds)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; expected at least 1 problem")
     steps = resolve_steps(optimizer, task, steps, budget)
-    batches = list(_batches(ids, batch or len(ids)))
+    if workers is not None and resume_dir is None:
+        resume_dir = workers.scratch()  # what they find comes back as files
+    size = None if batch else kept_size(resume_dir, ids, seeds)
+    size = size or batch_size(len(ids), len(seeds), batch, 1 if workers is None else workers.number)
+    batches = list(_batches(ids, size))
     total = len(seeds) * len(batches) * steps
+
+    def piece(seed: int, j: int) -> _Piece:
+        stem = None if resume_dir is None else resume_dir / f"seed-{seed}-batch-{j}"
+        return _Piece(
+            batches[j], seed, steps, stem, _fingerprint(optimizer, task, batches[j], seed, steps, budget, dtype)
+        )
+
+    if workers is not None:
+        every = [piece(seed, j) for seed in seeds for j in range(len(batches))]
+        missing = [one for one in every if _kept(one) is None]
+        told, before = on_progress, total - steps * len(missing)
+        share(
+            workers,
+            optimizer,
+            task,
+            missing,
+            budget=budget,
+            dtype=dtype,
+            device=device,
+            on_steps=lambda done: None if told is None else told(before + done, total),
+        )
+        on_progress = None  # what is left to do is to read the files
     objectives: dict[tuple[int, ...], Objective] = {}
     rows: list[Result] = []
     for i, seed in enumerate(seeds):
         parts: list[Result] = []
         for j, some in enumerate(batches):
             done = (i * len(batches) + j) * steps
-            stem = None if resume_dir is None else resume_dir / f"seed-{seed}-batch-{j}"
-            fingerprint = _fingerprint(optimizer, task, some, seed, steps, budget, dtype)
-            part = None if stem is None else _load(stem.with_suffix(".safetensors"), fingerprint)
+            one = piece(seed, j)
+            part = _kept(one)
             if part is None:
                 if some not in objectives:
                     objectives[some] = task.objective(some, dtype=dtype, device=device)
                 x0 = task.start(some, seed=seed, dtype=dtype, device=device)
                 oracle = _Witness(objectives[some], budget)
-                piece = _Piece(some, seed, steps, stem, fingerprint)
-                part = _run(optimizer, oracle, x0, piece, _teller(on_progress, done, total))
+                part = _run(optimizer, oracle, x0, one, _teller(on_progress, done, total))
             if on_progress is not None:
                 on_progress(done + steps, total)
             parts.append(part)
         rows.append(join(parts, 1))
     return join(rows, 0)
+
+
+def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callable[[int], None]) -> None:
+    """In a worker: run a piece and leave its result in its file.
+
+    Args:
+        asked: which piece.
+        optimizer: the worker's copy.
+        task: the worker's.
+        tell: told after each step how many are done.
+    """
+    dtype = getattr(torch, asked.dtype)
+    fingerprint = _fingerprint(optimizer, task, asked.ids, asked.seed, asked.steps, asked.budget, dtype)
+    piece = _Piece(asked.ids, asked.seed, asked.steps, Path(asked.stem), fingerprint)
+    oracle = _Witness(task.objective(asked.ids, dtype=dtype, device=asked.device), asked.budget)
+    x0 = task.start(asked.ids, seed=asked.seed, dtype=dtype, device=asked.device)
+    _run(optimizer, oracle, x0, piece, lambda step: tell(int(step.trajectory.steps.max())))
 
 
 def resolve_steps(optimizer: Optimizer[Any, Any], task: Task, steps: int | None, budget: int | None) -> int:
@@ -319,16 +367,19 @@ def _fingerprint(
     }
 
 
-def _load(path: Path, fingerprint: dict[str, Any]) -> Result | None:
+def _kept(piece: _Piece) -> Result | None:
     """A finished piece, or None where there is none yet."""
-    if not path.is_file():
+    path = None if piece.stem is None else piece.stem.with_suffix(".safetensors")
+    if path is None or not path.is_file():
         return None
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT or set(tensors) != set(Result._fields):
         raise CheckpointError(f"{path} is no result of this version of zoracle; choose another folder")
     theirs = metadata.get("fingerprint")
-    if theirs != fingerprint:
-        changed = [key for key in fingerprint if not isinstance(theirs, dict) or theirs.get(key) != fingerprint[key]]
+    if theirs != piece.fingerprint:
+        changed = [
+            key for key, value in piece.fingerprint.items() if not isinstance(theirs, dict) or theirs.get(key) != value
+        ]
         raise CheckpointError(
             f"{path} belongs to another run ({', '.join(changed)} differ); choose another folder, or the same settings"
         )

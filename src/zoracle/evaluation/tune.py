@@ -16,6 +16,7 @@ from zoracle.errors import InputError
 from zoracle.evaluation.describe import ids_hash, task_config
 from zoracle.evaluation.evaluate import OnProgress, evaluate
 from zoracle.evaluation.metrics import summarise
+from zoracle.evaluation.workers import Workers
 from zoracle.files import read_json, write_json
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.optimizers.registry import REGISTRY, make
@@ -128,6 +129,7 @@ def tune(
     grid: Sequence[Axis] | None = None,
     resume_dir: Path | None = None,
     on_progress: OnProgress | None = None,
+    workers: Workers | None = None,
 ) -> Tuned:
     """Choose the settings of a hand-designed optimizer on held-out problems.
 
@@ -149,6 +151,7 @@ def tune(
         grid: other settings or values to try than :data:`GRIDS` names.
         resume_dir: where each run is kept, so that an interrupted tuning goes on there.
         on_progress: told after each step of the run at work.
+        workers: processes that share each run.
 
     Raises:
         InputError: the optimizer is not tunable, the test split is asked for, or an id is not of the split.
@@ -179,6 +182,7 @@ def tune(
             device=device,
             on_progress=on_progress,
             resume_dir=folder,
+            workers=workers,
         )
         summary = summarise(result)
         ratio, loss = summary.ratio.mean, summary.final_loss.mean
