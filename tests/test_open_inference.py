@@ -223,6 +223,47 @@ def test_what_the_server_says_is_repeated_once_and_without_the_key(monkeypatch):
             box(images())
 
 
+def test_no_part_of_a_key_is_repeated(monkeypatch):
+    key = "k3y" * 40
+    monkeypatch.setenv("ZORACLE_TEST_KEY", key)
+
+    for size in range(0, 260, 20):
+
+        def echo(handler, body, size=size):
+            handler.send_json({"error": "x" * size + handler.headers["X-Key"]}, status=400)
+
+        settings = {"api_key_env": "ZORACLE_TEST_KEY", "api_key_header": "X-Key", **QUICK}
+        with Server(respond=echo, **META) as server, OpenInference(server.url, **settings) as box:
+            with pytest.raises(BlackBoxError, match="status 400") as caught:
+                box(images())
+            assert "k3y" not in str(caught.value)
+
+
+def test_a_wait_that_is_too_long_is_told():
+    def tomorrow(handler, body):
+        handler.send_json({"error": "quota"}, status=429, headers={"Retry-After": "86400"})
+
+    with Server(respond=tomorrow, **META) as server, OpenInference(server.url, **QUICK) as box:
+        with pytest.raises(BlackBoxError, match=r"status 429 \(quota\); it asks to wait for 86400 s, go on then"):
+            box(images())
+        assert adds_up(box)["requests_failed"] == {"refused": 1}
+
+
+def test_several_outputs_without_metadata():
+    def two(handler, body):
+        n = len(parse(body, None)[1])
+        one = {"shape": [n, 2], "datatype": "FP32", "data": [0.0, 1.0] * n}
+        label = {"name": "label", "shape": [n], "datatype": "INT64", "data": [1] * n}
+        handler.send_json({"outputs": [label, {"name": "a", **one}, *([{"name": "b", **one}] * handler.server.more)]})
+
+    with Server(respond=two) as server, OpenInference(server.url, input="x", **QUICK) as box:
+        server.more = 0
+        assert box(images()).tolist() == [[0.0, 1.0]] * 5
+        server.more = 1
+        with pytest.raises(BlackBoxError, match=r"several outputs \(label, a, b\); name the one with scores: output="):
+            box(images())
+
+
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
@@ -430,9 +471,9 @@ def test_a_server_that_fails_gives_the_same_adversarial_images(binary, tmp_path)
     run = {"budget": 11 * 8, "optimizer": "zo-sgd", "num_directions": 10, "lr": 0.05, "mu": 1e-2, "seed": 1}
     found, injected = [], None
     for faults in (0.0, 0.2):
-        settings = {"chunk": 4, "concurrency": 3, "attempts": 12, **QUICK, "timeout": 0.25}
+        settings = {"chunk": 4, "concurrency": 3, "attempts": 12, **QUICK, "timeout": 0.6}
         with (
-            Server(model, faults=faults, seed=5, slow=0.5, **meta) as server,
+            Server(model, faults=faults, seed=5, slow=1.2, **meta) as server,
             OpenInference(server.url, log=tmp_path / f"{faults}.jsonl", **settings) as box,
         ):
             result = zoracle.attack(box, pictures.images, pictures.labels, **run)

@@ -10,6 +10,8 @@ from zoracle.blackboxes.base import SUPPORTED
 from zoracle.blackboxes.v2_protocol import INPUT_TYPES, Tensor, clip
 from zoracle.errors import InputError
 
+_SHORTEST_SECRET = 6
+
 
 class Metadata(NamedTuple):
     """What a server says of itself and of a model."""
@@ -89,7 +91,8 @@ def headers_with_key(
         InputError: the environment variable is not set, or a header cannot be sent.
     """
     sent = dict(headers or {})
-    secrets = [value for value in sent.values() if isinstance(value, str)]
+    # A short one, such as a number, is no secret, and hiding it would spoil every error that holds it.
+    secrets = [value for value in sent.values() if isinstance(value, str) and len(value) >= _SHORTEST_SECRET]
     if key_env is not None:
         key = os.environ.get(key_env, "").strip()
         if not key:
