@@ -160,6 +160,10 @@ def test_metadata_that_tell_nothing():
         ({}, {"concurrency": 0}, "concurrency is 0"),
         ({}, {"attempts": 1.5}, "attempts is 1.5"),
         ({}, {"timeout": 0}, "timeout is 0"),
+        ({}, {"timeout": "3"}, "timeout is '3'"),
+        ({}, {"backoff": None}, "backoff is None"),
+        ({}, {"top_k": 3}, "top_k names two outputs"),
+        ({}, {"headers": "X: y"}, "headers are a str; expected a dict"),
         ({}, {"backoff": -1}, "backoff is -1"),
         ({}, {"requests_per_second": 0}, "requests_per_second is 0"),
         ({}, {"images_per_second": float("inf")}, "images_per_second is inf"),
@@ -178,6 +182,7 @@ def test_settings_that_cannot_be_used(meta, settings, message):
 @pytest.mark.parametrize(
     ("url", "settings", "message"),
     [
+        (None, {}, "address of the server is a NoneType; expected http"),
         ("http://127.0.0.1:80", {}, "names no model; expected http://host:port/v2/models/NAME, or model=NAME"),
         ("ftp://a/v2/models/m", {}, "is no address of a server"),
         ("http:///v2/models/m", {}, "is no address of a server"),

@@ -50,11 +50,11 @@ class Policy(NamedTuple):
         for name in ("attempts", "concurrency"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
-        if not 0 < self.timeout < math.inf:
-            raise InputError(f"timeout is {self.timeout}; expected a positive number of seconds")
+        if not (isinstance(self.timeout, int | float) and 0 < self.timeout < math.inf):
+            raise InputError(f"timeout is {self.timeout!r}; expected a positive number of seconds")
         for name in ("backoff", "max_backoff"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise InputError(f"{name} is {value}; expected seconds, at least 0")
+            if not (isinstance(value := getattr(self, name), int | float) and 0 <= value < math.inf):
+                raise InputError(f"{name} is {value!r}; expected seconds, at least 0")
         return self
 
 
