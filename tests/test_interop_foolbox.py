@@ -142,6 +142,13 @@ def test_probabilities_and_misclassified_images():
     assert attack.queries.tolist() == [6] * NUMBER  # the step that found out
 
 
+def test_what_else_zoracles_attack_takes_goes_through():
+    attack = LinfZoracleAttack(budget=200, reduce="tile:2x2", **SETTINGS)
+    raw, _, _ = attack(wrapped(Linear()), IMAGES, LABELS, epsilons=0.1)
+    given = {"norm": "linf", "eps": 0.1, "stop_on_success": True, "reduce": "tile:2x2", **SETTINGS}
+    assert torch.equal(raw, zoracle.attack(Linear(), IMAGES, LABELS, budget=200, **given).adversarial)
+
+
 def test_what_cannot_be_attacked_is_told():
     model = wrapped(Linear())
     attack = LinfZoracleAttack(budget=200, **SETTINGS)

@@ -48,7 +48,7 @@ class ZoracleAttack(EvasionAttack):
         stop_on_success: leave an image at its first success; None does with ``eps`` and does not without.
         seed: keys starting points and directions; the same seed gives the same images.
         batch_size: images in one call of ``predict`` at most.
-        settings: settings of the optimizer.
+        settings: settings of the optimizer, and what else :func:`zoracle.attack` takes (``reduce="tile:2"``).
 
     Attributes:
         queries: (P,) int64, images that the classifier was given by the last ``generate``, for each image.

@@ -166,7 +166,7 @@ class LinfZoracleAttack(_WithinBall):
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
         seed: keys starting points and directions; the same seed gives the same images.
         chunk: images in one call of the model at most.
-        settings: settings of the optimizer.
+        settings: settings of the optimizer, and what else :func:`zoracle.attack` takes (``reduce="tile:2"``).
 
     Raises:
         InputError: what was given cannot be used; BlackBoxError where the model failed.
@@ -196,7 +196,7 @@ class ZoracleMinimizationAttack(_ZoracleAttack, FlexibleDistanceMinimizationAtta
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
         seed: keys starting points and directions.
         chunk: images in one call of the model at most.
-        settings: settings of the optimizer.
+        settings: settings of the optimizer, and what else :func:`zoracle.attack` takes (``reduce="tile:2"``).
 
     Raises:
         InputError: what was given cannot be used; BlackBoxError where the model failed.
