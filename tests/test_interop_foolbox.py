@@ -12,7 +12,7 @@ foolbox = pytest.importorskip("foolbox", reason="Foolbox is not installed (extra
 
 from zoracle.interop.foolbox import L2ZoracleAttack, LinfZoracleAttack, ZoracleMinimizationAttack  # noqa: E402
 
-BALLS = [(LinfZoracleAttack, "linf", 0.07), (L2ZoracleAttack, "l2", 0.3)]  # some succeed, some do not
+BALLS = [(LinfZoracleAttack, "linf", 0.05), (L2ZoracleAttack, "l2", 0.3)]  # some succeed, some do not
 SETTINGS = {"optimizer": "zo-sgd", "lr": 0.002, "num_directions": 5}
 PIXELS = foolbox.distances
 
