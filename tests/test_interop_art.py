@@ -102,8 +102,9 @@ def test_targeted(y):
         attack.generate(X)
 
 
-def test_probabilities():
-    attack = ZoracleAttack(black_box(Linear(), "probabilities"), budget=200, outputs="probabilities", **SETTINGS)
+@pytest.mark.parametrize("given", [{}, {"outputs": "probabilities"}])
+def test_probabilities(given):
+    attack = ZoracleAttack(black_box(Linear(), "probabilities"), budget=200, **given, **SETTINGS)
     expected = zoracle.attack(
         Linear(), IMAGES, LABELS, budget=200, norm="linf", eps=0.3, stop_on_success=True, **SETTINGS
     )
@@ -118,7 +119,7 @@ def test_a_classifier_of_features():
     fitted = linear_model.LogisticRegression().fit(features, np.tile(Y, 20))
     classifier = SklearnClassifier(fitted, clip_values=(0, 1))
     x = features[:NUMBER].astype(np.float32)
-    given = {"optimizer": "zo-signsgd", "lr": 0.02, "outputs": "probabilities"}
+    given = {"optimizer": "zo-signsgd", "lr": 0.02}
     attack = ZoracleAttack(classifier, budget=400, eps=0.3, **given)
     y = classifier.predict(x).argmax(1)
     adversarial = attack.generate(x)
