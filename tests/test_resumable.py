@@ -51,11 +51,8 @@ def go(path, name="zo-sgd", objective=None, oracle=None, **options):
 
 
 def same(one, other):
-    state, trajectory = one
-    assert all(
-        torch.equal(a.nan_to_num(nan=-1), b.nan_to_num(nan=-1)) for a, b in zip(trajectory, other[1], strict=True)
-    )
-    assert torch.equal(state.x, other[0].x)
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        assert torch.equal(a.nan_to_num(nan=-1), b.nan_to_num(nan=-1)), name
 
 
 def cut_at(step):
@@ -86,12 +83,12 @@ def test_interrupted_again_and_again_it_gives_the_same_bits_and_asks_nothing_twi
 def test_problems_that_finished_before_the_cut_stay_finished(tmp_path):
     options = {"stop_on_success": True, "final": None}
     whole = go(None, objective=Failing(success_at=2.0), **options)
-    assert len(set(whole[1].steps.tolist())) > 1, "or the test would show nothing"
+    assert len(set(whole.steps.tolist())) > 1, "or the test would show nothing"
     objective = Failing(success_at=2.0)
     with pytest.raises(CutError):
-        go(tmp_path / "run", objective=objective, on_step=cut_at(int(whole[1].steps.min()) + 1), **options)
+        go(tmp_path / "run", objective=objective, on_step=cut_at(int(whole.steps.min()) + 1), **options)
     same(go(tmp_path / "run", objective=objective, **options), whole)
-    assert objective.points_seen().tolist() == whole[1].total_queries.tolist()
+    assert objective.points_seen().tolist() == whole.total_queries.tolist()
 
 
 @pytest.mark.parametrize("fails", [1, 2, 7, STEPS + 1])
@@ -100,8 +97,8 @@ def test_a_failed_call_is_paid_for(tmp_path, fails):
     objective = Failing(fails=fails)
     with pytest.raises(BlackBoxError, match="ConnectionError"):
         go(tmp_path / "run", objective=objective, every=1e9, final=Purpose.OPTIMISE)
-    state, found = go(tmp_path / "run", objective=objective, final=Purpose.OPTIMISE)
-    assert torch.equal(state.x, whole[0].x), "nothing but the counts differs"
+    found = go(tmp_path / "run", objective=objective, final=Purpose.OPTIMISE)
+    assert torch.equal(found.final_point, whole.final_point), "nothing but the counts differs"
     assert found.total_queries.tolist() == objective.points_seen().tolist()
     lost = 1 if fails > STEPS else M
     assert found.total_queries.tolist() == [STEPS * M + 1 + lost] * B
@@ -113,7 +110,7 @@ def test_failed_calls_never_let_a_budget_be_passed(tmp_path):
     objective = Failing(fails=4)
     for _ in range(2):
         try:
-            _, found = go(tmp_path / "run", oracle=Oracle(objective, budget=budget), final=Purpose.OPTIMISE)
+            found = go(tmp_path / "run", oracle=Oracle(objective, budget=budget), final=Purpose.OPTIMISE)
         except BlackBoxError:
             continue
     assert found.reason.tolist() == [StopReason.BUDGET] * B
@@ -122,11 +119,11 @@ def test_failed_calls_never_let_a_budget_be_passed(tmp_path):
 
 
 def test_a_success_after_a_failed_call_is_counted_with_it(tmp_path):
-    whole = go(None, objective=Failing(success_at=2.0), final=None)[1].first_success
+    whole = go(None, objective=Failing(success_at=2.0), final=None).first_success
     objective = Failing(fails=1, success_at=2.0)
     with pytest.raises(BlackBoxError):
         go(tmp_path / "run", objective=objective, final=None)
-    found = go(tmp_path / "run", objective=objective, final=None)[1]
+    found = go(tmp_path / "run", objective=objective, final=None)
     assert found.first_success.tolist() == torch.where(whole > 0, whole + M, -1).tolist()
 
 
@@ -146,10 +143,10 @@ def test_a_first_step_without_a_number_is_an_error_where_asked_and_paid_for(tmp_
         go(tmp_path / "run", objective=objective, finite_start=True)
     assert "\n" not in str(error.value)
     objective.mended = True
-    state, found = go(tmp_path / "run", objective=objective, finite_start=True)
-    assert torch.equal(state.x, go(None)[0].x), "mended, the same call begins anew"
+    found = go(tmp_path / "run", objective=objective, finite_start=True)
+    assert torch.equal(found.final_point, go(None).final_point), "mended, the same call begins anew"
     assert found.total_queries.tolist() == [STEPS * M + M] * B
-    assert go(None, objective=NotANumber(B, D))[1].reason.tolist() == [StopReason.NON_FINITE] * B
+    assert go(None, objective=NotANumber(B, D)).reason.tolist() == [StopReason.NON_FINITE] * B
 
 
 def test_another_run_is_refused_by_name_and_its_checkpoint_left(tmp_path):
