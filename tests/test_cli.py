@@ -16,8 +16,9 @@ import pytest
 
 from zoracle.checkpoint import save_optimizer
 from zoracle.cli.main import cli, main
-from zoracle.cli.options import chosen_optimizers, file_name, read_ids
+from zoracle.cli.options import chosen_optimizers, read_ids
 from zoracle.errors import InputError
+from zoracle.evaluation.output import file_name
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks import task
 
@@ -122,7 +123,9 @@ def test_attack_writes_images_that_the_model_gets_wrong(capsys, tmp_path, dtype)
     assert broken
     assert found["adversarial"].shape == (1, 3, 1, 8, 8)
     assert found["adversarial"].dtype == dtype
-    assert found["queries"].tolist() == [[420] * 3]
+    assert found["queries"].tolist() == [[421] * 3], "twenty steps, and one look at the image itself"
+    assert not found["misclassified"].any()
+    assert set(found["reason"].ravel()) == {"steps"}
     import torch
 
     made = task("digits")

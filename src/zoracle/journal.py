@@ -159,7 +159,8 @@ class Journal:
             if self._slow:
                 os.fsync(self._file)
         except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}; the run goes on from here") from error
+            told = error.strerror or error
+            raise InputError(f"cannot write {self.path}: {told}; mended, the same call goes on from here") from error
 
     def _read(self) -> list[_Call]:
         """All calls of the file; a record that a kill cut short is cut off."""

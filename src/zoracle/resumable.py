@@ -88,9 +88,7 @@ def resumable_rollout(
     def begin(rows: Tensor) -> Any:
         start = x0[rows.to(x0.device)]
         space = objective.space(rows, start)
-        return optimizer.init(
-            start, seed=seed, problem=ids[rows], horizon=steps, scale=objective.scale, space=space
-        )
+        return optimizer.init(start, seed=seed, problem=ids[rows], horizon=steps, scale=objective.scale, space=space)
 
     begin(torch.arange(number)[:1])  # what an optimizer cannot take is told before there are files
     trajectory = blank(steps, x0)
@@ -183,7 +181,7 @@ def _save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle
     if now.running.numel():
         tensors.update(flatten(now.state))
     tensors.update({f"counts.{purpose}": count for purpose, count in oracle.counts.items()})
-    metadata = {"format": _FORMAT, "fingerprint": fingerprint, "knows": dict(oracle.knows)}
+    metadata: dict[str, Any] = {"format": _FORMAT, "fingerprint": fingerprint, "knows": dict(oracle.knows)}
     if oracle.journal is not None:
         tensors["lost"] = oracle.journal.lost
         metadata["calls"] = oracle.journal.number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,18 +16,38 @@ from zoracle.errors import BudgetError, CheckpointError, InputError
 from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
 from zoracle.evaluation.result import Result, join
 from zoracle.files import read_tensors, write_tensors
+from zoracle.journal import Journal
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
-from zoracle.resumable import resumable_rollout
+from zoracle.resumable import journal_path, resumable_rollout
 from zoracle.rollout import Step
 from zoracle.tasks.base import Task
-from zoracle.types import Evaluation, Purpose, Trajectory
+from zoracle.types import Purpose, StopReason, Trajectory
 
-#: Told after each step: steps done so far and in all, over all seeds and batches of problems.
+#: Told after each step: steps done so far and in all, over all seeds and problems; who stopped has done all of them.
 OnProgress = Callable[[int, int], None]
 
-_FORMAT = "zoracle-result"
+
+class Status(NamedTuple):
+    """How far a run is, over all its seeds and problems."""
+
+    finished: int
+    """Problems that are done."""
+    problems: int
+    """All of them, once a seed."""
+    successes: int
+    """Problems of which some point has succeeded."""
+    misclassified: int
+    """Those among them that were a success before the first step."""
+    queries: int
+    """Points evaluated for optimisation."""
+
+
+#: Told after each step.
+OnStatus = Callable[[Status], None]
+
+_FORMAT = "zoracle-result-2"
 _CHECKPOINT_SECONDS = 2.0
 
 
@@ -41,14 +62,18 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch: int | None = None,
+    stop_on_success: bool | None = None,
+    check_start: bool = False,
     on_progress: OnProgress | None = None,
+    on_status: OnStatus | None = None,
     resume_dir: Path | None = None,
 ) -> Result:
     """Run an optimizer on problems of a task and say what it cost and reached.
 
     What the optimizer asks for is spent; the last iterate is evaluated once more to report and counted as
     monitoring, and so is the starting point where the optimizer does not evaluate it itself, or sees it through
-    noise. Of a stochastic objective the best point is monitored as well, without noise.
+    noise. Of a stochastic objective the best point is monitored as well, without noise. A problem that stopped at a
+    success ends at that point, and nothing is monitored.
 
     Args:
         optimizer: any optimizer.
@@ -59,10 +84,17 @@ def evaluate(
         budget: points that each problem may cost at most.
         dtype: floating-point type of the points.
         device: where the points live.
-        batch: problems at once; None takes all. It changes nothing but memory and speed.
-        on_progress: told after each step.
-        resume_dir: where each finished piece (a seed, a batch of problems) is kept as soon as it is done, and the
-            piece at work every few seconds. A second call goes on there.
+        batch: problems at once; another begins as soon as one has finished. None takes all. It changes nothing but
+            memory and speed.
+        stop_on_success: whether a problem stops at its first success; None does where nothing is left to win then
+            (``Objective.ends_at_success``: attacks within a ball).
+        check_start: evaluate each problem's start first, for one query that counts as optimisation; one that is a
+            success already takes no step. By default nobody looks: the problems of the tasks that ship are known to
+            be none.
+        on_progress: told after each step how many are done.
+        on_status: told after each step what came of them.
+        resume_dir: where each finished piece (a seed) is kept as soon as it is done, and every answer of the piece
+            at work. A second call goes on there.
 
     Raises:
         InputError: no problems or seeds, or one twice; numbers out of range.
@@ -72,87 +104,106 @@ def evaluate(
     ids, seeds = check_list("ids", ids), check_list("seeds", seeds)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; expected at least 1 problem")
-    steps = resolve_steps(optimizer, task, steps, budget)
-    batches = list(_batches(ids, batch or len(ids)))
-    total = len(seeds) * len(batches) * steps
-    objectives: dict[tuple[int, ...], Objective] = {}
+    steps = resolve_steps(optimizer, task, steps, budget, check_start)
+    objective = task.objective(ids, dtype=dtype, device=device)
+    stop = objective.ends_at_success if stop_on_success is None else stop_on_success
+    teller = _Teller(on_progress, on_status, len(seeds), len(ids), steps)
     rows: list[Result] = []
-    for i, seed in enumerate(seeds):
-        parts: list[Result] = []
-        for j, some in enumerate(batches):
-            done = (i * len(batches) + j) * steps
-            stem = None if resume_dir is None else resume_dir / f"seed-{seed}-batch-{j}"
-            fingerprint = _fingerprint(optimizer, task, some, seed, steps, budget, dtype)
-            part = None if stem is None else _load(stem.with_suffix(".safetensors"), fingerprint)
-            if part is None:
-                if some not in objectives:
-                    objectives[some] = task.objective(some, dtype=dtype, device=device)
-                x0 = task.start(some, seed=seed, dtype=dtype, device=device)
-                oracle = _Witness(objectives[some], budget)
-                piece = _Piece(some, seed, steps, stem, fingerprint)
-                part = _run(optimizer, oracle, x0, piece, _teller(on_progress, done, total))
-            if on_progress is not None:
-                on_progress(done + steps, total)
-            parts.append(part)
-        rows.append(join(parts, 1))
+    for seed in seeds:
+        stem = None if resume_dir is None else resume_dir / f"seed-{seed}"
+        fingerprint = {
+            **_fingerprint(optimizer, task, ids, seed, steps, budget, dtype),
+            "stop_on_success": stop,
+            "check_start": check_start,
+        }
+        piece = Piece(ids, seed, steps, batch, stop, check_start, stem, fingerprint)
+        row = _kept(piece)
+        if row is None:
+            x0 = task.start(ids, seed=seed, dtype=dtype, device=device)
+            row = _run(optimizer, Oracle(objective, budget=budget), x0, piece, teller.step)
+        teller.done(row)
+        rows.append(row)
     return join(rows, 0)
 
 
-def resolve_steps(optimizer: Optimizer[Any, Any], task: Task, steps: int | None, budget: int | None) -> int:
+def resolve_steps(
+    optimizer: Optimizer[Any, Any], task: Task, steps: int | None, budget: int | None, check_start: bool = False
+) -> int:
     """The number of steps of a run: as given, else what the budget pays for, else the task's own.
 
     Raises:
         InputError: fewer than one.
         BudgetError: the budget is smaller than one step.
     """
-    cost = optimizer.queries_per_step
-    if budget is not None and budget < cost:
+    cost, before = optimizer.queries_per_step, int(check_start)
+    if budget is not None and budget < cost + before:
         raise BudgetError(
-            f"budget is {budget} queries a problem, and one step of {type(optimizer).__name__} costs {cost}; "
-            f"give at least {cost}, or fewer directions"
+            f"budget is {budget} queries a problem, and one step of {type(optimizer).__name__} costs {cost}"
+            f"{' and the look at its start 1' if before else ''}; give at least {cost + before}, or fewer directions"
         )
     if steps is None:
-        steps = task.defaults.steps if budget is None else budget // cost
+        steps = task.defaults.steps if budget is None else (budget - before) // cost
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
     return steps
 
 
-class _Witness(Oracle):
-    """An oracle that notes for which purposes the objective said what a success is."""
-
-    def __init__(self, objective: Objective, budget: int | None) -> None:
-        super().__init__(objective, budget=budget)
-        self.knows: dict[Purpose, bool] = {}
-
-    def evaluate(
-        self, points: Tensor, problem: Tensor, *, step: Tensor | None = None, purpose: Purpose = Purpose.OPTIMISE
-    ) -> Evaluation:
-        result = super().evaluate(points, problem, step=step, purpose=purpose)
-        self.knows[purpose] = result.success is not None
-        return result
-
-
-class _Piece(NamedTuple):
-    """What is run, and kept, as one: a seed on a batch of problems."""
+class Piece(NamedTuple):
+    """What is run, and kept, as one: a seed on some problems."""
 
     ids: tuple[int, ...]
     seed: int
     steps: int
+    batch: int | None
+    """Problems at once."""
+    stop_on_success: bool
+    check_start: bool
     stem: Path | None
     fingerprint: dict[str, Any]
 
 
-def _teller(on_progress: OnProgress | None, done: int, total: int) -> Callable[[Step], None]:
-    def tell(step: Step) -> None:
-        if on_progress is not None:
-            on_progress(done + int(step.trajectory.steps.max()), total)
+class _Teller:
+    """Adds up what pieces tell of themselves."""
 
-    return tell
+    def __init__(
+        self, on_progress: OnProgress | None, on_status: OnStatus | None, seeds: int, problems: int, steps: int
+    ) -> None:
+        self.on_progress, self.on_status = on_progress, on_status
+        self.steps, self.total, self.problems = steps, seeds * problems * steps, seeds * problems
+        self.before = 0
+        self.status = Status(0, self.problems, 0, 0, 0)
+
+    def step(self, step: Step) -> None:
+        found = step.trajectory
+        stopped = found.reason != StopReason.RUNNING
+        if self.on_progress is not None:
+            self.on_progress(self.before + int(torch.where(stopped, self.steps, found.steps).sum()), self.total)
+        if self.on_status is not None:
+            queries = int(found.total_queries.sum())
+            self.on_status(self._plus(stopped, found.first_success > 0, found.checked & found.start_success, queries))
+
+    def done(self, row: Result) -> None:
+        self.before += row.ids.shape[1] * self.steps
+        everyone = torch.ones_like(row.success_ever)
+        self.status = self._plus(everyone, row.success_ever, row.misclassified, int(row.spent.sum()))
+        if self.on_progress is not None:
+            self.on_progress(self.before, self.total)
+        if self.on_status is not None:
+            self.on_status(self.status)
+
+    def _plus(self, finished: Tensor, success: Tensor, misclassified: Tensor, queries: int) -> Status:
+        known = self.status
+        return Status(
+            known.finished + int(finished.sum()),
+            self.problems,
+            known.successes + int(success.sum()),
+            known.misclassified + int(misclassified.sum()),
+            known.queries + queries,
+        )
 
 
 def _run(
-    optimizer: Optimizer[Any, Any], oracle: _Witness, x0: Tensor, piece: _Piece, tell: Callable[[Step], None]
+    optimizer: Optimizer[Any, Any], oracle: Oracle, x0: Tensor, piece: Piece, tell: Callable[[Step], None]
 ) -> Result:
     """One piece: a result with S = 1."""
     stem = piece.stem
@@ -163,35 +214,47 @@ def _run(
         clock.tick()
         tell(step)
 
-    state, trajectory = resumable_rollout(
-        optimizer,
-        oracle,
-        x0,
-        piece.steps,
-        path=at_work,
-        fingerprint=piece.fingerprint,
-        seed=piece.seed,
-        problem=torch.tensor(piece.ids),
-        every=_CHECKPOINT_SECONDS,
-        on_step=on_step,
-    )
-    result = _result(optimizer, oracle, x0, state.x.detach(), trajectory, piece, clock.seconds)
-    if stem is not None and at_work is not None:
-        tensors = {name: leaf.contiguous() for name, leaf in result._asdict().items()}
-        metadata = {"format": _FORMAT, "fingerprint": piece.fingerprint}
-        write_tensors(stem.with_suffix(".safetensors"), tensors, metadata)
-        at_work.unlink(missing_ok=True)
-        clock.forget()
+    # Open until the result is on disk: what is evaluated to report is noted as well.
+    with nullcontext() if at_work is None else Journal(journal_path(at_work)) as journal:
+        oracle.journal = journal
+        trajectory = resumable_rollout(
+            optimizer,
+            oracle,
+            x0,
+            piece.steps,
+            path=at_work,
+            fingerprint=piece.fingerprint,
+            seed=piece.seed,
+            problem=torch.tensor(piece.ids),
+            batch=piece.batch,
+            every=_CHECKPOINT_SECONDS,
+            on_step=on_step,
+            stop_on_success=piece.stop_on_success,
+            check_start=piece.check_start,
+        )
+        result = _result(optimizer, oracle, x0, trajectory, piece, clock.seconds)
+        if stem is not None and journal is not None:
+            tensors = {name: leaf.contiguous() for name, leaf in result._asdict().items()}
+            metadata = {"format": _FORMAT, "fingerprint": piece.fingerprint}
+            write_tensors(stem.with_suffix(".safetensors"), tensors, metadata)
+            journal.forget()
+    _forget(piece)
     return result
+
+
+def _forget(piece: Piece) -> None:
+    """Remove what a finished piece was kept in while it was at work."""
+    if piece.stem is not None:
+        for suffix in (".part", ".part.calls", ".seconds"):
+            piece.stem.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _result(
     optimizer: Optimizer[Any, Any],
-    oracle: _Witness,
+    oracle: Oracle,
     x0: Tensor,
-    x: Tensor,
     trajectory: Trajectory,
-    piece: _Piece,
+    piece: Piece,
     seconds: float,
 ) -> Result:
     ids, seed, steps = piece.ids, piece.seed, piece.steps
@@ -202,24 +265,30 @@ def _result(
         loss = oracle.evaluate(points.to(x0).unsqueeze(1), rows, purpose=Purpose.MONITOR).loss
         return loss[:, 0].double().cpu()
 
-    evaluates = optimizer.evaluates_iterate and not objective.stochastic
-    # A piece that was killed after its last step has seen no answer in this process: ask once more, and count it.
-    initial = trajectory.loss[0].double() if evaluates and oracle.knows else monitor(x0)
+    # Who stopped at a success ends there, and not at an iterate that nobody evaluated.
+    stopped = trajectory.reason == StopReason.SUCCESS
+    final = torch.where(stopped, trajectory.success_loss, trajectory.final_loss).double()
+    x = torch.where(stopped.unsqueeze(1), trajectory.success_point, trajectory.final_point)
+    final_success = trajectory.final_success | stopped
+    initial = _initial(optimizer, objective, trajectory)
+    if initial is None:
+        initial = monitor(x0)
     found = trajectory.best_loss.double()
     if objective.stochastic:
         found = monitor(trajectory.best_point).nan_to_num(nan=torch.inf)
-    final = trajectory.final_loss.double()
     losses = _losses(trajectory, initial, final, steps)
     best_loss, best_point = _lower(found, trajectory.best_point, initial, x0)
     best_loss, best_point = _lower(best_loss, best_point, final, x)
-    on_success = torch.where(trajectory.final_success, final, torch.nan)
+    on_success = torch.where(final_success, final, torch.nan)
     _, success_point = _lower(trajectory.success_loss.double(), trajectory.success_point, on_success, x)
+    success_ever = final_success | (trajectory.first_success > 0)
     best = torch.cat((initial.nan_to_num(nan=torch.inf).unsqueeze(0), trajectory.best.double())).cummin(0).values
     best[-1] = best_loss
-    spent = torch.cat((torch.zeros(1, len(ids), dtype=torch.int64), trajectory.queries))
+    spent = torch.cat((trajectory.checked.long().unsqueeze(0), trajectory.queries))
     known = any(oracle.knows.values())
-    whole = steps * optimizer.queries_per_step if oracle.budget is None else oracle.budget
-    distances = _distances(objective, x, rows)
+    whole = steps * optimizer.queries_per_step + int(piece.check_start) if oracle.budget is None else oracle.budget
+    measured = torch.where(success_ever.unsqueeze(1), success_point, best_point) if objective.ends_at_success else x
+    distances = _distances(objective, measured.to(x0), rows)
 
     def same(value: int | bool | float) -> Tensor:
         return torch.full((len(ids),), value, dtype=torch.float64 if isinstance(value, float) else None)
@@ -234,13 +303,15 @@ def _result(
         reason=trajectory.reason,
         allowance=same(whole),
         monitored=oracle.counts[Purpose.MONITOR].clone(),
+        lost=torch.zeros_like(trajectory.steps) if oracle.journal is None else oracle.journal.lost.clone(),
         success_known=same(known),
         first_known=same(known and optimizer.order == 0),
-        final_success=trajectory.final_success,
-        success_ever=trajectory.final_success | (trajectory.first_success > 0),
+        misclassified=trajectory.checked & trajectory.start_success,
+        final_success=final_success,
+        success_ever=success_ever,
         first_success=trajectory.first_success,
         non_finite=trajectory.non_finite,
-        final_point=x.cpu(),
+        final_point=x,
         best_point=best_point,
         success_point=success_point,
         l1=distances["l1"],
@@ -249,6 +320,17 @@ def _result(
         seconds=same(float(seconds / len(ids))),
     )
     return Result(*(leaf.unsqueeze(0) for leaf in one))
+
+
+def _initial(optimizer: Optimizer[Any, Any], objective: Objective, trajectory: Trajectory) -> Tensor | None:
+    """(P,) loss at the start as the run saw it: its first iterate's, or what the check found; None where it saw none.
+
+    Of a stochastic objective it saw noise.
+    """
+    if objective.stochastic or not (optimizer.evaluates_iterate or bool(trajectory.checked.all())):
+        return None
+    seen = (trajectory.steps > 0) & optimizer.evaluates_iterate
+    return torch.where(seen, trajectory.loss[0], trajectory.start_loss).double()
 
 
 def _losses(trajectory: Trajectory, initial: Tensor, final: Tensor, steps: int) -> Tensor:
@@ -319,10 +401,12 @@ def _fingerprint(
     }
 
 
-def _load(path: Path, fingerprint: dict[str, Any]) -> Result | None:
+def _kept(piece: Piece) -> Result | None:
     """A finished piece, or None where there is none yet."""
-    if not path.is_file():
+    path = None if piece.stem is None else piece.stem.with_suffix(".safetensors")
+    if path is None or not path.is_file():
         return None
+    fingerprint = piece.fingerprint
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT or set(tensors) != set(Result._fields):
         raise CheckpointError(f"{path} is no result of this version of zoracle; choose another folder")
@@ -332,12 +416,8 @@ def _load(path: Path, fingerprint: dict[str, Any]) -> Result | None:
         raise CheckpointError(
             f"{path} belongs to another run ({', '.join(changed)} differ); choose another folder, or the same settings"
         )
+    _forget(piece)  # where a kill came between the result and this
     return Result(**tensors)
-
-
-def _batches(ids: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
 
 
 def check_list(name: str, values: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,170 @@
+"""What a comparison or an attack leaves in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zoracle.errors import InputError, MissingExtraError
+from zoracle.evaluation.describe import config_hash
+from zoracle.evaluation.gallery import SHOWN, Gallery, make_gallery
+from zoracle.evaluation.report import check_extra, write_report
+from zoracle.evaluation.result import Result
+from zoracle.evaluation.runfolder import VERSIONS, Run, write_npz
+from zoracle.evaluation.table import Row, markdown
+from zoracle.evaluation.tune import Tuned, write_tuned
+from zoracle.files import read_json, write_json, write_text
+from zoracle.objectives.attack import Attack
+from zoracle.tasks.base import Task
+from zoracle.types import StopReason
+
+
+def write_run(
+    run: Run,
+    task: Task,
+    rows: Sequence[Row],
+    results: dict[str, Result],
+    tuned_here: Sequence[Tuned],
+    notes: list[str],
+    title: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    attack: bool = False,
+) -> dict[str, Path]:
+    """Write table, curves, the count of all queries and the report into an open run folder; an attack uses it too.
+
+    Without the extra for reports everything else is written, and a note says what is missing.
+
+    Returns:
+        The files by name: table, markdown, curves, queries, and where there are some tuned, report, and the
+        adversarial examples of each label.
+    """
+    paths = {
+        name: run.path / file
+        for name, file in (
+            ("table", "table.json"),
+            ("markdown", "table.md"),
+            ("curves", "curves.npz"),
+            ("queries", "queries.json"),
+        )
+    }
+    write_json(paths["table"], [row._asdict() for row in rows])
+    write_text(paths["markdown"], markdown(rows))
+    write_npz(paths["curves"], curve_arrays(results))
+    if attack:
+        for label, result in results.items():
+            paths[f"adversarial {label}"] = run.path / f"adversarial-{file_name(label)}.npz"
+            write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, result))
+    if tuned_here:
+        paths["tuned"] = run.path / "tuned.json"
+        write_tuned(paths["tuned"], tuned_here)
+    gallery: Gallery | None = None
+    try:
+        check_extra()
+    except MissingExtraError as error:
+        notes.append(f"no report was written: {error}")
+    else:
+        gallery = _gallery(run, task, results, dtype, device)
+        paths["report"] = run.path / "report.html"
+        write_report(
+            paths["report"],
+            title=title,
+            rows=rows,
+            results=results,
+            config=run.config,
+            versions=read_json(run.path / VERSIONS),
+            gallery=gallery,
+            notes=notes,
+        )
+    write_json(paths["queries"], _ledger(results, tuned_here, gallery))
+    return paths
+
+
+def curve_arrays(results: dict[str, Result]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of ``curves.npz``: LABEL.losses and LABEL.queries (seed, problem, step), and LABEL.best.
+
+    Step t is the iterate after t steps, from the starting point (t = 0) to the last iterate; queries are the points
+    spent to reach it.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for label, result in results.items():
+        arrays[f"{label}.losses"] = np.ascontiguousarray(result.losses.numpy())
+        arrays[f"{label}.queries"] = np.ascontiguousarray(result.queries.numpy())
+        arrays[f"{label}.best"] = np.ascontiguousarray(result.best.numpy())
+    return arrays
+
+
+def adversarial_arrays(task: Task, result: Result) -> dict[str, npt.NDArray[Any]]:
+    """The best adversarial image of each problem and seed, the best failed one where none succeeded.
+
+    Returns:
+        ids (P,), labels (P,), seeds (S,), images (P, C, H, W), adversarial (S, P, C, H, W), and (S, P) each: success,
+        misclassified (the image itself is a success, found by the check of the start), queries, queries_to_success
+        (-1 where none), reason (why it stopped, a word), l1, l2, linf (of ``adversarial``).
+
+    Raises:
+        InputError: the task is no attack on images.
+    """
+    ids = tuple(result.ids[0].tolist())
+    pictures = task.pictures(ids)
+    # In the run's own precision: rounded, an image that barely succeeded might not.
+    objective = task.objective(ids, dtype=result.best_point.dtype)
+    if pictures is None or not isinstance(objective, Attack):
+        raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
+    points = torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)
+    rows = torch.arange(len(ids))
+    images = torch.stack([objective.adversarial(found, rows) for found in points])
+    distances = [objective.distances(found, rows) for found in points]
+    arrays = {
+        "ids": result.ids[0],
+        "labels": pictures.labels,
+        "seeds": result.seed[:, 0],
+        "images": pictures.images,
+        "adversarial": images,
+        "success": result.success_ever,
+        "misclassified": result.misclassified,
+        "queries": result.spent,
+        "queries_to_success": result.first_success,
+        **{name: torch.stack([one[name] for one in distances]) for name in ("l1", "l2", "linf")},
+    }
+    words = np.array([reason.name.lower() for reason in StopReason])
+    return {**{name: value.cpu().numpy() for name, value in arrays.items()}, "reason": words[result.reason.numpy()]}
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+
+
+def _ledger(results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None) -> dict[str, Any]:
+    """Every point that the numbers of this run needed, by what it was evaluated for."""
+    return {
+        "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
+        "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
+        "tuning": {record.optimizer: record.queries for record in records},
+        "pictures": 0 if gallery is None else gallery.queries,
+        "interrupted": {label: int(result.lost.sum()) for label, result in results.items()},
+    }
+
+
+def _gallery(
+    run: Run, task: Task, results: dict[str, Result], dtype: torch.dtype, device: torch.device | str
+) -> Gallery | None:
+    first = next(iter(results.values()))
+    shown = tuple(first.ids[0, :SHOWN].tolist())
+    pictures = task.pictures(shown)
+    if pictures is None:
+        return None
+    objective = task.objective(shown, dtype=dtype, device=device)
+    if not isinstance(objective, Attack):
+        return None
+    fingerprint = {"config_sha256": config_hash(run.config)}
+    keep = run.pieces / "pictures.safetensors"
+    return make_gallery(objective, pictures, results, keep=keep, fingerprint=fingerprint)
