@@ -271,3 +271,56 @@ def test_sigint_to_a_process_keeps_the_step_in_flight(tmp_path):
     assert tensors["trajectory.steps"].tolist() == [done, done]
     same(slow_run(path, 0.0), slow_run(tmp_path / "plain", 0.0))
     assert lines(path) == 61, "nothing is asked twice"
+
+
+def test_the_other_calls_of_a_step_that_failed_are_not_made_again(tmp_path):
+    """With chunks of 4 points a step of 15 takes 4 calls; the third of the second step fails."""
+    whole = go(None, final=Purpose.OPTIMISE)
+    objective = Failing(fails=7)
+    with pytest.raises(BlackBoxError, match="ConnectionError"):
+        go(tmp_path / "run", oracle=Oracle(objective, chunk=4), final=Purpose.OPTIMISE)
+    for _ in range(2):  # resumed and failing again at once, then mended
+        objective.fails = objective.calls + 1
+        with pytest.raises(BlackBoxError):
+            go(tmp_path / "run", oracle=Oracle(objective, chunk=4), final=Purpose.OPTIMISE)
+    oracle = Oracle(objective, chunk=4)
+    found = go(tmp_path / "run", oracle=oracle, final=Purpose.OPTIMISE)
+    assert torch.equal(found.final_point, whole.final_point)
+    assert found.total_queries.tolist() == objective.points_seen().tolist()
+    assert int(found.total_queries.sum()) == B * (STEPS * M + 1) + 3 * 4, "three failed calls of four points each"
+    assert int(oracle.counts[Purpose.OPTIMISE].sum()) == int(found.total_queries.sum())
+
+
+def test_two_processes_cannot_have_the_same_run(tmp_path):
+    def again(shown):
+        go(tmp_path / "run")
+
+    with pytest.raises(InputError, match="is in use by another process"):
+        go(tmp_path / "run", on_step=again)
+    same(go(tmp_path / "run"), go(None))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"], "the journal of a finished run is gone"
+
+
+@pytest.mark.parametrize("batch", [1, 2, None])
+def test_problems_that_take_turns_resume_in_the_same_order(tmp_path, batch):
+    options = {"stop_on_success": True, "check_start": True, "final": None, "batch": batch}
+    whole = go(None, objective=Failing(success_at=2.0), **{**options, "batch": None})
+    objective = Failing(success_at=2.0)
+    for cut in (1, 3, 8):
+        with pytest.raises(CutError):
+            go(tmp_path / "run", objective=objective, every=1e9, on_step=cut_after(cut), **options)
+    found = go(tmp_path / "run", objective=objective, **options)
+    same(found, whole)
+    assert objective.points_seen().tolist() == found.total_queries.tolist()
+
+
+def cut_after(steps):
+    left = steps
+
+    def on_step(shown):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise CutError
+
+    return on_step

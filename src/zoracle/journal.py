@@ -64,6 +64,8 @@ class Journal:
         self.number = 0
         self.lost = torch.zeros(0, dtype=torch.int64)
         self._kept: deque[_Call] = deque()
+        self._since: list[_Call] = []
+        self._asking: _Call | None = None
         self._asked = 0.0
         self._slow = False
         try:
@@ -104,6 +106,7 @@ class Journal:
             return None
         call = self._kept.popleft()
         if call.purpose == purpose and torch.equal(call.rows, rows):
+            self._since.append(call)
             return call.answer
         for other in (call, *self._kept):
             self._lose(other.rows)
@@ -113,6 +116,7 @@ class Journal:
     def ask(self, purpose: Purpose, rows: Tensor) -> None:
         """Note a call before it is made: points of these problems (N,)."""
         self._write([self.number, purpose.value, rows.to("cpu", torch.int32).numpy().tobytes()])
+        self._asking = _Call(self.number, purpose.value, rows, None)
         self.number += 1
         self._asked = time.monotonic()
 
@@ -122,6 +126,31 @@ class Journal:
         loss = answer.loss.detach().cpu().contiguous()
         success = None if answer.success is None else answer.success.cpu().numpy().tobytes()
         self._write([str(loss.dtype), loss.view(torch.uint8).numpy().tobytes(), success])
+        if self._asking is not None:
+            self._since.append(self._asking._replace(answer=answer))
+
+    def mark(self) -> None:
+        """What was answered so far has been made use of: there is a state that it led to."""
+        self._since = []
+
+    def carry(self) -> tuple[int, dict[Purpose, Tensor]]:
+        """Note again what was answered since the last mark, for a checkpoint of the state of then.
+
+        A step may take several calls. Where one of them failed, the others were paid for and need not be made again.
+
+        Returns:
+            The number of the first call that this checkpoint does not hold, and by purpose the points (P,) that were
+            answered after it and will be counted again.
+        """
+        first = self.number
+        points = {purpose: torch.zeros_like(self.lost) for purpose in Purpose}
+        carried, self._since = self._since, []
+        for call in carried:
+            assert call.answer is not None
+            self.ask(Purpose(call.purpose), call.rows)
+            self.answer(call.answer)
+            points[Purpose(call.purpose)] += call.rows.bincount(minlength=self.lost.shape[0])
+        return first, points
 
     def forget(self) -> None:
         """Empty the file: a checkpoint holds all of it."""

@@ -70,8 +70,8 @@ def resumable_rollout(
     call in flight and no other. Its points are counted apart (``oracle.journal.lost``): they may have been seen, but
     the run goes on as if they had not been asked for, so that it ends as it would have without the interruption.
 
-    Where the black box or ``on_step`` raises, the last whole step is on disk, and so is what the failed call cost:
-    its points count for budgets and reports when the same call goes on there.
+    Where the black box or ``on_step`` raises, the last whole step is on disk, so are the answers of that step's
+    earlier calls, and so is what the failed call cost: its points count for budgets and reports when the run goes on.
 
     Raises:
         InputError: the checkpoint cannot be written, or another process has it; nothing was queried.
@@ -106,12 +106,12 @@ def resumable_rollout(
         last, cost = time.monotonic(), 0.0
         fresh = finite_start and bool((so_far.trajectory.steps == 0).all())
 
-        def save() -> None:
+        def save(failed: bool = False) -> None:
             nonlocal last, cost
             # While answers are left of a process that was killed, its checkpoint and they hold all that was paid for.
             if path is not None and not (oracle.journal is not None and oracle.journal.answering):
                 began = time.monotonic()
-                _save(path, fingerprint, so_far, oracle)
+                _save(path, fingerprint, so_far, oracle, failed)
                 last = time.monotonic()
                 cost = last - began
 
@@ -122,6 +122,8 @@ def resumable_rollout(
 
             def changed(now: Snapshot) -> None:
                 nonlocal so_far, fresh
+                if oracle.journal is not None:
+                    oracle.journal.mark()
                 if fresh and not bool(now.trajectory.best_loss.isfinite().any()):
                     so_far = Snapshot(torch.arange(0), None, blank(steps, x0))  # with what it cost, once it is mended
                     raise BlackBoxError(
@@ -158,7 +160,7 @@ def resumable_rollout(
                 # The black box failed, or on_step did. The points of a failed call were paid for, so they are kept
                 # too; that the checkpoint cannot be written would be the lesser news.
                 with suppress(InputError):
-                    save()
+                    save(failed=True)
                 raise
             so_far = Snapshot(torch.arange(0), None, so_far.trajectory)
             save()
@@ -176,18 +178,24 @@ def journal_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.calls")
 
 
-def _save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle) -> None:
+def _save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle, failed: bool) -> None:
+    journal = oracle.journal
+    counts = oracle.counts
+    first = 0 if journal is None else journal.number
+    if failed and journal is not None:
+        first, again = journal.carry()
+        counts = {purpose: count - again[purpose] for purpose, count in counts.items()}
     tensors = {"running": now.running, **flatten(now.trajectory, "trajectory")}
     if now.running.numel():
         tensors.update(flatten(now.state))
-    tensors.update({f"counts.{purpose}": count for purpose, count in oracle.counts.items()})
+    tensors.update({f"counts.{purpose}": count for purpose, count in counts.items()})
     metadata: dict[str, Any] = {"format": _FORMAT, "fingerprint": fingerprint, "knows": dict(oracle.knows)}
-    if oracle.journal is not None:
-        tensors["lost"] = oracle.journal.lost
-        metadata["calls"] = oracle.journal.number
+    if journal is not None:
+        tensors["lost"] = journal.lost
+        metadata["calls"] = first
     write_tensors(path, tensors, metadata)
-    if oracle.journal is not None:
-        oracle.journal.forget()
+    if journal is not None and not failed:
+        journal.forget()
 
 
 def _load(

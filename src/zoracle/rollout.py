@@ -155,6 +155,8 @@ def rollout(
     if queue is not None:
         going = record.reason[queue.running] == StopReason.RUNNING
         waiting = live[~torch.isin(live, queue.running)]
+        if not bool(going.all()):  # they stopped at the last step of an interrupted run, and had no time to leave
+            record.final_point[queue.running[~going]] = _points(state, ~going)
         live = queue.running[going]
         running = state if bool(going.all()) else select(state, going)
     else:
@@ -178,7 +180,7 @@ def rollout(
             if not bool(stay.all()) and (not keep_graph or not bool(stay.any())):
                 gone = live[~stay]
                 # A problem that took no step, its start being a success, stays where it was.
-                record.final_point[gone] = running.x.detach()[~stay.to(running.x.device)].cpu()  # type: ignore[attr-defined]
+                record.final_point[gone] = _points(running, ~stay)
                 paid = _evaluate_final(record, oracle, gone, problem, final, device)
                 if keep_graph:
                     break
@@ -273,6 +275,12 @@ def _stop(record: Trajectory, live: Tensor, evaluation: Evaluation, on_success: 
         record.reason[live[record.best_loss[live] <= target]] = StopReason.TARGET
     if on_success:
         record.reason[live[record.first_success[live] > 0]] = StopReason.SUCCESS
+
+
+def _points(state: Any, which: Tensor) -> Tensor:
+    """The iterates of some problems, on the CPU."""
+    x: Tensor = state.x.detach()
+    return x[which.to(x.device)].cpu()
 
 
 def _check_start(record: Trajectory, oracle: Oracle, rows: Tensor, x: Tensor, problem: Tensor) -> None:

@@ -72,8 +72,8 @@ def evaluate(
 
     What the optimizer asks for is spent; the last iterate is evaluated once more to report and counted as
     monitoring, and so is the starting point where the optimizer does not evaluate it itself, or sees it through
-    noise. Of a stochastic objective the best point is monitored as well, without noise. A problem that stopped at a
-    success ends at that point, and nothing is monitored.
+    noise. Of a stochastic objective the best point is monitored as well, without noise. A run that stops at the first
+    success ends there, or at its best failed point, and no last iterate is monitored.
 
     Args:
         optimizer: any optimizer.
@@ -231,6 +231,7 @@ def _run(
             on_step=on_step,
             stop_on_success=piece.stop_on_success,
             check_start=piece.check_start,
+            final=None if piece.stop_on_success else Purpose.MONITOR,
         )
         result = _result(optimizer, oracle, x0, trajectory, piece, clock.seconds)
         if stem is not None and journal is not None:
@@ -265,10 +266,16 @@ def _result(
         loss = oracle.evaluate(points.to(x0).unsqueeze(1), rows, purpose=Purpose.MONITOR).loss
         return loss[:, 0].double().cpu()
 
-    # Who stopped at a success ends there, and not at an iterate that nobody evaluated.
+    succeeded = trajectory.first_success > 0
+    # Who stopped at a success ends there, and not at an iterate that nobody evaluated. Where that is what runs are
+    # for, the others end at their best failed point, and nothing is evaluated that no budget paid for.
     stopped = trajectory.reason == StopReason.SUCCESS
-    final = torch.where(stopped, trajectory.success_loss, trajectory.final_loss).double()
-    x = torch.where(stopped.unsqueeze(1), trajectory.success_point, trajectory.final_point)
+    final, x = trajectory.final_loss, trajectory.final_point
+    if piece.stop_on_success:
+        final, x = trajectory.best_loss.where(trajectory.best_loss.isfinite(), torch.nan), trajectory.best_point
+        stopped = succeeded
+    final = torch.where(stopped, trajectory.success_loss, final).double()
+    x = torch.where(stopped.unsqueeze(1), trajectory.success_point, x)
     final_success = trajectory.final_success | stopped
     initial = _initial(optimizer, objective, trajectory)
     if initial is None:
@@ -281,7 +288,7 @@ def _result(
     best_loss, best_point = _lower(best_loss, best_point, final, x)
     on_success = torch.where(final_success, final, torch.nan)
     _, success_point = _lower(trajectory.success_loss.double(), trajectory.success_point, on_success, x)
-    success_ever = final_success | (trajectory.first_success > 0)
+    success_ever = final_success | succeeded
     best = torch.cat((initial.nan_to_num(nan=torch.inf).unsqueeze(0), trajectory.best.double())).cummin(0).values
     best[-1] = best_loss
     spent = torch.cat((trajectory.checked.long().unsqueeze(0), trajectory.queries))

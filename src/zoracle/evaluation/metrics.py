@@ -4,7 +4,8 @@
 word                      meaning
 ========================  ==========================================================================================
 initial                   loss at the starting point
-final                     loss of the last iterate; of a problem that stopped at a success, that of the success
+final                     loss of the last iterate; where runs stop at their first success, that of the success, or of
+                          the best failed point
 best                      lowest loss of any evaluated point, the last iterate included
 ratio                     mean over problems (and seeds) of final / initial
 best_ratio                mean over problems (and seeds) of best / initial
@@ -48,8 +49,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("ratio", "Mean over problems and repeats of final / initial loss. Lower is better."),
     (
         "final",
-        "The last iterate; its loss is evaluated only to report and counted as monitoring. A problem that stopped at "
-        "its first success ends at that point, and nothing is monitored.",
+        "The last iterate; its loss is evaluated only to report and counted as monitoring. Where runs stop at their "
+        "first success: that point, or the best failed one, and nothing is monitored.",
     ),
     ("best", "The best evaluated point, the last iterate included."),
     ("initial", "The starting point."),

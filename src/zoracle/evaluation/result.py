@@ -51,7 +51,7 @@ class Result(NamedTuple):
     non_finite: Tensor
     """(S, P) int64, values that were NaN or infinite."""
     final_point: Tensor
-    """(S, P, d) the last iterate; of a problem that stopped at a success that point."""
+    """(S, P, d) the last iterate; where runs stop at their first success that point, or the best failed one."""
     best_point: Tensor
     """(S, P, d) the point with the lowest loss, the last iterate included."""
     success_point: Tensor
