@@ -8,7 +8,7 @@ import click
 
 from zoracle.cli.options import Run, run_comparison, run_options, task_for
 from zoracle.cli.resume import resume_option, settled
-from zoracle.errors import InputError
+from zoracle.errors import BlackBoxError, InputError
 from zoracle.evaluation.result import Result
 from zoracle.objectives.attack import Attack
 
@@ -24,7 +24,10 @@ def command(ctx: click.Context, /, **_: Any) -> None:
     made = task_for(run.task, run.threat, run.eps)
     if not isinstance(made.objective(made.ids(run.split)[:1]), Attack):
         raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
-    comparison = run_comparison(run, made, title=f"Attack on {run.task}", attack=True, command=kept)
+    try:
+        comparison = run_comparison(run, made, title=f"Attack on {run.task}", attack=True, command=kept)
+    except BlackBoxError as error:
+        raise BlackBoxError(f"{error}; what was paid for is kept: go on with --resume --out {run.out}") from error
     for label, result in comparison.results.items():
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             click.echo(f"{label}, seed {seed}: {told(result, repeat)}")

@@ -12,13 +12,16 @@ from torch import Tensor
 from zoracle.errors import CheckpointError
 from zoracle.evaluation.result import Result
 from zoracle.files import read_tensors, write_tensors
+from zoracle.journal import Journal
 from zoracle.objectives.attack import Attack
+from zoracle.resumable import journal_path
 from zoracle.tasks.base import Pictures
+from zoracle.types import Evaluation, Purpose
 
 #: How many problems a report draws.
 SHOWN = 8
 
-_FORMAT = "zoracle-pictures"
+_FORMAT = "zoracle-pictures-2"
 
 
 class Outcome(NamedTuple):
@@ -53,6 +56,8 @@ class Gallery(NamedTuple):
     outcomes: dict[str, Outcome]
     queries: int
     """Points evaluated to know the predictions, apart from everything else that is counted."""
+    lost: int
+    """Points asked for again because an interruption lost their answers; in no other count."""
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number where it has none."""
@@ -73,7 +78,7 @@ def make_gallery(
         objective: the attack on the K problems to draw, the first K of the results.
         pictures: their images.
         results: of each optimizer, by label; the first seed is drawn.
-        keep: a file for the answers, so that drawing again costs no query.
+        keep: a file for the answers, so that drawing again costs no query; each is noted beside it as it comes.
         fingerprint: what that file belongs to.
 
     Raises:
@@ -83,7 +88,7 @@ def make_gallery(
     points = {label: result.final_point[0, :k] for label, result in results.items()}
     like = next(iter(points.values()))
     asked = [torch.zeros_like(like), *points.values()]
-    answers = _answers(objective, asked, keep, {"labels": list(points), **(fingerprint or {})})
+    answers, lost = _answers(objective, asked, keep, {"labels": list(points), **(fingerprint or {})})
     first = next(iter(results.values()))
     rows = torch.arange(k)
     outcomes = {
@@ -107,20 +112,38 @@ def make_gallery(
         predicted=answers[0],
         outcomes=outcomes,
         queries=k * len(asked),
+        lost=lost,
     )
 
 
 def _answers(
     objective: Attack, asked: Sequence[Tensor], keep: Path | None, fingerprint: dict[str, Any]
-) -> list[Tensor]:
-    if keep is not None and keep.is_file():
+) -> tuple[list[Tensor], int]:
+    """The predicted classes of each of some lists of points, and how many points were lost on the way."""
+    if keep is None:
+        return [objective.predict(points, _rows(objective)).cpu() for points in asked], 0
+    if keep.is_file():
         tensors, metadata = read_tensors(keep)
         if metadata.get("format") != _FORMAT or metadata.get("fingerprint") != fingerprint:
             raise CheckpointError(f"{keep} belongs to another run; choose another folder")
-        return [tensors[f"answer.{i}"] for i in range(len(asked))]
-    rows = torch.arange(objective.num_problems)
-    answers = [objective.predict(points, rows).cpu() for points in asked]
-    if keep is not None:
+        return [tensors[f"answer.{i}"] for i in range(len(asked))], int(tensors["lost"])
+    rows = _rows(objective)
+    with Journal(journal_path(keep)) as journal:
+        journal.resume(0, torch.zeros_like(rows))
+        answers = []
+        for points in asked:
+            known = journal.answered(Purpose.MONITOR, rows)
+            if known is None:
+                journal.ask(Purpose.MONITOR, rows)
+                known = Evaluation(objective.predict(points, rows).cpu().double())
+                journal.answer(known)
+            answers.append(known.loss.long())
         named = {f"answer.{i}": answer for i, answer in enumerate(answers)}
+        named["lost"] = journal.lost.sum()
         write_tensors(keep, named, {"format": _FORMAT, "fingerprint": fingerprint})
-    return answers
+        journal.forget()
+    return answers, int(named["lost"])
+
+
+def _rows(objective: Attack) -> Tensor:
+    return torch.arange(objective.num_problems)

@@ -144,13 +144,20 @@ def file_name(label: str) -> str:
 
 
 def _ledger(results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None) -> dict[str, Any]:
-    """Every point that the numbers of this run needed, by what it was evaluated for."""
+    """Every point that the numbers of this run needed, by what it was evaluated for.
+
+    Under "interrupted" are those that were asked for again, because a process was killed or a call did not return:
+    the target may have seen them, and they are in no other count.
+    """
     return {
         "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
         "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
         "tuning": {record.optimizer: record.queries for record in records},
         "pictures": 0 if gallery is None else gallery.queries,
-        "interrupted": {label: int(result.lost.sum()) for label, result in results.items()},
+        "interrupted": {
+            **{label: int(result.lost.sum()) for label, result in results.items()},
+            "pictures": 0 if gallery is None else gallery.lost,
+        },
     }
 
 

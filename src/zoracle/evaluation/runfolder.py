@@ -21,6 +21,8 @@ CONFIG = "config.json"
 VERSIONS = "versions.json"
 #: How the run was asked for. The config says what the numbers depend on and names no path of a machine; this may.
 COMMAND = "command.json"
+#: The log of network attempts, of targets that keep one; it may be there before the run is.
+ATTEMPTS = "attempts.jsonl"
 #: Whoever holds the lock on this file has the folder; it says which process that is.
 LOCK = ".lock"
 #: Under this folder lie the finished pieces of a run that an interrupted one goes on from.
@@ -94,7 +96,7 @@ def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any]
         _note_versions(path / VERSIONS)
         _note_command(path / COMMAND, command)
         return Run(path, config, resumed=True)
-    if any(not entry.name.startswith(".") for entry in path.iterdir()):
+    if any(not entry.name.startswith(".") and entry.name != ATTEMPTS for entry in path.iterdir()):
         raise InputError(f"{path} is not empty and holds no {CONFIG}; choose a new or an empty folder")
     write_json(known, config)
     _note_versions(path / VERSIONS)
