@@ -167,7 +167,7 @@ def compare(
         heading = title or f"{task.name}: {len(entries)} optimizers compared"
         paths = {}
         if run is not None:
-            paths = write_run(run, task, rows, results, records, notes, heading, attack=attack, **shared)
+            paths = write_run(run, task, objective, rows, results, records, notes, heading, attack=attack)
     if console is not None:
         console.print(rich_table(rows, heading))
         for note in notes:

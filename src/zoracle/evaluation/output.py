@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from zoracle.errors import InputError, MissingExtraError
+from zoracle.evaluation.attack_page import attack_page
 from zoracle.evaluation.describe import config_hash
-from zoracle.evaluation.gallery import SHOWN, Gallery, make_gallery
+from zoracle.evaluation.gallery import Gallery, best_points, chosen, make_gallery
 from zoracle.evaluation.report import check_extra, write_report
 from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import VERSIONS, Run, write_npz
@@ -21,6 +22,7 @@ from zoracle.evaluation.table import Row, markdown
 from zoracle.evaluation.tune import Tuned, write_tuned
 from zoracle.files import read_json, write_json, write_text
 from zoracle.objectives.attack import Attack
+from zoracle.objectives.base import Objective
 from zoracle.tasks.base import Task
 from zoracle.types import StopReason
 
@@ -28,19 +30,29 @@ from zoracle.types import StopReason
 def write_run(
     run: Run,
     task: Task,
+    objective: Objective,
     rows: Sequence[Row],
     results: dict[str, Result],
     tuned_here: Sequence[Tuned],
     notes: list[str],
     title: str,
     *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
     attack: bool = False,
 ) -> dict[str, Path]:
-    """Write table, curves, the count of all queries and the report into an open run folder; an attack uses it too.
+    """Write table, curves, the count of all queries and the report into an open run folder.
 
     Without the extra for reports everything else is written, and a note says what is missing.
+
+    Args:
+        run: the folder.
+        task: what the problems are of.
+        objective: all its problems that were run.
+        rows: of the table.
+        results: by label.
+        tuned_here: settings that were tuned in this run.
+        notes: what a reader should know; more may be added.
+        title: heading of the report.
+        attack: write adversarial examples as well, and the report of an attack.
 
     Returns:
         The files by name: table, markdown, curves, queries, and where there are some tuned, report, and the
@@ -61,18 +73,26 @@ def write_run(
     if attack:
         for label, result in results.items():
             paths[f"adversarial {label}"] = run.path / f"adversarial-{file_name(label)}.npz"
-            write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, result))
+            write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, objective, result))
     if tuned_here:
         paths["tuned"] = run.path / "tuned.json"
         write_tuned(paths["tuned"], tuned_here)
     gallery: Gallery | None = None
+    drawn = True
     try:
         check_extra()
     except MissingExtraError as error:
         notes.append(f"no report was written: {error}")
+        drawn = False
     else:
-        gallery = _gallery(run, task, results, dtype, device)
+        gallery = _gallery(run, task, objective, results, attack)
+    ledger = _ledger(results, tuned_here, gallery, objective)
+    write_json(paths["queries"], ledger)
+    if drawn:
         paths["report"] = run.path / "report.html"
+        page = None
+        if attack and isinstance(objective, Attack):
+            page = attack_page(objective, run.config, results, ledger["pictures"], ledger.get("target", {}))
         write_report(
             paths["report"],
             title=title,
@@ -82,8 +102,8 @@ def write_run(
             versions=read_json(run.path / VERSIONS),
             gallery=gallery,
             notes=notes,
+            attack=page,
         )
-    write_json(paths["queries"], _ledger(results, tuned_here, gallery))
     return paths
 
 
@@ -101,7 +121,7 @@ def curve_arrays(results: dict[str, Result]) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def adversarial_arrays(task: Task, result: Result) -> dict[str, npt.NDArray[Any]]:
+def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict[str, npt.NDArray[Any]]:
     """The best adversarial image of each problem and seed, the best failed one where none succeeded.
 
     Returns:
@@ -112,14 +132,12 @@ def adversarial_arrays(task: Task, result: Result) -> dict[str, npt.NDArray[Any]
     Raises:
         InputError: the task is no attack on images.
     """
-    ids = tuple(result.ids[0].tolist())
-    pictures = task.pictures(ids)
-    # In the run's own precision: rounded, an image that barely succeeded might not.
-    objective = task.objective(ids, dtype=result.best_point.dtype)
+    pictures = task.pictures(tuple(result.ids[0].tolist()))
     if pictures is None or not isinstance(objective, Attack):
         raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
-    points = torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)
-    rows = torch.arange(len(ids))
+    # In the run's own precision: rounded, an image that barely succeeded might not.
+    points = best_points(result)
+    rows = torch.arange(result.ids.shape[1])
     images = torch.stack([objective.adversarial(found, rows) for found in points])
     distances = [objective.distances(found, rows) for found in points]
     arrays = {
@@ -143,12 +161,17 @@ def file_name(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
 
 
-def _ledger(results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None) -> dict[str, Any]:
+def _ledger(
+    results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None, objective: Objective
+) -> dict[str, Any]:
     """Every point that the numbers of this run needed, by what it was evaluated for.
 
     Under "interrupted" are those that were asked for again, because a process was killed or a call did not return:
-    the target may have seen them, and they are in no other count.
+    the target may have seen them, and they are in no other count. Under "target" is what the black box reports itself,
+    attempts over a network and what of them is billed.
     """
+    report = getattr(getattr(objective, "black_box", None), "report", None)
+    target = {} if report is None else report()
     return {
         "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
         "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
@@ -158,20 +181,16 @@ def _ledger(results: dict[str, Result], records: Sequence[Tuned], gallery: Galle
             **{label: int(result.lost.sum()) for label, result in results.items()},
             "pictures": 0 if gallery is None else gallery.lost,
         },
+        **({"target": target} if target else {}),
     }
 
 
-def _gallery(
-    run: Run, task: Task, results: dict[str, Result], dtype: torch.dtype, device: torch.device | str
-) -> Gallery | None:
+def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Result], attack: bool) -> Gallery | None:
+    rows = chosen(next(iter(results.values())), attack)
     first = next(iter(results.values()))
-    shown = tuple(first.ids[0, :SHOWN].tolist())
-    pictures = task.pictures(shown)
-    if pictures is None:
+    pictures = task.pictures(tuple(first.ids[0, rows].tolist()))
+    if pictures is None or not isinstance(objective, Attack) or not rows.numel():
         return None
-    objective = task.objective(shown, dtype=dtype, device=device)
-    if not isinstance(objective, Attack):
-        return None
-    fingerprint = {"config_sha256": config_hash(run.config)}
+    fingerprint = {"config_sha256": config_hash(run.config), "rows": rows.tolist()}
     keep = run.pieces / "pictures.safetensors"
-    return make_gallery(objective, pictures, results, keep=keep, fingerprint=fingerprint)
+    return make_gallery(objective, pictures, results, rows, best=attack, keep=keep, fingerprint=fingerprint)
