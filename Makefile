@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit test-slow test-gpu format clean
+.PHONY: help demo test lint types unit test-slow test-gpu bench format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take minutes (ZORACLE_DATA adds those on real data)"
 	@echo "make test-gpu   the tests that need a CUDA device"
+	@echo "make bench      how fast it is: writes runs/bench and prints a table, half an hour on two idle cores"
 	@echo "make format     format the code"
 
 $(READY): pyproject.toml constraints.txt
@@ -37,6 +38,9 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+bench: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks all --out runs/bench
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

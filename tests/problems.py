@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from zoracle.objectives.base import Objective
-from zoracle.types import Evaluation
+from zoracle.objectives.base import Bounds, Objective
+from zoracle.types import Evaluation, Space
 
 
 class Bowls(Objective):
@@ -33,6 +35,40 @@ class Bowls(Objective):
     def points_seen(self) -> torch.Tensor:
         """How many points of each problem the objective was called with."""
         return torch.cat(self.seen).bincount(minlength=self.num_problems)
+
+
+class Fenced(Bowls):
+    """Bowls around points outside [-1, 1]^d, flat outside that box or outside a ball around zero, as an attack is.
+
+    Args:
+        ball: points lie in a ball of radius 0.8 sqrt(d) as well.
+        shape: of the image that a point is; by default none.
+    """
+
+    constrained = True
+    bounds = Bounds(-1.0, 1.0)
+
+    def __init__(self, problems: int, dim: int, dtype=torch.float64, *, ball: bool = False, shape=None):
+        super().__init__(problems, dim, dtype)
+        self.center = self.center.sign() * (1 + self.center.abs() % 1)
+        self.radius = 0.8 * math.sqrt(dim) if ball else math.inf
+        self.shape = shape or (1, 1, dim)
+        self.asked: list[torch.Tensor] = []
+
+    def project(self, points, problem):
+        inside = points.clamp(-1, 1)
+        return inside * (self.radius / torch.linalg.vector_norm(inside, dim=1, keepdim=True)).clamp(max=1)
+
+    def space(self, problem, like) -> Space:
+        plain = super().space(problem, like)
+        b = problem.shape[0]
+        return plain._replace(
+            radius=like.new_full((b,), self.radius), shape=torch.tensor([list(self.shape)]).repeat(b, 1)
+        )
+
+    def _evaluate(self, points, problem, step):
+        self.asked.append(points.detach().clone())
+        return super()._evaluate(self.project(points, problem), problem, step)
 
 
 class Linear(Objective):

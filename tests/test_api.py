@@ -190,7 +190,13 @@ def bad(message, error=InputError, **given):
         ("outside the bounds", {"bounds": (0, 0.5)}),
         ("scale is 0", {"scale": 0}),
         ("scale is nan", {"scale": float("nan")}),
-        ("target is NaN", {"target": float("nan")}),
+        ("scale is '1'; expected a number", {"scale": "1"}),
+        ("scale is None; expected a number", {"scale": None}),
+        ("target is nan; expected a number", {"target": float("nan")}),
+        ("target is 'low'; expected a number", {"target": "low"}),
+        ("seed is None; expected a whole number", {"seed": None}),
+        ("seed is 0.5; expected a whole number", {"seed": 0.5}),
+        ("seed has 19 digits; expected a whole number of 64 bits", {"seed": 2**63}),
         (r"ids are torch.int64 of shape \(2,\); expected 1", {"ids": [1, 2]}),
         ("framework is 'jax'", {"framework": "jax"}),
         ("a int was given; expected a function", {"f": 3}),
@@ -209,8 +215,18 @@ def test_a_function_that_fails_is_told_in_one_line():
     with pytest.raises(BlackBoxError, match="the function raised ConnectionError: gone when given") as told:
         zoracle.minimize(Counted(fails=2), np.ones(D), budget=100, optimizer="zo-sgd")
     assert "\n" not in str(told.value)
-    with pytest.raises(BlackBoxError, match=r"returned shape \(\)"):
+    with pytest.raises(
+        BlackBoxError, match=r"returned shape \(\) .*if f takes one point, give lambda xs: \[f\(x\) for x in xs\]"
+    ):
         zoracle.minimize(lambda x: x.sum(), np.ones(D), budget=100, optimizer="zo-sgd")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    given = {"budget": np.int64(100), "seed": np.int32(3), "scale": np.float32(1), "target": np.array(-1.0)}
+    path = tmp_path / "run.safetensors"
+    found = zoracle.minimize(Counted(), np.ones(D), optimizer="zo-sgd", checkpoint=path, **given)
+    plain = {"budget": 100, "seed": 3, "scale": 1.0, "target": -1.0}
+    assert found.value == zoracle.minimize(Counted(), np.ones(D), optimizer="zo-sgd", checkpoint=path, **plain).value
 
 
 def test_nan_from_the_start_is_an_error_and_later_it_is_counted():
@@ -436,6 +452,8 @@ def bad_attack(message, error=InputError, net=None, calls=0, **given):
         ("steps is 2.5; expected a whole", {"steps": 2.5}),
         ("costs 5; give at least 5", {"steps": None, "budget": 4}),
         ("start_std is -1", {"start_std": -1.0}),
+        ("start_std is 'a'; expected a number", {"start_std": "a"}),
+        ("seed is None; expected a whole number", {"seed": None}),
         ("norm is 'l3'", {"norm": "l3"}),
         ("c is nan", {"c": float("nan")}),
         ("chunk is 0", {"chunk": 0}),

@@ -13,16 +13,16 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 #: The modules and packages of the house, from the ground up. One may import from the rows below its own.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"keyed", "state", "files", "frameworks"}),
-    frozenset({"directions", "estimators", "blackboxes", "data", "journal"}),
+    frozenset({"keyed", "state", "files", "frameworks", "hashing", "upsampling"}),
+    frozenset({"directions", "estimators", "blackboxes", "data", "images", "journal"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "oracle", "checkpoint", "fingerprint", "inputs"}),
     frozenset({"rollout"}),
     frozenset({"resumable"}),
     frozenset({"metatrain", "evaluation", "api"}),
-    frozenset({"cli"}),
+    frozenset({"cli", "interop"}),
 )
-PROBLEM_WING = {"blackboxes", "data", "objectives", "tasks"}
+PROBLEM_WING = {"blackboxes", "data", "images", "objectives", "tasks"}
 SOLVER_WING = {"directions", "estimators", "optimizers", "checkpoint"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

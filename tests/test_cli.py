@@ -67,6 +67,7 @@ def test_what_there_is(capsys):
     run("optimizers")
     told = capsys.readouterr().out
     assert all(name in told for name in REGISTRY)
+    assert all(author in told for author in ("Andriushchenko", "Guo et al.", "Al-Dujaili"))  # whose papers they are
     assert max(map(len, told.splitlines())) <= 80
 
 

@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ PAGES = [page for page in _PAGES if page.is_file()]  # a source archive holds fe
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 SOURCES = sorted((ROOT / "src" / "zoracle").rglob("*.py"))
 
-#: Stands before a block that needs a trained optimizer.
-NEEDS_TRAINED = "<!-- needs: trained -->"
+#: Stands before a block: it needs a trained optimizer ("trained"), or optional packages, named as they are imported.
+_NEEDS = re.compile(r"<!-- needs: ([\w, ]+) -->\s*\Z")
 NONE_SHIPPED = "no trained optimizer is shipped yet, and this loads one"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,7 +39,11 @@ class Block(NamedTuple):
     language: str
     code: str
     line: int
-    needs_trained: bool
+    needs: frozenset[str]
+
+    def missing(self) -> list[str]:
+        there = {"trained": bool(shipped())}
+        return sorted(need for need in self.needs if not there.get(need, find_spec(need) is not None))
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
@@ -46,8 +51,9 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         before = text[: match.start()]
-        needs_trained = before.rstrip().endswith(NEEDS_TRAINED)
-        found.append(Block(match[1], match[2], before.count("\n") + 1, needs_trained))
+        needs = _NEEDS.search(before)
+        names = frozenset(needs[1].replace(",", " ").split() if needs else ())
+        found.append(Block(match[1], match[2], before.count("\n") + 1, names))
     return [block for block in found if block.language in languages]
 
 
@@ -67,22 +73,22 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_blocks_run_in_order(page: Path) -> None:
     namespace = {"__name__": "docs"}
-    left_out = 0
+    left_out = []
     for block in blocks(page, "python"):
-        if block.needs_trained and not shipped():
-            left_out += 1
+        if missing := block.missing():
+            left_out.append(f"line {block.line} needs {', '.join(missing)}")
             continue
         # Padded, so that a traceback names the line of the page.
         exec(compile("\n" * block.line + block.code, str(page), "exec"), namespace)
     if left_out:
-        pytest.skip(f"{left_out} blocks left out, the others run: {NONE_SHIPPED}")
+        pytest.skip(f"the other blocks run, and these are left out: {'; '.join(left_out)}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_that_load_trained_optimizers_are_marked(page: Path) -> None:
     for block in blocks(page, "python"):
         loads = re.search(r'(load\(|optimizer=)"zo-lstm', block.code) is not None
-        assert block.needs_trained == loads, f"{name_of(page)}, line {block.line}"
+        assert ("trained" in block.needs) == loads, f"{name_of(page)}, line {block.line}"
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -168,14 +168,14 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, checkpoi
     before = task.seen
     evaluate(sgd(), task, (20, 21), seeds=(0, 1), steps=4, resume_dir=tmp_path)
     assert task.seen == before, "a finished run queries nothing"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["seed-0.safetensors", "seed-1.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["seed-0-batch-0.safetensors", "seed-1-batch-0.safetensors"]
 
 
 def test_kept_pieces_of_another_run_are_refused(tmp_path):
     evaluate(sgd(), FakeTask(), (20,), steps=2, resume_dir=tmp_path)
     with pytest.raises(CheckpointError, match=r"another run \(optimizer differ\)"):
         evaluate(sgd(lr=0.2), FakeTask(), (20,), steps=2, resume_dir=tmp_path)
-    piece = tmp_path / "seed-0.safetensors"
+    piece = tmp_path / "seed-0-batch-0.safetensors"
     piece.write_bytes(piece.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="truncated"):
         evaluate(sgd(), FakeTask(), (20,), steps=2, resume_dir=tmp_path)

@@ -10,6 +10,7 @@ from test_evaluation import FakeTask
 from zoracle.errors import InputError
 from zoracle.evaluation import tune as module
 from zoracle.evaluation.tune import Axis, read_tuned, tune, tuned, write_tuned
+from zoracle.optimizers.registry import make
 
 IDS = {"ids": (10, 11, 12, 13), "steps": 6}
 
@@ -44,6 +45,34 @@ def test_adam_is_tuned_in_both_settings():
     assert min(score.ratio for score in found.scores) == next(
         score.ratio for score in found.scores if score.settings == found.chosen
     )
+
+
+def test_the_table_names_optimizers_and_settings_that_there_are():
+    for name, axes in module.GRIDS.items():
+        optimizer = make(name)
+        assert module.tunable(optimizer) == name
+        assert module.untouched(optimizer)
+        for axis in axes:
+            assert hasattr(optimizer.config, axis.setting)
+            assert list(axis.values) == sorted(axis.values)
+
+
+def test_the_spread_of_snes_is_tuned():
+    # From N(0, I), 6 steps with a spread of hundredths get nowhere.
+    found = tune(FakeTask(dim=5), "snes", num_directions=20, **IDS)
+    assert set(found.chosen) == {"sigma"}
+    assert found.chosen["sigma"] >= 0.12
+    assert found.num_directions == 20
+
+
+def test_one_without_directions_is_tuned(tmp_path):
+    grid = [Axis("online_lr", (0.01, 1.0))]
+    task = FakeTask(dim=5)
+    found = tune(task, "bandits", num_directions=20, grid=grid, **IDS)
+    assert found.num_directions is None
+    assert found.queries == task.seen
+    write_tuned(tmp_path / "tuned.json", [found])
+    assert read_tuned(tmp_path / "tuned.json") == [found]
 
 
 def test_by_queries_to_success():

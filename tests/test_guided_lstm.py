@@ -39,6 +39,20 @@ def test_directions_are_orthogonal_guesses_and_their_complement() -> None:
         _, _, state = take_step(optimizer, oracle, state, torch.arange(3))
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_in_fewer_dimensions_than_guesses_the_estimate_is_the_gradient(d: int) -> None:
+    true = torch.linspace(1, 2, d, dtype=torch.float64)
+    optimizer, oracle = build(), Oracle(Linear(true))
+    state = optimizer.init(torch.zeros(1, d, dtype=torch.float64))
+    for _ in range(30):
+        queries, _, state = take_step(optimizer, oracle, state, torch.zeros(1, dtype=torch.int64))
+        guesses = queries.directions[0, :4] / math.sqrt(d)
+        real = (torch.arange(4) < d).double()  # d of the four are orthonormal, the others zero
+        torch.testing.assert_close(guesses @ guesses.T, real.diag())
+        torch.testing.assert_close(state.gradient[0], true, rtol=1e-5, atol=1e-6)
+    assert state.x.isfinite().all()
+
+
 def test_the_estimate_is_exact_along_the_guesses() -> None:
     true = torch.linspace(-1, 2, D, dtype=torch.float64)
     optimizer, oracle = build(), Oracle(Linear(true))

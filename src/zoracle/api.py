@@ -16,12 +16,25 @@ from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.fingerprint import optimizer_config, tensor_hash
-from zoracle.inputs import Array, affordable, as_ids, as_limits, as_points, as_tensor, check_dtype, whole
+from zoracle.fingerprint import optimizer_config
+from zoracle.hashing import tensor_hash
+from zoracle.inputs import (
+    Array,
+    affordable,
+    amount,
+    as_ids,
+    as_limits,
+    as_points,
+    as_tensor,
+    check_dtype,
+    real,
+    whole,
+)
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
 from zoracle.objectives.base import Objective
 from zoracle.objectives.callable import CallableObjective
+from zoracle.objectives.reduced import Reduced
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
@@ -139,10 +152,11 @@ def minimize(
     chosen = _optimizer(optimizer, settings, "quadratic")
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
+    seed = whole("seed", seed)
+    scale = real("scale", scale)
     if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale}; expected a positive number")
-    if target is not None and math.isnan(target):
-        raise InputError("target is NaN; expected a number, or None to spend the whole budget")
+    target = None if target is None else real("target", target)
     if isinstance(f, Objective):
         objective = f
         if (objective.num_problems, objective.dim) != start.shape:
@@ -174,8 +188,8 @@ def minimize(
             "optimizer": optimizer_config(chosen),
             "budget": budget,
             "bounds": None if limits is None else list(limits),
-            "scale": scale,
-            "target": target,
+            "scale": float(scale),
+            "target": None if target is None else float(target),
             "seed": seed,
             "ids": key.tolist(),
         },
@@ -207,13 +221,14 @@ def attack(
     norm: Norm = "l1",
     eps: float | None = None,
     confidence: float = 0.0,
-    outputs: Outputs = "logits",
+    outputs: Outputs | None = None,
     stop_on_success: bool | None = None,
     check_start: bool | None = None,
     batch: int | None = None,
     seed: int = 0,
     ids: Sequence[int] | Array | None = None,
     start_std: float | None = None,
+    reduce: str | None = None,
     framework: Literal["auto", "numpy", "torch"] = "auto",
     chunk: int | None = None,
     checkpoint: Path | str | None = None,
@@ -239,7 +254,8 @@ def attack(
         norm: "l1" or "l2"; of a ball "l2" or "linf".
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: by how much the wrong class has to lead, in nats.
-        outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
+        outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
+            first answer. None takes what the :class:`BlackBox` was declared to return, "auto" where it was not.
         stop_on_success: leave an image at its first success instead of making the perturbation smaller; None does
             in a ball.
         check_start: evaluate each image itself first, for one query: one that succeeds as it is gets no more. None
@@ -248,6 +264,8 @@ def attack(
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
         start_std: standard deviation of the starting perturbations; None takes 1e-4, and 0 in a ball.
+        reduce: search among coarse perturbations only, upsampled to the images: "tile:2" (cells of 2 by 2 pixels),
+            "tile:14x14" (that many cells) or "bilinear:14" (a grid, interpolated).
         framework: what a model that is a plain function takes; "auto" gives it what images are.
         chunk: images in one call of the model at most.
         checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
@@ -272,9 +290,11 @@ def attack(
     batch = None if batch is None else whole("batch", batch)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; expected at least 1 image")
-    start_std = default_start_std(eps) if start_std is None else start_std
-    if not 0 <= start_std < math.inf:
-        raise InputError(f"start_std is {start_std}; expected a number of at least 0")
+    seed = whole("seed", seed)
+    chunk = None if chunk is None else whole("chunk", chunk)
+    start_std = default_start_std(eps) if start_std is None else amount("start_std", start_std)
+    c, confidence = amount("c", c), amount("confidence", confidence)
+    eps = None if eps is None else amount("eps", eps)
     x = as_tensor("images", images)
     y = as_tensor("labels", labels)
     wanted = None if targets is None else as_tensor("targets", targets)
@@ -282,7 +302,9 @@ def attack(
         box = as_black_box(model)
     else:
         box = PythonFunction(model, framework=_like(images) if framework == "auto" else framework)
-    objective = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
+    outputs = box.outputs if outputs is None else outputs
+    full = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
+    objective: ImageAttack = full if reduce is None else Reduced(full, reduce)
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])
     start = start_std * normal(Key.start(seed, key), (objective.dim,), START_STREAM, x.dtype)
@@ -310,6 +332,7 @@ def attack(
             "stop_on_success": stop,
             "check_start": check,
             "start_std": start_std,
+            "reduce": reduce,
             "seed": seed,
             "ids": key.tolist(),
         },
@@ -325,7 +348,7 @@ def attack(
     return result_of(objective, trajectory, has_budget=budget is not None)
 
 
-def result_of(objective: Attack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
+def result_of(objective: ImageAttack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
     """The adversarial images of a trajectory and what they cost."""
     rows = torch.arange(objective.num_problems)
     success = trajectory.first_success > 0

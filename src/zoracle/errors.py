@@ -22,6 +22,10 @@ class CheckpointError(InputError):
     """A checkpoint is missing, truncated, foreign, or made for something else."""
 
 
+class WorkerError(InputError):
+    """A worker process ended before its work was done."""
+
+
 class MissingExtraError(InputError, ImportError):
     """An optional dependency is not installed."""
 

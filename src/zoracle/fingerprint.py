@@ -6,8 +6,9 @@ import hashlib
 from typing import Any
 
 import msgspec
-from torch import Tensor, nn
+from torch import nn
 
+from zoracle.hashing import feed
 from zoracle.optimizers.base import Optimizer
 
 
@@ -24,14 +25,7 @@ def weights_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + b" ")
-        _feed(digest, tensor)
-    return digest.hexdigest()
-
-
-def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 of a tensor: type, shape and bytes."""
-    digest = hashlib.sha256()
-    _feed(digest, tensor)
+        feed(digest, tensor)
     return digest.hexdigest()
 
 
@@ -43,12 +37,6 @@ def differences(there: Any, asked: Any, name: str = "") -> list[str]:
             found += differences(there.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
         return found
     return [] if there == asked else [f"{name}: {_short(there)} there, {_short(asked)} asked"]
-
-
-def _feed(digest: Any, tensor: Tensor) -> None:
-    array = tensor.detach().cpu().contiguous().numpy()
-    digest.update(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(array.tobytes())
 
 
 def _short(value: Any) -> str:

@@ -47,13 +47,21 @@ def call(fn: Callable[..., Any], inputs: Tensor, framework: Literal["numpy", "to
     Raises:
         BlackBoxError: the function raised, or its result holds no numbers.
     """
+    return as_tensor(run(fn, inputs, framework, what), inputs, what)
+
+
+def run(fn: Callable[..., Any], inputs: Tensor, framework: Literal["numpy", "torch"], what: str) -> Any:
+    """As :func:`call`; the result as the function returned it.
+
+    Raises:
+        BlackBoxError: the function raised.
+    """
     # Copied first, so that a function that works in place cannot change the points of an optimizer.
     given = inputs.detach().clone() if framework == "torch" else np.array(inputs.detach().cpu().numpy())
     try:
-        result = fn(given)
+        return fn(given)
     except Exception as error:
         raise BlackBoxError(f"{what} raised {one_line(error)} when given a {describe(given)}") from error
-    return as_tensor(result, inputs, what)
 
 
 def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:

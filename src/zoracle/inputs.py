@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
@@ -12,10 +13,14 @@ from torch import Tensor
 
 from zoracle.errors import BudgetError, InputError
 from zoracle.frameworks import one_line
+from zoracle.objectives.attack import is_amount
 from zoracle.objectives.base import Bounds
 from zoracle.optimizers.base import Optimizer
 
 Array = np.ndarray[Any, Any] | Tensor
+
+#: Whole numbers lie below this, and not below minus this: they are kept in tensors.
+_WHOLE = 2**63
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
@@ -88,6 +93,19 @@ def whole(name: str, value: Any) -> int:
         number: int = index(value)
     except TypeError:
         raise InputError(f"{name} is {value!r}; expected a whole number") from None
+    if not -_WHOLE <= number < _WHOLE:
+        raise InputError(f"{name} has {len(str(abs(number)))} digits; expected a whole number of 64 bits")
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """A number that is not NaN."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise InputError(f"{name} is {value!r}; expected a number")
     return number
 
 
@@ -106,6 +124,13 @@ def affordable(budget: Any, optimizer: Optimizer[Any, Any], extra: int = 0) -> i
             f"give at least {need}, or fewer directions (num_directions)"
         )
     return number
+
+
+def amount(name: str, value: Any) -> float:
+    """A number of at least 0, as one that JSON knows."""
+    if not is_amount(value):
+        raise InputError(f"{name} is {value!r}; expected a number of at least 0")
+    return float(value)
 
 
 def _is_whole(x: Tensor) -> bool:

@@ -59,6 +59,32 @@ def uniform(key: Key, stream: int = 0) -> Tensor:
     return torch.tensor([mix(*words, stream) / 2**32 for words in _rows(key)], dtype=torch.float64)
 
 
+def integers(key: Key, below: int | Tensor, n: int, stream: int = 0) -> Tensor:
+    """Uniform draws from 0 .. below - 1, (B, n) int64: a counter hashed with the key, for all problems at once.
+
+    Args:
+        key: seed, problem and step, (B,) each.
+        below: how many values there are, at most 2 ** 31; a number, or one a problem and draw (B, n) or (B, 1).
+        n: draws a problem.
+        stream: tells apart several draws under one key. Draw j of a stream is that of every larger n.
+    """
+    words = [part.numpy().astype(np.uint64)[:, None] for part in key]
+    words += [np.full((1, 1), stream, np.uint64), np.arange(n, dtype=np.uint64)[None]]
+    h = np.full((1, 1), 0x9E3779B97F4A7C15, np.uint64)
+    for word in words:  # as mix, on unsigned integers that wrap
+        h = (h ^ word) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        h = h ^ (h >> np.uint64(31))
+    # The 32 bits as a fraction of ``below``; no value is likelier than another by more than one in 2 ** 32 / below.
+    return (torch.from_numpy((h >> np.uint64(32)).astype(np.int64)) * below) >> 32
+
+
+def signs(key: Key, n: int, stream: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Draws that are 1 or -1 with equal chance, (B, n)."""
+    return (1 - 2 * integers(key, 2, n, stream)).to(dtype)
+
+
 def permutation(n: int, *words: int) -> np.ndarray:
     """A permutation of 0 .. n - 1 for this key, the same on every platform (NumPy's PCG64)."""
     return np.random.Generator(np.random.PCG64([word & _MASK for word in words])).permutation(n)

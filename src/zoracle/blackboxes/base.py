@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, Literal, Self, get_args
 
 from torch import Tensor
 
-from zoracle.errors import BlackBoxError
+from zoracle.errors import BlackBoxError, InputError
+
+Outputs = Literal["auto", "logits", "probabilities", "log-probabilities"]
+
+#: What an answer has to be, for errors about one that is not.
+SUPPORTED = "logits, probabilities or log-probabilities of all classes, or scores of the top k"
+
+
+def check_outputs(outputs: str) -> None:
+    """Raise an InputError where this is no kind of outputs."""
+    if outputs not in get_args(Outputs):
+        raise InputError(f"outputs is {outputs!r}; expected one of {', '.join(get_args(Outputs))}")
 
 
 class BlackBox(ABC):
     """A model that can only be called. Retries, timeouts and rate limits live here, below the meter.
 
+    A class that an answer leaves out (a model that tells the k best only) is minus infinity in the outputs.
+
     Attributes:
         differentiable: whether autograd passes through (white box, used in meta-training only).
+        outputs: what the model returns, where whoever made the black box declared it; "auto" otherwise.
     """
 
     differentiable: bool = False
+    outputs: Outputs = "auto"
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs (N, classes) of inputs (N, ...).
@@ -26,11 +42,35 @@ class BlackBox(ABC):
         """
         outputs = self._call(inputs)
         if outputs.ndim != 2 or outputs.shape[0] != inputs.shape[0]:
+            n = inputs.shape[0]
+            labels = f"; labels only are not enough, it takes {SUPPORTED}" if tuple(outputs.shape) == (n,) else ""
             raise BlackBoxError(
-                f"the model returned shape {tuple(outputs.shape)} for {inputs.shape[0]} inputs; "
-                f"expected ({inputs.shape[0]}, number of classes)"
+                f"the model returned shape {tuple(outputs.shape)} for {n} inputs; "
+                f"expected ({n}, number of classes){labels}"
             )
         return outputs
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Say before the first query where inputs of this shape (without N) cannot be given; it costs none.
+
+        Raises:
+            InputError: they cannot.
+        """
+        del shape  # most take what they are given, and the model says what it thinks of it
+
+    def report(self) -> dict[str, Any]:
+        """What there is to report beside the outputs, as JSON values: where it is, and network attempts, say."""
+        return {}
+
+    def close(self) -> None:
+        """Let go of connections and files. A black box without any needs none."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @abstractmethod
     def _call(self, inputs: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from zoracle import frameworks
-from zoracle.blackboxes.base import BlackBox
+from zoracle.blackboxes import answers
+from zoracle.blackboxes.base import BlackBox, Outputs
+from zoracle.blackboxes.preparation import Channels, Layout, Preparation
 from zoracle.errors import InputError
 from zoracle.frameworks import Framework
 
@@ -20,20 +22,46 @@ class PythonFunction(BlackBox):
     """Any callable that takes a batch of inputs and returns a row of outputs for each. It has no gradient.
 
     Args:
-        fn: inputs (N, ...) to outputs (N, classes); called once a batch, with a copy that it may overwrite.
+        fn: inputs (N, ...) to outputs (N, classes), or to a :class:`~zoracle.blackboxes.TopK`; called once a batch,
+            with a copy that it may overwrite.
         framework: what the inputs are given as, "numpy" or "torch"; "auto" reads it from the function's code
             (:func:`zoracle.frameworks.choose`) and makes no call to find out.
+        preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        layout: what the function takes: "NCHW", "NHWC" or "flat".
+        pixel_max: what a pixel of 1 is to the function: 1 or 255.
+        outputs: what it returns.
+        classes: how many classes there are, for top-k answers.
+        class_names: their names in their order, for top-k answers that name them.
 
     Raises:
-        InputError: not a callable, or no such framework.
+        InputError: not a callable, no such framework, or a setting is unusable.
     """
 
-    def __init__(self, fn: Callable[..., Any], *, framework: Framework = "auto") -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        framework: Framework = "auto",
+        preprocess: tuple[Channels, Channels] | None = None,
+        layout: Layout = "NCHW",
+        pixel_max: float = 1.0,
+        outputs: Outputs = "auto",
+        classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         self.framework = frameworks.choose(fn, framework)
         self.fn = fn
+        self.outputs = outputs
+        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.classes = answers.Classes(classes, class_names)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Say where the settings do not go with inputs of this shape (without N)."""
+        self.preparation.shape(shape)
 
     def _call(self, inputs: Tensor) -> Tensor:
-        return frameworks.call(self.fn, inputs, self.framework, "the model")
+        result = frameworks.run(self.fn, self.preparation(inputs), self.framework, "the model")
+        return answers.read(result, inputs, self.classes)
 
 
 def load_callable(name: str) -> Callable[..., Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from zoracle.blackboxes.base import BlackBox
+from zoracle.blackboxes.base import BlackBox, Outputs
+from zoracle.blackboxes.preparation import Channels, Layout, Preparation
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.frameworks import one_line
-
-Channels = float | Sequence[float]
 
 
 class TorchModule(BlackBox):
@@ -27,10 +26,13 @@ class TorchModule(BlackBox):
         module: takes inputs (N, ...) and returns outputs (N, classes).
         device: where the module is called; None leaves it where its parameters are.
         preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        layout: what the module takes: "NCHW", "NHWC" or "flat".
+        pixel_max: what a pixel of 1 is to the module: 1 or 255; mean and std are in its units.
         dtype: what the module computes in; None keeps the type of its parameters.
+        outputs: what it returns.
 
     Raises:
-        InputError: not a module, or the normalisation is unusable.
+        InputError: not a module, no such device, or a setting is unusable.
     """
 
     differentiable = True
@@ -41,28 +43,35 @@ class TorchModule(BlackBox):
         *,
         device: torch.device | str | None = None,
         preprocess: tuple[Channels, Channels] | None = None,
+        layout: Layout = "NCHW",
+        pixel_max: float = 1.0,
         dtype: torch.dtype | None = None,
+        outputs: Outputs = "auto",
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.Module")
+        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.outputs = outputs
         own_device, own_dtype = _placement(module)
-        self.device = own_device if device is None else torch.device(device)
+        self.device = own_device if device is None else _device(device)
         self.dtype = own_dtype if dtype is None else dtype
         if self._moves(own_device, own_dtype):
-            module = copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
+            try:
+                module = copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
+            except (RuntimeError, AssertionError) as error:
+                raise InputError(f"the module cannot be moved to {self.device} ({one_line(error)})") from error
         self.module = module
-        self._preprocess = None if preprocess is None else tuple(_channels(values) for values in preprocess)
-        if self._preprocess is not None and (len(self._preprocess) != 2 or bool((self._preprocess[1] == 0).any())):
-            raise InputError(f"preprocess is {preprocess!r}; expected (mean, std) with no std of zero")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Say where the settings do not go with inputs of this shape (without N)."""
+        self.preparation.shape(shape)
 
     def _moves(self, device: torch.device | None, dtype: torch.dtype | None) -> bool:
         return device is not None and (device, dtype) != (self.device, self.dtype)
 
     def _call(self, inputs: Tensor) -> Tensor:
         x = inputs.to(device=self.device or inputs.device, dtype=self.dtype or inputs.dtype)
-        if self._preprocess is not None:
-            mean, std = (_broadcast(values, x) for values in self._preprocess)
-            x = (x - mean) / std
+        x = self.preparation(x)
         try:
             with _undisturbed(self.module):
                 outputs = self.module(x)
@@ -99,17 +108,8 @@ def _placement(module: nn.Module) -> tuple[torch.device | None, torch.dtype | No
     return None, None
 
 
-def _channels(values: Channels) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
-def _broadcast(values: Tensor, like: Tensor) -> Tensor:
-    values = values.to(like)
-    if values.ndim == 0:
-        return values
-    if like.ndim < 2 or like.shape[1] != values.shape[0]:
-        raise BlackBoxError(
-            f"preprocess has {values.shape[0]} channels, and the inputs have shape {tuple(like.shape)}; "
-            "expected one number a channel"
-        )
-    return values.view(-1, *[1] * (like.ndim - 2))
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device is {device!r}; expected cpu, cuda, cuda:1, ...") from None

@@ -6,26 +6,32 @@ from typing import Any
 
 import click
 
-from zoracle.cli.options import Run, run_comparison, run_options, task_for
+from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
+from zoracle.cli.options import Run, run_comparison, run_options
 from zoracle.cli.resume import resume_option, settled
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.evaluation.result import Result
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import ImageAttack
 
 
 @click.command("attack")
 @run_options(default_seeds=1, default_optimizers="zo-lstm", out_required=True, check_start=True)
+@input_options()
 @resume_option()
 @click.pass_context
 def command(ctx: click.Context, /, **_: Any) -> None:
-    """Attack the images of a task; write the adversarial images, a table, curves and a report."""
+    """Attack images; write the adversarial images, a table, curves and a report.
+
+    They are those of a task that comes with zoracle, or your own (--data), through a model of your own (--target).
+    """
     options, kept = settled(ctx)
+    inputs = take_inputs(options)
     run = Run(**options)
-    made = task_for(run.task, run.threat, run.eps)
-    if not isinstance(made.objective(made.ids(run.split)[:1]), Attack):
+    made = attacked(run, inputs)
+    if not isinstance(made.objective(made.ids(run.split)[:1]), ImageAttack):
         raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
     try:
-        comparison = run_comparison(run, made, title=f"Attack on {run.task}", attack=True, command=kept)
+        comparison = run_comparison(run, made, title=f"Attack on {made.name}", attack=True, command=kept)
     except BlackBoxError as error:
         raise BlackBoxError(f"{error}; what was paid for is kept: go on with --resume --out {run.out}") from error
     for label, result in comparison.results.items():

@@ -6,12 +6,15 @@ from typing import Any
 
 import click
 
-from zoracle.cli.options import Run, run_comparison, run_options, task_for
+from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
+from zoracle.cli.options import Run, run_comparison, run_options
 
 
 @click.command("compare")
 @run_options(default_seeds=3, default_optimizers="zo-lstm,zo-sgd,zo-signsgd,zo-adam")
+@input_options()
 def command(**options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""
+    inputs = take_inputs(options)
     run = Run(**options)
-    run_comparison(run, task_for(run.task, run.threat, run.eps))
+    run_comparison(run, attacked(run, inputs))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zoracle.cli.options import Run, run_comparison
+from zoracle.cli.options import Run, run_comparison, workers_option
 from zoracle.tasks import task
 
 
@@ -17,7 +17,8 @@ from zoracle.tasks import task
 @click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Test images.")
 @click.option("--optimizers", default="zo-lstm,zo-sgd,zo-signsgd,zo-adam", show_default=True, help="As in compare.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repeats.")
-def command(out: Path, problems: int, optimizers: str, seeds: int) -> None:
+@workers_option
+def command(out: Path, problems: int, optimizers: str, seeds: int, workers: int) -> None:
     """Attack a digit classifier by calling it only: ZO-LSTM beside ZO-SGD, ZO-signSGD and ZO-ADAM.
 
     The step sizes of the last three were tuned on validation images by `zoracle tune`. Everything comes with the
@@ -26,5 +27,6 @@ def command(out: Path, problems: int, optimizers: str, seeds: int) -> None:
     run = Run(
         task="digits", split="test", ids=None, optimizers=optimizers, seeds=seeds,
         steps=None, num_directions=None, budget=None, out=out, problems=problems, batch=None, dtype="float32",
+        workers=workers,
     )  # fmt: skip
     run_comparison(run, task(run.task), title="Breaking a digit classifier that can only be called")

@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 
 _COMMANDS = {
-    "attack": _Entry("zoracle.cli.attack", "Attack the images of a task; write the adversarial images."),
+    "attack": _Entry("zoracle.cli.attack", "Attack images of a task, or your own."),
     "compare": _Entry("zoracle.cli.compare", "Run several optimizers on the same problems."),
     "demo": _Entry("zoracle.cli.demo", "Break a digit classifier; a minute, nothing to download."),
     "optimizers": _Entry("zoracle.cli.optimizers", "List the optimizers that there are."),

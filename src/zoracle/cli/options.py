@@ -40,6 +40,8 @@ class Run(NamedTuple):
     eps: float | None = None
     stop_on_success: bool | None = None
     check_start: bool = False
+    reduce: str | None = None
+    workers: int = 1
 
 
 #: What an attack may do: names of the command line, and the norm that each stands for.
@@ -64,20 +66,44 @@ def eps_option() -> Callable[[F], F]:
     )
 
 
-def task_for(name: str, threat: str, eps: float | None) -> Task:
-    """The task of a name under a threat model.
+def reduce_option() -> Callable[[F], F]:
+    """The option that makes the search space smaller."""
+    return click.option(
+        "--reduce",
+        metavar="MAP",
+        help="Coarse perturbations only: tile:2 (cells of 2 by 2 pixels), tile:14x14 (cells), or bilinear:14 (a grid).",
+    )
+
+
+def task_for(name: str, threat: str, eps: float | None, reduce: str | None = None) -> Task:
+    """The task of a name under a threat model, in a smaller space where one is asked for.
 
     Raises:
         InputError: the task is no attack on images, or a radius is given where there is no ball.
     """
+    smaller: dict[str, Any] = {}
+    if reduce is not None:
+        if not isinstance(task(name), ImageAttackTask):
+            raise InputError(f"--reduce {reduce} is for attacks on images, and task {name} is none")
+        smaller = {"reduce": reduce}
     if threat.startswith("minimise"):
         if eps is not None:
             raise InputError(f"--eps {eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
-        return task(name) if threat == "minimise" else task(name, norm=THREATS[threat])
+        return task(name, **smaller) if threat == "minimise" else task(name, norm=THREATS[threat], **smaller)
     plain = task(name)
     if not isinstance(plain, ImageAttackTask):
         raise InputError(f"--threat {threat} is for attacks on images, and task {name} is none")
-    return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps)
+    return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps, **smaller)
+
+
+#: How many processes share the work.
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the work, and the threads; one a core is fastest.",
+)
 
 
 def run_options(
@@ -90,6 +116,7 @@ def run_options(
         ),
         threat_option(),
         eps_option(),
+        reduce_option(),
         click.option(
             "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
         ),
@@ -121,6 +148,7 @@ def run_options(
             type=click.IntRange(min=1),
             help="Problems at once, the next begins when one is done; memory and speed only.",
         ),
+        workers_option,
         click.option(
             "--dtype",
             type=click.Choice(["float32", "float64"]),
@@ -216,12 +244,12 @@ def run_comparison(
     """
     if run.ids is not None and run.problems is not None:
         raise InputError("--ids and --problems were both given; expected one of them")
-    optimizers = chosen_optimizers(run.optimizers, run.task)
+    optimizers = chosen_optimizers(run.optimizers, made.name)
     ids = read_ids(run.ids)
     if ids is None and run.problems is not None:
         available = made.ids(run.split)
         if run.problems > len(available):
-            raise InputError(f"--problems is {run.problems}; the {run.split} split of {run.task} has {len(available)}")
+            raise InputError(f"--problems is {run.problems}; the {run.split} split of {made.name} has {len(available)}")
         ids = list(available[: run.problems])
     return compare(
         made,
@@ -237,6 +265,7 @@ def run_comparison(
         check_start=run.check_start,
         attack=attack,
         command=command,
+        workers=run.workers,
         dtype=cast(Literal["float32", "float64"], run.dtype),
         tuning="fresh" if run.tune else "stored",
         out=run.out,

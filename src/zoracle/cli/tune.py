@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from zoracle.cli.options import chosen_optimizers, eps_option, task_for, threat_option
+from zoracle.cli.options import chosen_optimizers, eps_option, reduce_option, task_for, threat_option, workers_option
 from zoracle.errors import InputError
 from zoracle.evaluation.tune import GRIDS, read_tuned, tunable, tune, write_tuned
+from zoracle.evaluation.workers import started
 from zoracle.files import check_writable
 
 
@@ -18,23 +19,27 @@ from zoracle.files import check_writable
 @click.option("--task", "task_name", default="digits", show_default=True, help="What for.")
 @threat_option()
 @eps_option()
+@reduce_option()
 @click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Which.")
 @click.option("--problems", type=click.IntRange(min=1), default=50, show_default=True, help="Validation problems.")
 @click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
 @click.option("--num-directions", type=click.IntRange(min=1), help="By default the task's.")
+@workers_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file that is written.")
 def command(
     task_name: str,
     threat: str,
     eps: float | None,
+    reduce: str | None,
     optimizers: str,
     problems: int,
     steps: int | None,
     num_directions: int | None,
+    workers: int,
     out: Path,
 ) -> None:
     """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched."""
-    made = task_for(task_name, threat, eps)
+    made = task_for(task_name, threat, eps, reduce)
     check_writable(out)
     ids = made.ids("valid")[:problems]
     q = made.defaults.num_directions if num_directions is None else num_directions
@@ -46,12 +51,19 @@ def command(
         read_tuned(out)  # something else must not be found there after hours
     console = Console()
     records = []
-    for label, optimizer in chosen_ones:
-        record = tune(
-            made, optimizer, ids=ids, steps=steps, num_directions=q, resume_dir=out.with_suffix(".pieces") / label
-        )
-        records.append(record)
-        chosen = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
-        console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
-        write_tuned(out, records)
+    with started(workers) as pool:
+        for label, optimizer in chosen_ones:
+            record = tune(
+                made,
+                optimizer,
+                ids=ids,
+                steps=steps,
+                num_directions=q,
+                resume_dir=out.with_suffix(".pieces") / label,
+                workers=pool,
+            )
+            records.append(record)
+            chosen = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
+            console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
+            write_tuned(out, records)
     shutil.rmtree(out.with_suffix(".pieces"), ignore_errors=True)  # what an interrupted search would go on from

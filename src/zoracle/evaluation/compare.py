@@ -21,6 +21,7 @@ from zoracle.evaluation.result import Result
 from zoracle.evaluation.runfolder import locked, open_run
 from zoracle.evaluation.table import Row, rich_table, rows_of
 from zoracle.evaluation.tune import Criterion, Tuned, check_criterion
+from zoracle.evaluation.workers import check_workers, started
 from zoracle.optimizers.base import Optimizer
 from zoracle.tasks.base import Task
 
@@ -60,6 +61,7 @@ def compare(
     stop_on_success: bool | None = None,
     check_start: bool = False,
     attack: bool = False,
+    workers: int = 1,
     tuning: Tuning = "stored",
     criterion: Criterion = "ratio",
     out: str | Path | None = None,
@@ -87,6 +89,8 @@ def compare(
             reported as such and gets no more. Not by default: the images of the tasks that ship are known to be
             classified correctly, and a step then costs what it costs.
         attack: the run is an attack: write each optimizer's adversarial examples, and the report of an attack.
+        workers: processes that share the work; changes speed, and the batch where that is left open. A script has to
+            ask for more than one from under ``if __name__ == "__main__":``.
         tuning: what is done about default step sizes, see :data:`Tuning`.
         criterion: what they are tuned by.
         out: the run folder; None writes nothing. A folder of the same run is gone on with.
@@ -100,6 +104,7 @@ def compare(
             was queried then.
     """
     _check(optimizers, dtype, tuning)
+    check_workers(workers)
     check_criterion(criterion)
     chosen = check_list("ids", _problems(task, split, ids))
     seed_list = list(check_list("seeds", _seeds(seeds)))
@@ -137,9 +142,14 @@ def compare(
         ],
     }
     shared: dict[str, Any] = {"dtype": _DTYPES[dtype], "device": device}
-    with nullcontext() if out is None else locked(out), shown(console, on_progress) as display:
+    with (
+        nullcontext() if out is None else locked(out),
+        started(workers) as pool,
+        shown(console, on_progress) as display,
+    ):
         run = None if out is None else open_run(out, config, command)
-        entries, records = tune_fresh(task, entries, run, seed_list, criterion, shared, display.progress, notes)
+        running = {**shared, "workers": pool}
+        entries, records = tune_fresh(task, entries, run, seed_list, criterion, running, display.progress, notes)
         results = {
             e.label: evaluate(
                 e.optimizer,
@@ -154,7 +164,7 @@ def compare(
                 on_progress=display.steps_of(e.label),
                 on_status=display.status_of(e.label),
                 resume_dir=None if run is None else run.pieces / folder(i, e.label),
-                **shared,
+                **running,
             )
             for i, e in enumerate(entries)
         }

@@ -10,7 +10,7 @@ from zoracle.evaluation.describe import task_config
 from zoracle.evaluation.evaluate import resolve_steps
 from zoracle.evaluation.runfolder import Run
 from zoracle.evaluation.tune import Criterion, Tuned, tunable, tune, tuned, untouched
-from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
+from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.tasks.base import Task
 
 #: What is done about the step sizes of hand-designed optimizers whose settings are left at their defaults:
@@ -46,16 +46,15 @@ def make_entry(
     notes: list[str],
 ) -> Entry:
     """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
-    if num_directions is not None and isinstance(optimizer.config, SamplingConfig):
-        optimizer = with_settings(optimizer, num_directions=num_directions)
+    optimizer = with_directions(optimizer, num_directions)
     steps = resolve_steps(optimizer, task, steps, budget, check_start)
     name = tunable(optimizer)
     if name is None or not untouched(optimizer):
         return Entry(label, optimizer, steps, "given")
     if tuning != "stored":
         return Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
-    q = optimizer.config.num_directions
-    others_default = optimizer.config == type(optimizer).Config(num_directions=q)
+    q = directions_of(optimizer)
+    others_default = optimizer.config == with_directions(type(optimizer)(), q).config
     record = tuned(task.name, name, steps, q) if others_default else None
     if record is None or not _same_task(record.task_config, task_config(task)):
         return Entry(label, optimizer, steps, UNTUNED)
@@ -69,7 +68,7 @@ def tune_fresh(
     run: Run | None,
     seeds: Sequence[int],
     criterion: Criterion,
-    shared: dict[str, Any],
+    running: dict[str, Any],
     told: OnProgress,
     notes: list[str],
 ) -> tuple[list[Entry], list[Tuned]]:
@@ -88,7 +87,7 @@ def tune_fresh(
             criterion=criterion,
             resume_dir=None if run is None else run.pieces / "tuning" / folder(i, entry.label),
             on_progress=labelled(told, f"tuning {entry.label}"),
-            **shared,
+            **running,
         )
         records.append(record)
         notes.append(_told(entry.label, record, "found in this run"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,10 @@ from torch import Tensor
 from zoracle import __version__
 from zoracle.errors import BudgetError, CheckpointError, InputError
 from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
+from zoracle.evaluation.jobs import Job
+from zoracle.evaluation.parallel import batch_size, kept_size, share
 from zoracle.evaluation.result import Result, join
+from zoracle.evaluation.workers import Workers
 from zoracle.files import read_tensors, write_tensors
 from zoracle.journal import Journal
 from zoracle.objectives.base import Objective
@@ -67,6 +70,7 @@ def evaluate(
     on_progress: OnProgress | None = None,
     on_status: OnStatus | None = None,
     resume_dir: Path | None = None,
+    workers: Workers | None = None,
 ) -> Result:
     """Run an optimizer on problems of a task and say what it cost and reached.
 
@@ -91,39 +95,84 @@ def evaluate(
         check_start: evaluate each problem's start first, for one query that counts as optimisation; one that is a
             success already takes no step. By default nobody looks: the problems of the tasks that ship are known to
             be none.
-        on_progress: told after each step how many are done.
-        on_status: told after each step what came of them.
-        resume_dir: where each finished piece (a seed) is kept as soon as it is done, and every answer of the piece
-            at work. A second call goes on there.
+        on_progress: told after each step how many are done; a few times a second where there are workers.
+        on_status: told after each step what came of them; where there are workers, in the end.
+        resume_dir: where each finished piece (a seed on all problems, or on as many as give every worker as much to
+            do) is kept as soon as it is done, and every answer of the pieces at work. A second call goes on there.
+        workers: processes that run the pieces; None runs them here, one after another.
 
     Raises:
         InputError: no problems or seeds, or one twice; numbers out of range.
         BudgetError: the budget is smaller than one step; nothing was evaluated.
         CheckpointError: a kept piece is truncated or belongs to another run.
+        WorkerError: a worker died.
     """
     ids, seeds = check_list("ids", ids), check_list("seeds", seeds)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; expected at least 1 problem")
     steps = resolve_steps(optimizer, task, steps, budget, check_start)
+    if workers is not None and resume_dir is None:
+        resume_dir = workers.scratch()  # what they find comes back as files
     objective = task.objective(ids, dtype=dtype, device=device)
     stop = objective.ends_at_success if stop_on_success is None else stop_on_success
+    size = kept_size(resume_dir, ids, seeds)
+    size = size or batch_size(len(ids), len(seeds), None, 1 if workers is None else workers.number)
+    groups = list(_groups(ids, size))
+
+    def piece(seed: int, j: int) -> Piece:
+        stem = None if resume_dir is None else resume_dir / f"seed-{seed}-batch-{j}"
+        fingerprint = _fingerprint(optimizer, task, groups[j], seed, steps, budget, dtype, stop, check_start)
+        return Piece(groups[j], seed, steps, batch, stop, check_start, stem, fingerprint)
+
     teller = _Teller(on_progress, on_status, len(seeds), len(ids), steps)
+    if workers is not None:
+        every = [piece(seed, j) for seed in seeds for j in range(len(groups))]
+        missing = [one for one in every if _kept(one) is None]
+        share(
+            workers,
+            optimizer,
+            task,
+            missing,
+            budget=budget,
+            dtype=dtype,
+            device=device,
+            on_steps=lambda done: teller.shared(done, len(missing), len(every)),
+        )
+        teller.on_progress = None  # what is left to do is to read the files
+    objectives: dict[tuple[int, ...], Objective] = {ids: objective}
     rows: list[Result] = []
     for seed in seeds:
-        stem = None if resume_dir is None else resume_dir / f"seed-{seed}"
-        fingerprint = {
-            **_fingerprint(optimizer, task, ids, seed, steps, budget, dtype),
-            "stop_on_success": stop,
-            "check_start": check_start,
-        }
-        piece = Piece(ids, seed, steps, batch, stop, check_start, stem, fingerprint)
-        row = _kept(piece)
-        if row is None:
-            x0 = task.start(ids, seed=seed, dtype=dtype, device=device)
-            row = _run(optimizer, Oracle(objective, budget=budget), x0, piece, teller.step)
-        teller.done(row)
-        rows.append(row)
+        parts: list[Result] = []
+        for j, some in enumerate(groups):
+            one = piece(seed, j)
+            part = _kept(one)
+            if part is None:
+                if some not in objectives:
+                    objectives[some] = task.objective(some, dtype=dtype, device=device)
+                x0 = task.start(some, seed=seed, dtype=dtype, device=device)
+                part = _run(optimizer, Oracle(objectives[some], budget=budget), x0, one, teller.step)
+            teller.done(part)
+            parts.append(part)
+        rows.append(join(parts, 1))
     return join(rows, 0)
+
+
+def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callable[[int], None]) -> None:
+    """In a worker: run a piece and leave its result in its file.
+
+    Args:
+        asked: which piece.
+        optimizer: the worker's copy.
+        task: the worker's.
+        tell: told after each step how many are done, of the piece's problems on average.
+    """
+    dtype = getattr(torch, asked.dtype)
+    stop, check = asked.stop_on_success, asked.check_start
+    fingerprint = _fingerprint(optimizer, task, asked.ids, asked.seed, asked.steps, asked.budget, dtype, stop, check)
+    piece = Piece(asked.ids, asked.seed, asked.steps, asked.batch, stop, check, Path(asked.stem), fingerprint)
+    oracle = Oracle(task.objective(asked.ids, dtype=dtype, device=asked.device), budget=asked.budget)
+    x0 = task.start(asked.ids, seed=asked.seed, dtype=dtype, device=asked.device)
+    _run(optimizer, oracle, x0, piece, lambda step: tell(_steps_done(step, asked.steps) // len(asked.ids)))
 
 
 def resolve_steps(
@@ -175,12 +224,18 @@ class _Teller:
 
     def step(self, step: Step) -> None:
         found = step.trajectory
-        stopped = found.reason != StopReason.RUNNING
         if self.on_progress is not None:
-            self.on_progress(self.before + int(torch.where(stopped, self.steps, found.steps).sum()), self.total)
+            self.on_progress(self.before + _steps_done(step, self.steps), self.total)
         if self.on_status is not None:
+            stopped = found.reason != StopReason.RUNNING
             queries = int(found.total_queries.sum())
             self.on_status(self._plus(stopped, found.first_success > 0, found.checked & found.start_success, queries))
+
+    def shared(self, done: int, missing: int, pieces: int) -> None:
+        """Workers have done so many steps, each counted once a piece, of the pieces that were missing."""
+        if self.on_progress is not None:
+            share = (done + self.steps * (pieces - missing)) / (self.steps * pieces)
+            self.on_progress(int(self.total * share), self.total)
 
     def done(self, row: Result) -> None:
         self.before += row.ids.shape[1] * self.steps
@@ -200,6 +255,12 @@ class _Teller:
             known.misclassified + int(misclassified.sum()),
             known.queries + queries,
         )
+
+
+def _steps_done(step: Step, steps: int) -> int:
+    """Steps of all problems of a piece; who stopped has done all of them."""
+    found = step.trajectory
+    return int(torch.where(found.reason != StopReason.RUNNING, steps, found.steps).sum())
 
 
 def _run(
@@ -395,6 +456,8 @@ def _fingerprint(
     steps: int,
     budget: int | None,
     dtype: torch.dtype,
+    stop_on_success: bool,
+    check_start: bool,
 ) -> dict[str, Any]:
     return {
         "zoracle": __version__,
@@ -405,6 +468,8 @@ def _fingerprint(
         "steps": steps,
         "budget": budget,
         "dtype": str(dtype),
+        "stop_on_success": stop_on_success,
+        "check_start": check_start,
     }
 
 
@@ -413,18 +478,24 @@ def _kept(piece: Piece) -> Result | None:
     path = None if piece.stem is None else piece.stem.with_suffix(".safetensors")
     if path is None or not path.is_file():
         return None
-    fingerprint = piece.fingerprint
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT or set(tensors) != set(Result._fields):
         raise CheckpointError(f"{path} is no result of this version of zoracle; choose another folder")
     theirs = metadata.get("fingerprint")
-    if theirs != fingerprint:
-        changed = [key for key in fingerprint if not isinstance(theirs, dict) or theirs.get(key) != fingerprint[key]]
+    if theirs != piece.fingerprint:
+        changed = [
+            key for key, value in piece.fingerprint.items() if not isinstance(theirs, dict) or theirs.get(key) != value
+        ]
         raise CheckpointError(
             f"{path} belongs to another run ({', '.join(changed)} differ); choose another folder, or the same settings"
         )
     _forget(piece)  # where a kill came between the result and this
     return Result(**tensors)
+
+
+def _groups(ids: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
 
 
 def check_list(name: str, values: Sequence[int]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from zoracle.errors import CheckpointError
 from zoracle.evaluation.result import Result
 from zoracle.files import read_tensors, write_tensors
 from zoracle.journal import Journal
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import ImageAttack
 from zoracle.resumable import journal_path
 from zoracle.tasks.base import Pictures
 from zoracle.types import Evaluation, Purpose
@@ -71,7 +71,7 @@ class Gallery(NamedTuple):
 
 
 def make_gallery(
-    objective: Attack,
+    objective: ImageAttack,
     pictures: Pictures,
     results: Mapping[str, Result],
     rows: Tensor,
@@ -146,7 +146,7 @@ def chosen(result: Result, attack: bool) -> Tensor:
 
 
 def _answers(
-    objective: Attack, asked: Sequence[Tensor], rows: Tensor, keep: Path | None, fingerprint: dict[str, Any]
+    objective: ImageAttack, asked: Sequence[Tensor], rows: Tensor, keep: Path | None, fingerprint: dict[str, Any]
 ) -> tuple[list[Tensor], int]:
     """The predicted classes of each of some lists of points, and how many points were lost on the way."""
     if keep is None:

@@ -21,8 +21,9 @@ from zoracle.evaluation.runfolder import VERSIONS, Run, write_npz
 from zoracle.evaluation.table import Row, markdown
 from zoracle.evaluation.tune import Tuned, write_tuned
 from zoracle.files import read_json, write_json, write_text
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import Attack, ImageAttack
 from zoracle.objectives.base import Objective
+from zoracle.objectives.reduced import Reduced
 from zoracle.tasks.base import Task
 from zoracle.types import StopReason
 
@@ -91,8 +92,9 @@ def write_run(
     if drawn:
         paths["report"] = run.path / "report.html"
         page = None
-        if attack and isinstance(objective, Attack):
-            page = attack_page(objective, run.config, results, ledger["pictures"], ledger.get("target", {}))
+        attacked = _innermost(objective)
+        if attack and isinstance(attacked, Attack):
+            page = attack_page(attacked, run.config, results, ledger["pictures"], ledger.get("target", {}))
         write_report(
             paths["report"],
             title=title,
@@ -133,7 +135,7 @@ def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict
         InputError: the task is no attack on images.
     """
     pictures = task.pictures(tuple(result.ids[0].tolist()))
-    if pictures is None or not isinstance(objective, Attack):
+    if pictures is None or not isinstance(objective, ImageAttack):
         raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
     # In the run's own precision: rounded, an image that barely succeeded might not.
     points = best_points(result)
@@ -156,6 +158,11 @@ def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict
     return {**{name: value.cpu().numpy() for name, value in arrays.items()}, "reason": words[result.reason.numpy()]}
 
 
+def _innermost(objective: Objective) -> Objective:
+    """The attack itself, where its points lie in a smaller space."""
+    return objective.inner if isinstance(objective, Reduced) else objective
+
+
 def file_name(label: str) -> str:
     """A label as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
@@ -170,8 +177,8 @@ def _ledger(
     the target may have seen them, and they are in no other count. Under "target" is what the black box reports itself,
     attempts over a network and what of them is billed.
     """
-    report = getattr(getattr(objective, "black_box", None), "report", None)
-    target = {} if report is None else report()
+    attacked = _innermost(objective)
+    target = attacked.black_box.report() if isinstance(attacked, Attack) else {}
     return {
         "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
         "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
@@ -189,7 +196,7 @@ def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Resu
     rows = chosen(next(iter(results.values())), attack)
     first = next(iter(results.values()))
     pictures = task.pictures(tuple(first.ids[0, rows].tolist()))
-    if pictures is None or not isinstance(objective, Attack) or not rows.numel():
+    if pictures is None or not isinstance(objective, ImageAttack) or not rows.numel():
         return None
     fingerprint = {"config_sha256": config_hash(run.config), "rows": rows.tolist()}
     keep = run.pieces / "pictures.safetensors"

@@ -16,12 +16,10 @@ from zoracle.errors import InputError
 from zoracle.evaluation.describe import ids_hash, task_config
 from zoracle.evaluation.evaluate import OnProgress, evaluate
 from zoracle.evaluation.metrics import summarise
+from zoracle.evaluation.workers import Workers
 from zoracle.files import read_json, write_json
-from zoracle.optimizers.base import Optimizer, with_settings
-from zoracle.optimizers.registry import make
-from zoracle.optimizers.zo_adam import ZOAdam
-from zoracle.optimizers.zo_sgd import ZOSGD
-from zoracle.optimizers.zo_signsgd import ZOSignSGD
+from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
+from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks.base import Task
 
 Criterion = Literal["ratio", "queries"]
@@ -42,14 +40,23 @@ class Axis(NamedTuple):
 #: Step sizes k / d, every factor of two, around the 4 / d and 8 / d of the paper's public code.
 STEP_SIZES = Axis("lr", (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), factor=2.0, per_dimension=True)
 
-#: What is tuned of each optimizer, in this order, again and again until a whole round changes nothing.
+#: Step sizes in units of x, for optimizers whose steps have a size of their own.
+STEPS = Axis("lr", (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), factor=2.0)
+
+#: What is tuned of each optimizer, in this order, again and again until a whole round changes nothing. An optimizer
+#: joins by its line here.
 GRIDS: dict[str, tuple[Axis, ...]] = {
     "zo-sgd": (STEP_SIZES,),
     "zo-signsgd": (STEP_SIZES,),
     "zo-adam": (STEP_SIZES, Axis("beta2", (0.9, 0.99, 0.996, 0.999)), Axis("beta1", (0.0, 0.5, 0.9))),
+    "zo-adamm": (STEP_SIZES, Axis("beta2", (0.3, 0.9, 0.99))),
+    "nes": (STEPS,),
+    "bandits": (STEPS, Axis("online_lr", (0.001, 0.01, 0.1, 1.0, 10.0), factor=10.0)),
+    "snes": (Axis("sigma", (0.0075, 0.015, 0.03, 0.06, 0.12), factor=2.0),),
 }
 
-_NAMES: dict[type[Optimizer[Any, Any]], str] = {ZOSGD: "zo-sgd", ZOSignSGD: "zo-signsgd", ZOAdam: "zo-adam"}
+#: The names of the classes that the registry makes.
+_NAMES: dict[object, str] = {REGISTRY[name].make: name for name in GRIDS}
 _MOST_EXTENSIONS = 24
 _MOST_ROUNDS = 4
 
@@ -73,7 +80,8 @@ class Tuned(NamedTuple):
     task_config: dict[str, Any]
     optimizer: str
     steps: int
-    num_directions: int
+    num_directions: int | None
+    """None where the optimizer has no such setting."""
     split: str
     problems: int
     ids_sha256: str
@@ -121,6 +129,7 @@ def tune(
     grid: Sequence[Axis] | None = None,
     resume_dir: Path | None = None,
     on_progress: OnProgress | None = None,
+    workers: Workers | None = None,
 ) -> Tuned:
     """Choose the settings of a hand-designed optimizer on held-out problems.
 
@@ -129,9 +138,10 @@ def tune(
 
     Args:
         task: what it is tuned for.
-        optimizer: "zo-sgd", "zo-signsgd" or "zo-adam", or one of them with other settings to keep.
+        optimizer: a name of :data:`GRIDS`, or such an optimizer with other settings to keep.
         steps: steps of each run; None takes the task's.
-        num_directions: q; None takes the task's where a name is given, and the optimizer's own otherwise.
+        num_directions: q; None takes the task's where a name is given, and the optimizer's own otherwise. Without
+            meaning for optimizers that have no such setting.
         split: "valid" or "train".
         ids: problems of that split; None takes the first ones, as many as a comparison takes.
         seeds: repeats.
@@ -141,6 +151,7 @@ def tune(
         grid: other settings or values to try than :data:`GRIDS` names.
         resume_dir: where each run is kept, so that an interrupted tuning goes on there.
         on_progress: told after each step of the run at work.
+        workers: processes that share each run.
 
     Raises:
         InputError: the optimizer is not tunable, the test split is asked for, or an id is not of the split.
@@ -149,9 +160,9 @@ def tune(
         if optimizer not in GRIDS:
             raise InputError(f"optimizer {optimizer!r} is not tuned here; expected one of {', '.join(GRIDS)}")
         q = task.defaults.num_directions if num_directions is None else num_directions
-        base = make(optimizer, num_directions=q)
+        base = with_directions(make(optimizer), q)
     else:
-        base = optimizer if num_directions is None else with_settings(optimizer, num_directions=num_directions)
+        base = with_directions(optimizer, num_directions)
     name = tunable(base)
     if name is None:
         raise InputError(f"{type(base).__name__} is not tuned here; expected one of {', '.join(GRIDS)}")
@@ -171,6 +182,7 @@ def tune(
             device=device,
             on_progress=on_progress,
             resume_dir=folder,
+            workers=workers,
         )
         summary = summarise(result)
         ratio, loss = summary.ratio.mean, summary.final_loss.mean
@@ -190,7 +202,7 @@ def tune(
         task_config=task_config(task),
         optimizer=name,
         steps=steps,
-        num_directions=base.config.num_directions,
+        num_directions=directions_of(base),
         split=split,
         problems=len(chosen_ids),
         ids_sha256=ids_hash(chosen_ids),
@@ -273,7 +285,7 @@ class _Search:
         return axis.values[len(axis.values) // 2] if own is None else float(own)
 
 
-def tuned(task: str, optimizer: str, steps: int, num_directions: int) -> Tuned | None:
+def tuned(task: str, optimizer: str, steps: int, num_directions: int | None) -> Tuned | None:
     """The settings shipped for this task, optimizer, steps and q, or None: settings for another run are no use."""
     asset = files("zoracle") / "assets" / "tuned" / f"{task}.json"
     if not asset.is_file():
@@ -315,7 +327,7 @@ def _records(content: Any, name: str) -> list[Tuned]:
         raise InputError(f"{name} does not hold tuned settings of this version ({error!r}); tune again") from error
 
 
-def _slot(record: Tuned) -> tuple[str, str, int, int]:
+def _slot(record: Tuned) -> tuple[str, str, int, int | None]:
     return record.task, record.optimizer, record.steps, record.num_directions
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from zoracle.objectives.attack import Attack
+from zoracle.objectives.attack import Attack, ImageAttack
 from zoracle.objectives.base import Bounds, Objective
 from zoracle.objectives.binary_classification import BinaryClassification
 from zoracle.objectives.callable import CallableObjective
 from zoracle.objectives.functions import ClassicalFunction
 from zoracle.objectives.quadratic import Quadratic
+from zoracle.objectives.reduced import Reduced
 
 __all__ = [
     "Attack",
@@ -15,6 +16,8 @@ __all__ = [
     "Bounds",
     "CallableObjective",
     "ClassicalFunction",
+    "ImageAttack",
     "Objective",
     "Quadratic",
+    "Reduced",
 ]

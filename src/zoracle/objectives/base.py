@@ -51,6 +51,11 @@ class Objective(ABC):
         """The points (B, d) that leave everything as it is, an image unchanged say; None where there are none."""
         return None
 
+    @property
+    def width(self) -> int:
+        """Numbers that a point becomes on its way through, which is what a call's memory depends on."""
+        return self.dim
+
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """The feasible points (N, d) that points stand for; the points themselves where there is no constraint."""
         return points

@@ -60,7 +60,13 @@ class CallableObjective(Objective):
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
         loss = frameworks.call(self.f, points, self.framework, "the function")
-        _check_shape("the function", loss, points, points.shape[:1])
+        _check_shape(
+            "the function",
+            loss,
+            points,
+            points.shape[:1],
+            " (if f takes one point, give lambda xs: [f(x) for x in xs])",
+        )
         return Evaluation(loss)
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -70,9 +76,9 @@ class CallableObjective(Objective):
         return self._evaluate(points, problem, step).loss, gradient
 
 
-def _check_shape(what: str, result: Tensor, points: Tensor, expected: tuple[int, ...]) -> None:
+def _check_shape(what: str, result: Tensor, points: Tensor, expected: tuple[int, ...], hint: str = "") -> None:
     if result.shape != expected:
         raise BlackBoxError(
             f"{what} returned shape {tuple(result.shape)} for points {tuple(points.shape)}; "
-            f"expected {tuple(expected)}, one row a point"
+            f"expected {tuple(expected)}, one row a point{hint}"
         )

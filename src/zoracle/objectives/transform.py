@@ -44,6 +44,11 @@ class Rescaled(Objective):
         points = self.inner.origin(problem, like)
         return None if points is None else points / self.factor
 
+    @property
+    def width(self) -> int:
+        """Numbers that a point becomes."""
+        return self.inner.width
+
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """Points y (N, d) whose x = s y is feasible."""
         if self.limits is not None:

@@ -70,6 +70,8 @@ class Start(NamedTuple):
     """(B,) steps that the run is planned for; 0 where that is open."""
     space: Space | None = None
     """Where points may lie; None where the caller did not say."""
+    scale: float = 1.0
+    """Typical size of a coordinate."""
 
 
 S = TypeVar("S")
@@ -105,8 +107,8 @@ class Optimizer(ABC, Generic[S, C]):
         except msgspec.ValidationError as error:
             known = ", ".join(cls.Config.__struct_fields__)
             raise InputError(f"{cls.__name__}: {error}; settings are {known}") from error
-        if isinstance(made, SamplingConfig) and made.num_directions < 1:
-            raise InputError(f"{cls.__name__}: num_directions is {made.num_directions}; expected at least 1")
+        if (q := getattr(made, "num_directions", 1)) < 1:
+            raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least 1")
         if isinstance(made, SamplingConfig) and made.mu is not None and not made.mu > 0:
             raise InputError(f"{cls.__name__}: mu is {made.mu}; expected a positive number")
         return made  # type: ignore[return-value]
@@ -167,6 +169,7 @@ class Optimizer(ABC, Generic[S, C]):
             mu=x0.new_full((b,), self._mu(x0.dtype, scale)),
             horizon=torch.full((b,), horizon or 0, dtype=torch.int64),
             space=space,
+            scale=scale,
         )
         return self._init(start)
 
@@ -263,11 +266,8 @@ class FiniteDifferenceOptimizer(Optimizer[S, SC]):
 
     def queries(self, x: Tensor, u: Tensor, mu: Tensor, aux: Any = ()) -> Queries:
         """The points that the estimate along u needs: (B, m, d)."""
-        x = x.detach().unsqueeze(1)
-        step = mu[:, None, None] * u.detach()
-        if self.config.difference == "central":
-            return Queries(x + directions.antithetic(step), u, aux)
-        return Queries(torch.cat((x, x + step), dim=1), u, aux)
+        along = estimators.central_points if self.config.difference == "central" else estimators.forward_points
+        return Queries(along(x.detach(), u.detach(), mu), u, aux)
 
     def estimate(self, queries: Queries, values: Tensor, mu: Tensor) -> Tensor:
         """The gradient estimate (B, d) from the values of these queries."""
@@ -296,6 +296,18 @@ def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
     copy.__dict__.update(optimizer.__dict__)
     object.__setattr__(copy, "config", optimizer.checked(optimizer.config, settings))
     return copy
+
+
+def directions_of(optimizer: Optimizer[Any, Any]) -> int | None:
+    """Query directions a step; None where the optimizer has no such setting."""
+    return getattr(optimizer.config, "num_directions", None)
+
+
+def with_directions(optimizer: OptimizerT, q: int | None) -> OptimizerT:
+    """The same optimizer with q query directions a step; as it is where q is None or it has no such setting."""
+    if q is None or directions_of(optimizer) is None:
+        return optimizer
+    return with_settings(optimizer, num_directions=q)
 
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer[Any, Any])

@@ -8,9 +8,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
+from zoracle.optimizers.bandits import Bandits
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.guided_lstm import GuidedLSTM
+from zoracle.optimizers.nes import NES
+from zoracle.optimizers.sign_hunter import SignHunter
+from zoracle.optimizers.simba import SimBA
+from zoracle.optimizers.snes import SNES
+from zoracle.optimizers.square import SquareAttack
 from zoracle.optimizers.zo_adam import ZOAdam
+from zoracle.optimizers.zo_adamm import ZOAdaMM
 from zoracle.optimizers.zo_lstm import ZOLSTM
 from zoracle.optimizers.zo_sgd import ZOSGD
 from zoracle.optimizers.zo_signsgd import ZOSignSGD
@@ -28,6 +35,16 @@ REGISTRY: dict[str, Entry] = {
     "zo-sgd": Entry(ZOSGD, "gradient descent on the finite-difference estimate"),
     "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
+    "zo-adamm": Entry(ZOAdaMM, "Adam whose denominator never falls, on the finite-difference estimate"),
+    "nes": Entry(NES, "signed or normalised steps along an antithetic estimate"),
+    "bandits": Entry(Bandits, "two queries a step around a prior carried from step to step (Bandits-TD)"),
+    "snes": Entry(SNES, "a separable natural evolution strategy"),
+    "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
+    "simba": Entry(SimBA, "single coordinates, each way, kept where they help (Guo et al., 2019)"),
+    "simba-dct": Entry(
+        partial(SimBA, basis="dct"), "single frequencies, the lowest first, each way (Guo et al., 2019)"
+    ),
+    "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
     "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),

@@ -16,9 +16,11 @@ from torch import Tensor
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
+from zoracle.objectives.reduced import Reduced
 from zoracle.tasks.base import SPLITS, Pictures, Task
 from zoracle.types import Key
+from zoracle.upsampling import parse
 
 #: What ships with the package.
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -30,18 +32,20 @@ class ImageData(NamedTuple):
     """The images of a task."""
 
     images: Tensor
-    """(M, C, H, W) uint8."""
+    """(M, C, H, W), pixels from 0 to the task's ``white``."""
     labels: Tensor
     """(M,) int64."""
     ids: Sequence[int]
     """M different numbers, the id of each image."""
+    targets: Tensor | None = None
+    """(M,) int64, the class that each image's attack has to reach; None for any other than the label."""
 
 
-class ImageAttackTask(Task):
+class AttackTask(Task):
     r"""Attacks on one classifier, one problem an image; the id of a problem is that of its image.
 
-    Points start at delta_0 = start_std * N(0, I), keyed by seed and id. Subclasses set the class attributes and
-    write :meth:`_split_file`, :meth:`_load` and :meth:`_black_box`.
+    Points start at delta_0 = start_std * N(0, I), keyed by seed and id. Subclasses set the attributes and write
+    :meth:`ids`, :meth:`_load` and :meth:`_black_box`.
 
     Args:
         c: weight of the distance; None takes the task's own.
@@ -49,18 +53,15 @@ class ImageAttackTask(Task):
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: the confidence gap, in nats.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
-
-    Raises:
-        InputError: something that the task needs is missing.
+        reduce: search among coarse perturbations only, "tile:2", "tile:14x14" or "bilinear:14" say; see
+            :class:`Reduced`. The task's dimension is then that of the coarse ones.
 
     Attributes:
         shape: (C, H, W) of an image.
-        class_names: names of the classes, in their order.
-        white: the byte that is pixel 1.
+        class_names: names of the classes, in their order; none where they are not known.
+        white: the value that is pixel 1.
         outputs: what the black box returns.
         own_c: the task's own c.
-        radii: by norm, the radius of the ball that attacks on this data set are usually given.
-        splits: the ids of each split.
     """
 
     shape: tuple[int, int, int]
@@ -68,8 +69,6 @@ class ImageAttackTask(Task):
     white: int = 255
     outputs: Outputs = "logits"
     own_c: float = 0.1
-    radii: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5}
-    splits: Splits
 
     def __init__(
         self,
@@ -79,44 +78,38 @@ class ImageAttackTask(Task):
         eps: float | None = None,
         confidence: float = 0.0,
         start_std: float | None = None,
+        reduce: str | None = None,
     ) -> None:
-        self.dim = math.prod(self.shape)
+        self.dim = math.prod(self.shape) if reduce is None else parse(reduce, self.shape).dim
+        self.reduce = reduce
         self.c = self.own_c if c is None else c
         self.norm = norm
         self.eps = eps
         self.confidence = confidence
         self.start_std = default_start_std(eps) if start_std is None else start_std
-        self.splits = read_splits(self._split_file())
-
-    def ids(self, split: str) -> tuple[int, ...]:
-        """The ids of a split, in a fixed order.
-
-        Raises:
-            InputError: the split is unknown.
-        """
-        self.check_split(split)
-        return self.splits[split]
 
     def objective(
         self, ids: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> Attack:
+    ) -> ImageAttack:
         """The attacks on these images, in this order; any image of the data set may be named.
 
         Raises:
             InputError: the data set has no such image.
         """
-        images, labels = self._pick(ids)
-        return Attack(
+        picked = self.pick(ids)
+        attack = Attack(
             self._black_box(dtype, device),
-            images.to(device=device, dtype=dtype) / self.white,
-            labels,
+            picked.images.to(device=device, dtype=dtype) / self.white,
+            picked.labels,
             c=self.c,
             norm=self.norm,
             eps=self.eps,
+            targets=picked.targets,
             confidence=self.confidence,
             outputs=self.outputs,
-            num_classes=len(self.class_names),
+            num_classes=len(self.class_names) or None,
         )
+        return attack if self.reduce is None else Reduced(attack, self.reduce)
 
     def start(
         self,
@@ -132,16 +125,25 @@ class ImageAttackTask(Task):
 
     def pictures(self, ids: tuple[int, ...]) -> Pictures:
         """The images with these ids, their labels, and the names of the classes."""
-        images, labels = self._pick(ids)
-        return Pictures(images.float() / self.white, labels, self.class_names)
+        picked = self.pick(ids)
+        return Pictures(picked.images.float() / self.white, picked.labels, self.class_names)
 
-    @abstractmethod
-    def _split_file(self) -> Path:
-        """Where the ids of each split are written, as :func:`write_splits` does.
+    def pick(self, ids: Sequence[int] | None = None) -> ImageData:
+        """The data of these ids, in this order, as they were read; None takes all.
 
         Raises:
-            InputError: something that the task needs is missing.
+            InputError: there is no such image.
         """
+        data, rows = self._data
+        if ids is None:
+            return data
+        if not ids:
+            raise InputError(f"no ids are given for task {self.name}; expected at least one")
+        if unknown := [i for i in ids if i not in rows]:
+            raise InputError(f"task {self.name} has no image {unknown[0]}; expected one of its {len(rows)} ids")
+        picked = torch.tensor([rows[i] for i in ids])
+        targets = None if data.targets is None else data.targets[picked]
+        return ImageData(data.images[picked], data.labels[picked], tuple(ids), targets)
 
     @abstractmethod
     def _load(self) -> ImageData:
@@ -156,14 +158,60 @@ class ImageAttackTask(Task):
         data = self._load()
         return data, {identity: row for row, identity in enumerate(data.ids)}
 
-    def _pick(self, ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        if not ids:
-            raise InputError(f"no ids are given for task {self.name}; expected at least one")
-        data, rows = self._data
-        if unknown := [i for i in ids if i not in rows]:
-            raise InputError(f"task {self.name} has no image {unknown[0]}; expected one of its {len(rows)} ids")
-        picked = torch.tensor([rows[i] for i in ids])
-        return data.images[picked], data.labels[picked]
+
+class ImageAttackTask(AttackTask):
+    r"""Attacks on the images of a data set, whose split is written in a file.
+
+    Subclasses set the class attributes and write :meth:`_split_file`, :meth:`_load` and :meth:`_black_box`.
+
+    Args:
+        c: weight of the distance; None takes the task's own.
+        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
+        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
+        confidence: the confidence gap, in nats.
+        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        reduce: search among coarse perturbations only, as in :class:`AttackTask`.
+
+    Raises:
+        InputError: something that the task needs is missing.
+
+    Attributes:
+        radii: by norm, the radius of the ball that attacks on this data set are usually given.
+        splits: the ids of each split.
+    """
+
+    radii: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5}
+    splits: Splits
+
+    def __init__(
+        self,
+        *,
+        c: float | None = None,
+        norm: Norm = "l1",
+        eps: float | None = None,
+        confidence: float = 0.0,
+        start_std: float | None = None,
+        reduce: str | None = None,
+    ) -> None:
+        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std, reduce=reduce)
+        self.splits = read_splits(self._split_file())
+
+    def ids(self, split: str) -> tuple[int, ...]:
+        """The ids of a split, in a fixed order.
+
+        Raises:
+            InputError: the split is unknown.
+        """
+        self.check_split(split)
+        return self.splits[split]
+
+    @abstractmethod
+    def _split_file(self) -> Path:
+        """Where the ids of each split are written, as :func:`write_splits` does.
+
+        Raises:
+            InputError: something that the task needs is missing.
+        """
 
 
 def read_splits(path: Path) -> Splits:

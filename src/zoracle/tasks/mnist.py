@@ -63,6 +63,11 @@ class MNISTAttack(ImageAttackTask):
         """The files of the target network: its weights and its split."""
         return _target()
 
+    @staticmethod
+    def has_target() -> bool:
+        """Whether there is a target network, without which there is no task."""
+        return _find_target() is not None
+
     def _split_file(self) -> Path:
         return self.target[1]
 
@@ -144,11 +149,18 @@ def _file(name: str, progress: Progress | None) -> Path:
     return download([base + name for base in MIRRORS], cache_dir() / relative, md5=FILES[name], progress=progress)
 
 
-def _target() -> tuple[Path, Path]:
+def _find_target() -> tuple[Path, Path] | None:
     for names in _TARGETS:
         weights, split = map(find_data, names)
         if weights is not None and split is not None:
             return weights, split
+    return None
+
+
+def _target() -> tuple[Path, Path]:
+    found = _find_target()
+    if found is not None:
+        return found
     raise InputError(
         "task mnist has no target network; set ZORACLE_DATA to a folder that holds "
         f"{_TARGETS[0][0]}, or train one with: zoracle train-target --task mnist"

@@ -1,0 +1,351 @@
+"""Requests over HTTP that outlive a bad network: concurrency, time limits, retries with back-off, a rate limit."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import math
+import random
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from zoracle.blackboxes.attempts import ANSWERED, Attempt, Attempts
+from zoracle.blackboxes.pacing import Clock, Pace, back_off, retry_after
+from zoracle.blackboxes.v2_protocol import MalformedError, clip, error_text
+from zoracle.errors import BlackBoxError, InputError, require
+
+T = TypeVar("T")
+
+#: Statuses below 500 that say "later": a time-out, too early, too many requests.
+_LATER = (408, 425, 429)
+#: Statuses of requests that a server did not work on.
+_TURNED_AWAY = (408, 425, 429, 503)
+
+
+class Policy(NamedTuple):
+    """How requests are made."""
+
+    timeout: float = 30.0
+    """Seconds that one attempt may take, all in all."""
+    attempts: int = 6
+    """Attempts of one request at most."""
+    backoff: float = 0.25
+    """Seconds before the second attempt, at most; twice as long before each further one."""
+    max_backoff: float = 30.0
+    """Seconds between two attempts at most, where the server asks for no longer wait."""
+    concurrency: int = 4
+    """Requests in flight at most."""
+
+    def checked(self) -> Policy:
+        """Itself.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        for name in ("attempts", "concurrency"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if not 0 < self.timeout < math.inf:
+            raise InputError(f"timeout is {self.timeout}; expected a positive number of seconds")
+        for name in ("backoff", "max_backoff"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise InputError(f"{name} is {value}; expected seconds, at least 0")
+        return self
+
+
+class Answer(NamedTuple):
+    """What a server answered with a status of success."""
+
+    body: bytes
+    headers: Any
+    """A mapping that takes names in any case."""
+
+
+class RetryError(Exception):
+    """A reason to ask again.
+
+    Args:
+        kind: how the attempt ended.
+        text: the same in words.
+        billed: whether the server may have worked on it.
+        status: HTTP status, where there was one.
+        wait: seconds that the server asks to wait.
+    """
+
+    def __init__(
+        self, kind: str, text: str, *, billed: bool = True, status: int | None = None, wait: float = 0.0
+    ) -> None:
+        super().__init__(text)
+        self.kind, self.text, self.billed, self.status, self.wait = kind, text, billed, status, wait
+
+
+class Connection:
+    """One server. Its event loop runs in a thread of its own, so that it can be used from anywhere, a notebook too.
+
+    Args:
+        policy: how requests are made.
+        headers: sent with every request.
+        secrets: what no error may repeat.
+        attempts: where requests are counted.
+        requests_per_second: None for no limit.
+        images_per_second: None for no limit.
+        clock: what waiting is measured by.
+        secure: whether the server is asked over TLS.
+
+    Raises:
+        InputError: a setting is out of its range.
+        MissingExtraError: httpx or tenacity is not installed.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        headers: dict[str, str],
+        secrets: Sequence[str],
+        attempts: Attempts,
+        requests_per_second: float | None = None,
+        images_per_second: float | None = None,
+        clock: Clock | None = None,
+        secure: bool = True,
+    ) -> None:
+        self._httpx = require("httpx", "http")
+        self._tenacity = require("tenacity", "http")
+        self.policy = policy.checked()
+        self.attempts = attempts
+        self.clock = clock or Clock()
+        self._pace = Pace(self.clock, requests_per_second, images_per_second)
+        self._secrets = [secret for secret in secrets if secret]
+        self._places = asyncio.Semaphore(policy.concurrency)
+        self._draw = random.Random().random
+        try:
+            self._client = self._httpx.AsyncClient(
+                headers=headers,
+                timeout=policy.timeout,
+                limits=self._httpx.Limits(max_connections=policy.concurrency),
+                follow_redirects=False,  # a key is for the server that was named
+                verify=secure,  # certificates take time to load, and nobody needs them without TLS
+            )
+        except (ValueError, TypeError, OSError) as error:
+            raise InputError(f"the connection cannot be made: {self.hide(clip(str(error)))}") from None
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=_serve, args=(self._loop,), name="zoracle-http", daemon=True)
+        thread.start()
+        self._stop = weakref.finalize(self, _stop, self._loop, thread, self._client)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of a coroutine on the connection's loop; Ctrl-C ends the requests that it has in flight.
+
+        Raises:
+            BlackBoxError: the connection is closed.
+        """
+        if not self._stop.alive:
+            raise BlackBoxError("the connection to the server is closed; open the target again")
+        ended = threading.Event()
+
+        async def whole() -> T:
+            try:
+                return await work()
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(whole(), self._loop)
+        try:
+            # Not one long wait: Windows would not notice Ctrl-C in it.
+            while not concurrent.futures.wait([future], timeout=0.5).done:
+                pass
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                ended.wait(1.0)  # for its attempts to be counted
+            raise
+
+    def close(self) -> None:
+        """Close connections and end the thread."""
+        self._stop()
+
+    def hide(self, text: str) -> str:
+        """A text without the secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        read: Callable[[Answer, bool], T],
+        *,
+        images: int = 0,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        missing: Callable[[int], T] | None = None,
+    ) -> T:
+        """Make a request until it is answered, or the attempts are used up.
+
+        Args:
+            method: of HTTP.
+            url: where to.
+            read: takes an answer, and whether it is the last attempt's; raises MalformedError or RetryError where
+                another attempt is wanted.
+            images: how many images the request holds; none for one about the server, which is not counted.
+            content: the body.
+            headers: sent with this request.
+            missing: takes the status of an answer that says "no such thing", where the caller can do without it.
+
+        Raises:
+            BlackBoxError: the server refused the request, or no attempt was answered.
+        """
+        number = self.attempts.next_request() if images else 0
+        retrying = self._tenacity.AsyncRetrying(
+            stop=self._tenacity.stop_after_attempt(self.policy.attempts),
+            retry=self._tenacity.retry_if_exception_type(RetryError),
+            wait=self._wait,
+            sleep=self.clock.sleep,
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    count = attempt.retry_state.attempt_number
+
+                    async def request() -> tuple[T, int]:
+                        return await self._once(method, url, content, headers, read, missing, count)  # noqa: B023
+
+                    return await self._counted(request, number, count, images)
+        except RetryError as error:
+            tried = f"{self.policy.attempts} attempt" + ("s" if self.policy.attempts > 1 else "")
+            raise BlackBoxError(
+                f"no usable answer from {url} in {tried}; the last one: {self.hide(error.text)}"
+            ) from None
+        raise AssertionError("tenacity gave up without an error")
+
+    def _wait(self, retry_state: Any) -> float:
+        asked: float = retry_state.outcome.exception().wait
+        policy = self.policy
+        return max(asked, back_off(retry_state.attempt_number, policy.backoff, policy.max_backoff, self._draw))
+
+    async def _counted(
+        self, request: Callable[[], Awaitable[tuple[T, int]]], number: int, count: int, images: int
+    ) -> T:
+        """One attempt, in its turn, counted however it ends."""
+        async with self._places:
+            if images:
+                await self._pace.turn(images)
+            began = self.clock.now()
+            kind, billed, status = "cancelled", True, None
+            try:
+                result, status = await request()
+                kind = ANSWERED
+                return result
+            except RetryError as error:
+                kind, billed, status = error.kind, error.billed, error.status
+                if error.wait:
+                    self._pace.hold(error.wait)
+                raise
+            except _RefusedError as error:
+                kind, billed, status = "refused", False, error.status
+                raise BlackBoxError(self.hide(str(error))) from None
+            except InputError:
+                kind = "unusable"  # by what it is, not by accident: labels only, say
+                raise
+            finally:
+                if images:
+                    seconds = self.clock.now() - began
+                    self.attempts.add(Attempt(number, count, images, kind, billed, seconds, status))
+
+    async def _once(
+        self,
+        method: str,
+        url: str,
+        content: bytes | None,
+        headers: dict[str, str] | None,
+        read: Callable[[Answer, bool], T],
+        missing: Callable[[int], T] | None,
+        count: int,
+    ) -> tuple[T, int]:
+        httpx = self._httpx
+        try:
+            async with asyncio.timeout(self.policy.timeout):
+                response = await self._client.request(method, url, content=content, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise RetryError("connection", _failure("it cannot be reached", error), billed=False) from None
+        except (TimeoutError, httpx.TimeoutException):
+            raise RetryError("timeout", f"no answer within {self.policy.timeout:g} s") from None
+        except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
+            raise RetryError("connection", _failure("the connection broke", error)) from None
+        except httpx.DecodingError as error:
+            raise RetryError("malformed", _failure("the answer cannot be unpacked", error)) from None
+        except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
+            raise BlackBoxError(f"the request cannot be made: {self.hide(_failure('', error))}") from None
+        status: int = response.status_code
+        if missing is not None and status in (404, 405, 501):
+            return missing(status), status
+        if status >= 500 or status in _LATER:
+            raise RetryError(
+                "status",
+                f"status {status}{_told(response.content)}",
+                billed=status not in _TURNED_AWAY,
+                status=status,
+                wait=retry_after(response.headers.get("Retry-After")),
+            )
+        if not 200 <= status < 300:
+            raise _RefusedError(url, status, response)
+        try:
+            return read(Answer(response.content, response.headers), count >= self.policy.attempts), status
+        except MalformedError as error:
+            raise RetryError("malformed", str(error), status=status) from None
+
+
+class _RefusedError(Exception):
+    """The server understood and said no: asking again would not help."""
+
+    def __init__(self, url: str, status: int, response: Any) -> None:
+        mend = ""
+        if status in (401, 403):
+            mend = "; give a key by api_key_env=NAME of an environment variable"
+        elif 300 <= status < 400:
+            mend = f"; it is at {clip(response.headers.get('Location', 'another address'))}, give that address"
+        super().__init__(f"{url} answered with status {status}{_told(response.content)}{mend}")
+        self.status = status
+
+
+def _told(body: bytes) -> str:
+    text = error_text(body)
+    return f" ({text})" if text else ""
+
+
+def _failure(what: str, error: Exception) -> str:
+    told = clip(str(error)) or type(error).__name__
+    return f"{what} ({told})" if what else told
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: Any) -> None:
+    """Close the connections on the loop that made them, and end the loop and its thread."""
+
+    async def close() -> None:
+        mine = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.aclose()
+        loop.stop()
+
+    if not thread.is_alive():
+        return
+    # Called on the loop's own thread where the last reference was dropped there: nobody can wait then.
+    asyncio.run_coroutine_threadsafe(close(), loop)
+    if threading.current_thread() is not thread:
+        thread.join(5.0)  # a daemon: what does not end by then ends with the process

@@ -1,0 +1,192 @@
+"""An ONNX file as a black box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoracle.blackboxes.answers import Classes, TopK, dense, labels_only
+from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
+from zoracle.blackboxes.batches import agree, filled, parts
+from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.errors import BlackBoxError, InputError, require
+from zoracle.frameworks import one_line
+
+_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(uint8)": np.dtype(np.uint8),
+}
+
+
+class OnnxModel(BlackBox):
+    """An ONNX file, run by ONNX Runtime (extra ``onnx``). It has no gradient.
+
+    Name, shape and type of the input come from the file. Inputs are prepared in the type of the model, float32 for one
+    in half precision. A model with a fixed batch size gets batches of that size, the last one filled up with copies of
+    its last image; those are no queries.
+
+    Args:
+        path: the file.
+        preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        layout: what the model takes: "NCHW", "NHWC" or "flat".
+        pixel_max: what a pixel of 1 is to the model: 1 or 255; mean and std are in its units.
+        outputs: what it returns.
+        input: name of its input, to be sure; a model has to have one only.
+        output: name of the output with the scores (N, classes); needed where there are several of that form.
+        top_k: names of the two outputs with labels and scores, (N, k) each, of a model that tells its k best only.
+        classes: how many classes there are, for ``top_k``.
+        class_names: their names in their order, for labels that are names.
+        threads: CPU threads; None takes torch's number.
+        providers: ONNX Runtime's execution providers; the CPU by default.
+        chunk: images in one run at most; None runs all that the oracle asks for.
+
+    Raises:
+        InputError: no such file, not a model that ONNX Runtime can run, several inputs, no output of the form
+            (N, classes), or a setting is unusable.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        preprocess: tuple[Channels, Channels] | None = None,
+        layout: Layout = "NCHW",
+        pixel_max: float = 1.0,
+        outputs: Outputs = "auto",
+        input: str | None = None,
+        output: str | None = None,
+        top_k: tuple[str, str] | None = None,
+        classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.outputs = outputs
+        self.classes = Classes(classes, class_names)
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk is {chunk}; expected at least 1 image a run")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; expected at least 1")
+        self._session = _open(self.path, threads or torch.get_num_threads(), providers)
+        self.input = self._find_input(input)
+        self.wanted = self._find_outputs(output, top_k)
+        self.top_k = top_k is not None
+        self.dtype = self._type_of(self.input)
+        if self.dtype.kind == "u" and self.preparation.pixel_max == 1:
+            raise InputError(f"{self.path} takes bytes; say that a pixel of 1 is the byte 255: pixel_max=255")
+        size = self.input.shape[0] if self.input.shape else None
+        self.fixed = size if isinstance(size, int) and size > 0 else None
+        if self.fixed is not None and chunk is not None and chunk != self.fixed:
+            raise InputError(f"chunk is {chunk}, and {self.path} takes batches of {self.fixed} only; leave chunk out")
+        self.chunk = self.fixed or chunk
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Say where inputs of this shape (without N) cannot be given to the model."""
+        given = self.preparation.shape(shape)
+        agree(f"input {self.input.name} of {self.path.name}", given, self.input.shape[1:])
+
+    def report(self) -> dict[str, Any]:
+        """File, names of input and outputs, and what runs it."""
+        return {
+            "kind": "onnx",
+            "file": self.path.name,
+            "input": self.input.name,
+            "outputs": list(self.wanted),
+            "providers": list(self._session.get_providers()),
+        }
+
+    def _call(self, inputs: Tensor) -> Tensor:
+        self.check(tuple(inputs.shape[1:]))
+        compute = torch.float64 if self.dtype == np.float64 else torch.float32
+        prepared = self.preparation(inputs.detach().to("cpu", compute)).contiguous().numpy()
+        if self.dtype.kind == "u":
+            prepared = np.rint(prepared).clip(0, 255)
+        prepared = prepared.astype(self.dtype, copy=False)
+        rows = [self._run(prepared[part]) for part in parts(len(prepared), self.chunk)]
+        return torch.cat(rows).to(inputs)
+
+    def _run(self, batch: np.ndarray[Any, Any]) -> Tensor:
+        n = len(batch)
+        batch = filled(batch, self.fixed)
+        try:
+            found = self._session.run(list(self.wanted), {self.input.name: batch})
+        except Exception as error:
+            raise BlackBoxError(f"{self.path.name} failed on inputs {batch.shape}: {one_line(error)}") from error
+        if self.top_k:
+            return dense(TopK(*(part[:n] for part in found)), n, self.classes)
+        scores = np.asarray(found[0])
+        if scores.ndim != 2 or len(scores) != len(batch) or scores.dtype.kind not in "fiu":
+            told = f"; {SUPPORTED}" if labels_only(scores, len(batch)) else ""
+            raise BlackBoxError(
+                f"output {self.wanted[0]} of {self.path.name} has shape {scores.shape} and type {scores.dtype} for "
+                f"{len(batch)} images; expected scores ({len(batch)}, classes){told}"
+            )
+        return torch.from_numpy(scores[:n].astype(np.float64))
+
+    def _find_input(self, name: str | None) -> Any:
+        inputs = self._session.get_inputs()
+        names = ", ".join(one.name for one in inputs)
+        if len(inputs) != 1:
+            raise InputError(f"{self.path} has {len(inputs)} inputs ({names}); expected one, the images")
+        if name is not None and name != inputs[0].name:
+            raise InputError(f"{self.path} has no input {name!r}; its input is {names}")
+        return inputs[0]
+
+    def _type_of(self, found: Any) -> np.dtype[Any]:
+        if found.type not in _TYPES:
+            raise InputError(
+                f"input {found.name} of {self.path} is {found.type}; expected images, one of {', '.join(_TYPES)}"
+            )
+        return _TYPES[found.type]
+
+    def _find_outputs(self, name: str | None, top_k: tuple[str, str] | None) -> tuple[str, ...]:
+        every = {one.name: one for one in self._session.get_outputs()}
+        told = ", ".join(f"{one.name} {one.type} {tuple(one.shape or ())}" for one in every.values())
+        if top_k is not None:
+            if name is not None or len(top_k) != 2 or isinstance(top_k, str):
+                raise InputError("top_k names two outputs, labels and scores, and stands instead of output")
+            if missing := [one for one in top_k if one not in every]:
+                raise InputError(f"{self.path} has no output {missing[0]!r}; it has {told}")
+            return tuple(top_k)
+        if name is not None:
+            if name not in every:
+                raise InputError(f"{self.path} has no output {name!r}; it has {told}")
+            return (name,)
+        fitting = [one.name for one in every.values() if _may_be_scores(one)]
+        if len(fitting) != 1:
+            mend = "name one: output=..." if fitting else f"it takes {SUPPORTED}"
+            raise InputError(f"{self.path} has {len(fitting)} outputs of scores (N, classes) among {told}; {mend}")
+        return (fitting[0],)
+
+
+def _may_be_scores(output: Any) -> bool:
+    rank = None if output.shape is None else len(output.shape)
+    return output.type in ("tensor(float)", "tensor(double)", "tensor(float16)") and rank in (None, 0, 2)
+
+
+def _open(path: Path, threads: int, providers: Sequence[str] | None) -> Any:
+    runtime = require("onnxruntime", "onnx")
+    if not path.is_file():
+        raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an ONNX file")
+    wanted = list(providers or ("CPUExecutionProvider",))
+    if missing := [one for one in wanted if one not in runtime.get_available_providers()]:
+        known = ", ".join(runtime.get_available_providers())
+        raise InputError(f"this onnxruntime has no provider {missing[0]!r}; it has {known}")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is told by the exception
+    try:
+        return runtime.InferenceSession(str(path), sess_options=options, providers=wanted)
+    except Exception as error:
+        raise InputError(f"{path} is no ONNX model that onnxruntime can run ({one_line(error)})") from error

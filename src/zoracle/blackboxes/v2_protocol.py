@@ -1,0 +1,282 @@
+"""Requests and answers of the Open Inference Protocol (v2) over HTTP, as bytes; no network here.
+
+Source: Open Inference Protocol, version 2, REST, and its binary tensor data extension (KServe; the same in Triton,
+MLServer and OpenVINO Model Server).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+import numpy as np
+
+from zoracle.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+#: Says where the JSON of a body with binary tensors ends.
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_NUMBERS = {
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+    "INT8": "<i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "UINT8": "<u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+}
+#: What images can be sent as.
+INPUT_TYPES = ("FP32", "FP64", "FP16", "UINT8", "INT32", "INT64")
+
+
+class MalformedError(Exception):
+    """An answer that is not what the protocol says; one line."""
+
+
+class Address(NamedTuple):
+    """Where a model is."""
+
+    server: str
+    """What stands before ``/v2``, without a slash at its end."""
+    model: str
+    version: str | None
+
+    @property
+    def path(self) -> str:
+        """Address of the model."""
+        version = "" if self.version is None else f"/versions/{quote(self.version, safe='')}"
+        return f"{self.server}/v2/models/{quote(self.model, safe='')}{version}"
+
+
+class Tensor(NamedTuple):
+    """What a server's metadata says of an input or an output."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+_MODEL = re.compile(r"^(?P<server>.*?)/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?$")
+
+
+def address(url: str, model: str | None = None, version: str | None = None) -> Address:
+    """The parts of ``http(s)://host:port/v2/models/NAME[/versions/V]``, or of a server's address and a model's name.
+
+    Raises:
+        InputError: the address has another form, or names no model.
+    """
+    form = "expected http://host:port/v2/models/NAME"
+    try:
+        split = urlsplit(url)
+        host, _ = split.hostname, split.port
+    except ValueError:
+        raise InputError(f"the address of the server cannot be read; {form}") from None
+    if split.username or split.password or "@" in split.netloc:
+        # Not repeated: it may hold a password.
+        raise InputError("the address of the server holds a user or password; give a key by api_key_env= instead")
+    if split.scheme not in ("http", "https") or not host:
+        raise InputError(f"{url!r} is no address of a server; {form}")
+    if split.query or split.fragment:
+        raise InputError("the address of the server has a query (?) or a fragment (#); give keys by api_key_env=")
+    path = split.path.rstrip("/")
+    server = f"{split.scheme}://{split.netloc}"
+    if found := _MODEL.match(path):
+        named, own = unquote(found["model"]), found["version"] and unquote(found["version"])
+        if (model not in (None, named)) or (version is not None and own not in (None, version)):
+            raise InputError(f"{url!r} names another model or version than model= and version=; give one of both")
+        return Address(server + found["server"], named, own or version)
+    if model is None:
+        raise InputError(f"{url!r} names no model; {form}, or model=NAME beside the server's address")
+    return Address(server + path.removesuffix("/models").removesuffix("/v2"), model, version)
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise MalformedError(f"an answer that is not JSON ({clip(body[:80].decode('utf-8', 'replace'))!r})") from None
+    if not isinstance(value, dict):
+        raise MalformedError(f"an answer that is a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def tensors(metadata: dict[str, Any], which: str) -> tuple[Tensor, ...]:
+    """Inputs or outputs of a model's metadata; those that are not told whole are left out.
+
+    Raises:
+        MalformedError: they are no list of objects.
+    """
+    listed = metadata.get(which) or []
+    if not isinstance(listed, list):
+        raise MalformedError(f"metadata whose {which} are no list")
+    found = []
+    for one in listed:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            raise MalformedError(f"metadata whose {which} have no names")
+        shape, datatype = one.get("shape") or [], one.get("datatype")
+        if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape):
+            raise MalformedError(f"metadata with the shape {clip(str(shape))} of {one['name']!r}")
+        found.append(Tensor(one["name"], str(datatype or "").upper().removeprefix("TYPE_"), tuple(shape)))
+    return tuple(found)
+
+
+def encode(
+    batch: Array, name: str, datatype: str, outputs: tuple[str, ...], *, binary: bool
+) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of an inference request.
+
+    Args:
+        batch: (n, ...), finite.
+        name: name of the input.
+        datatype: one of :data:`INPUT_TYPES`.
+        outputs: names of the outputs wanted; none asks for all.
+        binary: whether tensors are sent and asked for as bytes.
+    """
+    array = np.ascontiguousarray(batch, dtype=_NUMBERS[datatype])
+    tensor: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype}
+    request: dict[str, Any] = {"inputs": [tensor]}
+    if outputs:
+        request["outputs"] = [{"name": one} for one in outputs]
+    if not binary:
+        tensor["data"] = array.ravel().tolist()
+        return json.dumps(request, separators=(",", ":")).encode(), {"Content-Type": "application/json"}
+    data = array.tobytes()
+    tensor["parameters"] = {"binary_data_size": len(data)}
+    if outputs:
+        for one in request["outputs"]:
+            one["parameters"] = {"binary_data": True}
+    else:
+        request["parameters"] = {"binary_data_output": True}
+    header = json.dumps(request, separators=(",", ":")).encode()
+    return header + data, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+
+
+def decode(body: bytes, header_length: str | None) -> dict[str, Array]:
+    """The outputs of an inference answer by name: numbers in their type, NaN for null; names as objects.
+
+    Raises:
+        MalformedError: the body is not what the protocol says.
+    """
+    length = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:12]) <= len(body)):
+            raise MalformedError(f"an answer whose {HEADER_LENGTH} is {clip(header_length)!r} of {len(body)} bytes")
+        length = int(header_length)
+    answer = read_json(body[:length])
+    if "error" in answer:
+        raise MalformedError(f"an answer that is an error: {clip(str(answer['error']))}")
+    listed = answer.get("outputs")
+    if not isinstance(listed, list):
+        raise MalformedError("an answer without a list of outputs")
+    found: dict[str, Array] = {}
+    rest = body[length:]
+    for one in listed:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            raise MalformedError("an answer whose outputs have no names")
+        found[one["name"]], rest = _output(one, rest)
+    return found
+
+
+def _output(one: dict[str, Any], rest: bytes) -> tuple[Array, bytes]:
+    name, datatype, shape = clip(one["name"]), one.get("datatype"), one.get("shape")
+    if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and len(shape) < 32):
+        raise MalformedError(f"output {name!r} with the shape {clip(str(shape))}")
+    if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in _NUMBERS):
+        raise MalformedError(f"output {name!r} of type {clip(str(datatype))!r}; expected numbers or BYTES")
+    parameters = one.get("parameters")
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if size is None:
+        values = _strings(one.get("data"), name) if datatype == "BYTES" else _numbers(one.get("data"), datatype, name)
+    else:
+        if type(size) is not int or not 0 <= size <= len(rest):
+            raise MalformedError(f"output {name!r} of {clip(str(size))} bytes, and {len(rest)} are left")
+        data, rest = rest[:size], rest[size:]
+        values = _packed(data, name) if datatype == "BYTES" else _raw(data, datatype, name)
+    if values.size != math.prod(shape):
+        raise MalformedError(f"output {name!r} of {values.size} values, and its shape is {clip(str(shape))}")
+    return values.reshape(shape), rest
+
+
+def _numbers(data: Any, datatype: str, name: str) -> Array:
+    if not isinstance(data, list):
+        raise MalformedError(f"output {name!r} without data")
+    try:
+        array = np.asarray(data)
+        if array.dtype.kind == "O" and all(v is None or type(v) in (int, float) for v in array.ravel()):
+            array = array.astype(np.float64)  # null is how some servers write a NaN
+        if array.dtype.kind not in "iuf":
+            raise ValueError
+        with np.errstate(all="ignore"):
+            # Kept as floating-point where it is not whole, so that a NaN is seen and not made a number.
+            kept = array if datatype[:2] != "FP" else array.astype(_NUMBERS[datatype])
+    except (ValueError, TypeError, OverflowError):
+        raise MalformedError(f"output {name!r} with data that are no array of numbers") from None
+    return kept.ravel()
+
+
+def _raw(data: bytes, datatype: str, name: str) -> Array:
+    dtype = np.dtype(_NUMBERS[datatype])
+    if len(data) % dtype.itemsize:
+        raise MalformedError(f"output {name!r} of {len(data)} bytes, no whole number of {datatype}")
+    return np.frombuffer(data, dtype)
+
+
+def _strings(data: Any, name: str) -> Array:
+    flat: list[Any] = []
+    todo = [data]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, list):
+            todo.extend(reversed(one))
+        elif isinstance(one, str):
+            flat.append(one)
+        else:
+            raise MalformedError(f"output {name!r} with data that are no array of strings")
+    return np.array(flat, dtype=object)
+
+
+def _packed(data: bytes, name: str) -> Array:
+    """Each string after its length, four bytes, the lowest first."""
+    found: list[Any] = []
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        if at + 4 > len(data) or end > len(data):
+            raise MalformedError(f"output {name!r} with strings longer than its bytes")
+        found.append(data[at + 4 : end].decode("utf-8", "replace"))
+        at = end
+    return np.array(found, dtype=object)
+
+
+def error_text(body: bytes) -> str:
+    """What a server says of a request that it refused, in one short line; "" where it says nothing."""
+    text = body[:10_000].decode("utf-8", "replace")
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return clip(text)
+    if isinstance(told, dict):
+        told = next((told[key] for key in ("error", "detail", "message") if told.get(key)), told)
+    if isinstance(told, list) and told and isinstance(told[0], dict) and isinstance(told[0].get("msg"), str):
+        told = told[0]["msg"]  # FastAPI's, which would repeat the whole request
+    return clip(told if isinstance(told, str) else text)
+
+
+def clip(text: str, length: int = 200) -> str:
+    """A text from elsewhere in one line of printable characters, and not longer than this."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= length else line[: length - 3] + "..."

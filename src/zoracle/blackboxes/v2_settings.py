@@ -1,0 +1,103 @@
+"""What a server's metadata and the caller's settings say together: names, types, and headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from zoracle.blackboxes.base import SUPPORTED
+from zoracle.blackboxes.v2_protocol import INPUT_TYPES, Tensor, clip
+from zoracle.errors import InputError
+
+
+class Metadata(NamedTuple):
+    """What a server says of itself and of a model."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    binary: bool
+    """Whether it has the binary tensor data extension."""
+
+
+def choose_input(
+    told: Sequence[Tensor], name: str | None, datatype: str | None, model: str
+) -> tuple[str, str, tuple[int, ...]]:
+    """Name, type and shape (empty where unknown) of the input that takes the images.
+
+    Raises:
+        InputError: the server and the settings do not tell it, or it takes no images.
+    """
+    names = ", ".join(clip(one.name, 40) for one in told)
+    if len(told) > 1:
+        raise InputError(f"{model} has {len(told)} inputs ({names}); expected one, the images")
+    if not told and name is None:
+        raise InputError(f"the server does not tell the input of {model}; name it: input=..., and datatype=FP32, say")
+    if told and name not in (None, told[0].name):
+        raise InputError(f"{model} has no input {name!r}; its input is {names}")
+    found = told[0] if told else Tensor(str(name), "", ())
+    wanted = (datatype or found.datatype or "FP32").upper()
+    if wanted not in INPUT_TYPES:
+        raise InputError(
+            f"input {clip(found.name, 40)} of {model} is {clip(wanted, 40)}; expected images, one of "
+            f"{', '.join(INPUT_TYPES)}"
+        )
+    return found.name, wanted, found.shape
+
+
+def choose_outputs(
+    told: Sequence[Tensor], name: str | None, top_k: tuple[str, str] | None, model: str
+) -> tuple[str, ...]:
+    """Names of the outputs to ask for; none where the server does not tell them, and all are to come.
+
+    Raises:
+        InputError: no output, or several, may be the scores, or one that was named is none.
+    """
+    names = ", ".join(f"{clip(one.name, 40)} {clip(one.datatype, 10)} {list(one.shape)}" for one in told)
+    if top_k is not None and (name is not None or isinstance(top_k, str) or len(top_k) != 2):
+        raise InputError("top_k names two outputs, labels and scores, and stands instead of output")
+    asked = tuple(top_k) if top_k is not None else () if name is None else (name,)
+    if asked:
+        if told and (missing := [one for one in asked if one not in {each.name for each in told}]):
+            raise InputError(f"{model} has no output {missing[0]!r}; it has {names}")
+        return asked
+    if not told:
+        return ()
+    fitting = [one.name for one in told if one.datatype in ("", "FP16", "FP32", "FP64") and len(one.shape) != 1]
+    # A shape of one number is a row of classes where the server leaves the batch out.
+    fitting = fitting or [one.name for one in told if one.datatype in ("FP16", "FP32", "FP64")]
+    if len(fitting) == 1:
+        return (fitting[0],)
+    if len(told) == 1 and told[0].datatype not in ("BYTES", "STRING", "BOOL"):
+        return (told[0].name,)
+    mend = "name one: output=..." if fitting else f"labels only are not enough, it takes {SUPPORTED}"
+    raise InputError(f"{model} has {len(fitting)} outputs of scores among {names}; {mend}")
+
+
+def number_of_classes(told: Sequence[Tensor], wanted: Sequence[str]) -> int | None:
+    """How many classes the server's metadata promise for an output (N, classes), where they do."""
+    shapes = [one.shape for one in told if list(wanted) == [one.name]]
+    return shapes[0][1] if shapes and len(shapes[0]) == 2 and shapes[0][1] > 1 else None
+
+
+def headers_with_key(
+    headers: dict[str, str] | None, key_env: str | None, key_header: str
+) -> tuple[dict[str, str], list[str]]:
+    """Headers for every request, and what of them no error may repeat.
+
+    Raises:
+        InputError: the environment variable is not set, or a header cannot be sent.
+    """
+    sent = dict(headers or {})
+    secrets = [value for value in sent.values() if isinstance(value, str)]
+    if key_env is not None:
+        key = os.environ.get(key_env, "").strip()
+        if not key:
+            raise InputError(f"the environment variable {key_env} holds no key; set it, or leave api_key_env out")
+        sent[key_header] = f"Bearer {key}" if key_header.lower() == "authorization" else key
+        secrets += [sent[key_header], key]
+    for name, value in sent.items():
+        plain = isinstance(name, str) and isinstance(value, str) and name.isascii() and value.isascii()
+        if not (plain and name and value.isprintable() and name.isprintable() and not set(name) & set(" :")):
+            raise InputError(f"header {clip(str(name), 40)!r} cannot be sent: names and values are printable ASCII")
+    return sent, secrets

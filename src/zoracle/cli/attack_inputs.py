@@ -1,0 +1,223 @@
+"""What is attacked: a task that comes with zoracle, or a target and images of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import click
+import torch
+
+from zoracle.cli.options import THREATS, Run, task_for
+from zoracle.cli.target_options import Target, flags, open_target, take, target_options
+from zoracle.errors import InputError
+from zoracle.images import LabelledImages, read_labelled
+from zoracle.images.classes import Numbering
+from zoracle.objectives.attack import Norm
+from zoracle.tasks import Task, names
+from zoracle.tasks.given import GivenImages
+from zoracle.tasks.image_attack import ImageData
+from zoracle.tasks.source import Source, built_in
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LARGEST_SIDE = 10_000
+
+
+class Inputs(NamedTuple):
+    """What the options say of a target and of data."""
+
+    target: str | None
+    data: str | None
+    labels: Path | None
+    classes: Path | None
+    images_key: str | None
+    labels_key: str | None
+    targets_key: str | None
+    data_layout: str | None
+    resize: str | None
+    channels: str | None
+    targets: str | None
+    arguments: dict[str, Any]
+    """Of the target."""
+
+
+def input_options() -> Callable[[F], F]:
+    """The options of a target and of data, which stand instead of ``--task``."""
+    path = click.Path(path_type=Path)
+    options = [
+        click.option(
+            "--data",
+            metavar="SPEC",
+            help="Images to attack: a folder, an .npz file, or digits, mnist, cifar10. It goes with --target.",
+        ),
+        click.option("--labels", type=path, help="CSV of a folder: file,label[,target]; by default its labels.csv."),
+        click.option("--classes", type=path, help="Names of the classes in the target's order, one a line."),
+        click.option("--images-key", help="Array of images in the .npz file; by default images."),
+        click.option("--labels-key", help="Array of labels; by default labels."),
+        click.option("--targets-key", help="Array of target classes; by default targets, which may be missing."),
+        click.option(
+            "--data-layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the array; by default told from its shape."
+        ),
+        click.option("--resize", metavar="HxW", help="Resize the pictures of a folder; by default all have one size."),
+        click.option("--channels", type=click.Choice(["1", "3"]), help="Make the pictures of a folder grey or RGB."),
+        click.option(
+            "--targets",
+            metavar="column|none|CLASS",
+            help="Classes to reach: those of the data, the default where they name some, none, or one class for all.",
+        ),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        added: F = target_options()(command)
+        return added
+
+    return add
+
+
+def take_inputs(options: dict[str, Any]) -> Inputs:
+    """Take the options of a target and of data out of a command's options."""
+    arguments = take(options)
+    return Inputs(**{name: options.pop(name) for name in Inputs._fields[:-1]}, arguments=arguments)
+
+
+def attacked(run: Run, inputs: Inputs) -> Task:
+    """The task of ``--task``, or the one that ``--target`` and ``--data`` make.
+
+    Raises:
+        InputError: options that do not go together, or data or a target that cannot be used.
+    """
+    if inputs.target is None and inputs.data is None:
+        _refuse_options(inputs)
+        return task_for(run.task, run.threat, run.eps, run.reduce)
+    source = click.get_current_context().get_parameter_source("task")
+    if source is not None and source is not click.core.ParameterSource.DEFAULT:
+        raise InputError(f"--task {run.task} has a target and images of its own; give it, or --target and --data")
+    if inputs.target is None or inputs.data is None:
+        given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
+        raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
+    if run.threat.startswith("minimise") and run.eps is not None:
+        raise InputError(f"--eps {run.eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
+    made = _given(run, inputs, inputs.data, inputs.target)
+    if run.tune:
+        try:
+            made.ids("valid")
+        except InputError:
+            raise InputError(
+                f"--tune needs validation images, and --data {inputs.data} has none; tune on a task"
+            ) from None
+    return made
+
+
+def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
+    norm, ball = THREATS[run.threat], not run.threat.startswith("minimise")
+    source = _built_in(data, inputs) if data in names() else _own(inputs, data)
+    eps = run.eps
+    if ball and eps is None:
+        if norm not in source.radii:
+            raise InputError(f"--threat {run.threat} needs --eps, the radius of the ball, where images are your own")
+        eps = source.radii[norm]
+    for note in source.notes:
+        click.echo(note)
+    given = source.data
+    targets, kept = _targets(given, source.class_names, inputs.targets)
+    ids = tuple(given.ids[row] for row in kept)
+    if len(ids) < len(given.ids):
+        click.echo(f"images of class {inputs.targets} already, left out: {len(given.ids) - len(ids)}")
+    there = set(ids)
+    target: Target = open_target(spec, inputs.arguments, source.class_names or None)
+    return GivenImages(
+        target.box,
+        given.images[kept],
+        given.labels[kept],
+        targets=None if targets is None else targets[kept],
+        ids=ids,
+        splits={split: tuple(i for i in some if i in there) for split, some in source.splits.items()},
+        problems=source.problems,
+        class_names=source.class_names,
+        layout="NCHW",
+        white=source.white,
+        name=data if data in names() else "images",
+        target=target.description,
+        target_file=target.file,
+        norm=cast(Norm, norm),
+        eps=eps,
+    )
+
+
+def _built_in(name: str, inputs: Inputs) -> Source:
+    for option in ("labels", "classes", "images_key", "labels_key", "targets_key", "data_layout", "resize", "channels"):
+        if getattr(inputs, option) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} goes with images of your own, and --data {name} has its own"
+            )
+    return built_in(name)
+
+
+def _own(inputs: Inputs, data: str) -> Source:
+    read = _read(inputs, data)
+    ids = range(len(read.labels))
+    white = 255 if read.images.dtype == torch.uint8 else 1
+    return Source(
+        ImageData(read.images, read.labels, ids, read.targets), {"test": ids}, white, read.class_names, notes=read.notes
+    )
+
+
+def _read(inputs: Inputs, data: str) -> LabelledImages:
+    path = Path(data)
+    if not data or not _exists(path):
+        raise InputError(f"--data {data!r} does not exist; expected a folder, an .npz file, or digits, mnist, cifar10")
+    return read_labelled(
+        path,
+        labels=inputs.labels,
+        classes=inputs.classes,
+        images_key=inputs.images_key,
+        labels_key=inputs.labels_key,
+        targets_key=inputs.targets_key,
+        layout=inputs.data_layout,  # type: ignore[arg-type]  # click checked it
+        size=None if inputs.resize is None else _size(inputs.resize),
+        channels=None if inputs.channels is None else int(inputs.channels),  # type: ignore[arg-type]  # likewise
+    )
+
+
+def _targets(
+    given: ImageData, class_names: tuple[str, ...], asked: str | None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The classes to reach, and the rows of the images that can be asked to."""
+    every = torch.arange(len(given.labels))
+    if asked is None or asked == "none":
+        return (given.targets if asked is None else None), every
+    if asked == "column":
+        if given.targets is None:
+            raise InputError("--targets column asks for the target classes of the data, and they name none")
+        return given.targets, every
+    number = Numbering(class_names).number(asked, "--targets")
+    kept = (given.labels != number).nonzero().flatten()
+    if not len(kept):
+        raise InputError(f"--targets {asked}: all images are of this class already; expected another one")
+    return torch.full_like(given.labels, number), kept
+
+
+def _refuse_options(inputs: Inputs) -> None:
+    """Raise where an option goes with a target or data, and there are none."""
+    own = [f"--{name.replace('_', '-')}" for name in Inputs._fields[2:-1] if getattr(inputs, name) is not None]
+    for flag in (*own, *flags(inputs.arguments)):
+        raise InputError(f"{flag} goes with --target and --data, and they were not given")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    # Not more than pictures have: a slip would ask for all memory that there is.
+    if all(side.isascii() and side.isdigit() and 0 < int(side[:9]) <= _LARGEST_SIDE for side in (height, width)):
+        return int(height), int(width)
+    raise InputError(f"--resize is {text!r}; expected HxW, 32x32 say, of at most {_LARGEST_SIDE}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

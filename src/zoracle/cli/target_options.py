@@ -1,0 +1,174 @@
+"""Options that say how a target is called, and the black box that they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+
+from zoracle import blackboxes
+from zoracle.blackboxes import BlackBox, PythonFunction, load_callable
+from zoracle.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COUNT = click.IntRange(min=1)
+_AMOUNT = click.FloatRange(min=0, min_open=True)
+
+
+class _Option(NamedTuple):
+    """One option, and the argument of the black box that it becomes."""
+
+    flag: str
+    argument: str
+    kind: Any
+    """A type of click."""
+    help: str
+    matters: bool
+    """Whether the numbers of a run may depend on it, and not only whether and when they arrive."""
+
+
+_TABLE = (
+    _Option(
+        "--outputs",
+        "outputs",
+        click.Choice(["auto", "logits", "probabilities", "log-probabilities"]),
+        "What the target returns; by default told from its answers.",
+        True,
+    ),
+    _Option("--mean", "mean", click.STRING, "Subtracted from pixels: a number, or one a channel (.5,.4,.4).", True),
+    _Option("--std", "std", click.STRING, "What pixels are divided by after that, likewise.", True),
+    _Option(
+        "--input-layout",
+        "layout",
+        click.Choice(["NCHW", "NHWC", "flat"]),
+        "Form of the inputs that the target takes; by default NCHW.",
+        True,
+    ),
+    _Option("--pixel-max", "pixel_max", _AMOUNT, "What white is to the target: 1, the default, or 255.", True),
+    _Option("--input-name", "input", click.STRING, "The input that takes the images.", True),
+    _Option("--output-name", "output", click.STRING, "The output with the scores.", True),
+    _Option("--top-k", "top_k", click.STRING, "Two outputs, LABELS,SCORES, of a target that tells its k best.", True),
+    _Option("--num-classes", "classes", click.IntRange(min=2), "How many classes there are, with --top-k.", True),
+    _Option("--device", "device", click.STRING, "Where a torch module is called: cpu, cuda, ...", False),
+    _Option("--timeout", "timeout", _AMOUNT, "Seconds that one request may take.", False),
+    _Option("--attempts", "attempts", _COUNT, "Attempts of one request at most.", False),
+    _Option("--concurrency", "concurrency", _COUNT, "Requests in flight at most.", False),
+    _Option("--request-images", "chunk", _COUNT, "Images in one request at most.", False),
+    _Option("--requests-per-second", "requests_per_second", _AMOUNT, "Rate limit.", False),
+    _Option("--images-per-second", "images_per_second", _AMOUNT, "Rate limit.", False),
+    _Option("--api-key-env", "api_key_env", click.STRING, "Environment variable that holds the API key.", False),
+    _Option("--api-key-header", "api_key_header", click.STRING, "Header that it is sent in.", False),
+)
+
+
+class Target(NamedTuple):
+    """A black box, and what tells it from others."""
+
+    box: BlackBox
+    description: str
+    """Without secrets and paths."""
+    file: Path | None
+    """The file that it was made from, where it was."""
+
+
+def target_options() -> Callable[[F], F]:
+    """The option ``--target`` and those that go with it."""
+    options = [
+        click.option("--target", metavar="SPEC", help="Your model, module:function say; it goes with --data."),
+        *(click.option(one.flag, _parameter(one), type=one.kind, help=one.help) for one in _TABLE),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def take(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of the target out of a command's options; those that were not given are left out.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    found = {one.argument: options.pop(_parameter(one)) for one in _TABLE}
+    given = {name: value for name, value in found.items() if value is not None}
+    mean, std = given.pop("mean", None), given.pop("std", None)
+    if mean is not None or std is not None:
+        if mean is None or std is None:
+            raise InputError("one of --mean and --std was given; expected both")
+        given["preprocess"] = (_numbers("--mean", mean), _numbers("--std", std))
+    if "top_k" in given:
+        names = tuple(name.strip() for name in given["top_k"].split(","))
+        if len(names) != 2 or not all(names):
+            raise InputError(f"--top-k is {given['top_k']!r}; expected the names of two outputs, LABELS,SCORES")
+        given["top_k"] = names
+    return given
+
+
+def flags(arguments: Mapping[str, Any]) -> list[str]:
+    """What the arguments that :func:`take` found are called on the command line."""
+    return [one.flag for one in _TABLE if one.argument in arguments] + ["--mean"] * ("preprocess" in arguments)
+
+
+def open_target(spec: str, arguments: Mapping[str, Any], class_names: Sequence[str] | None = None) -> Target:
+    """The black box that ``--target`` names.
+
+    Args:
+        spec: what the option says.
+        arguments: what :func:`take` found.
+        class_names: names of the classes in the model's order, where a file of them was given.
+
+    Raises:
+        InputError: there is none, or an option does not go with it.
+    """
+    named = {} if class_names is None or "top_k" not in arguments else {"class_names": list(class_names)}
+    opened: BlackBox = getattr(blackboxes, "open_target", _function)(spec, **arguments, **named)
+    file = Path(spec)
+    is_file = _is_file(file)
+    kept = {one.argument for one in _TABLE if one.matters} | {"preprocess"}
+    settings = json.dumps({name: value for name, value in sorted(arguments.items()) if name in kept})
+    name = file.name if is_file else without_secrets(spec)
+    return Target(opened, name if settings == "{}" else f"{name} {settings}", file if is_file else None)
+
+
+def without_secrets(spec: str) -> str:
+    """An address without user, password, query and fragment, any of which may hold a key; others as they are."""
+    if "://" not in spec:
+        return spec
+    try:
+        parts = urlsplit(spec)
+    except ValueError:
+        return spec.partition("://")[0] + "://"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _function(spec: str, **arguments: Any) -> BlackBox:
+    if arguments:
+        raise InputError(f"option {next(iter(arguments))} does not go with a Python function")
+    return PythonFunction(load_callable(spec))
+
+
+def _parameter(option: _Option) -> str:
+    return f"target_{option.argument}"
+
+
+def _numbers(flag: str, text: str) -> float | list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{flag} is {text!r}; expected a number, or one a channel separated by commas") from None
+    return found[0] if len(found) == 1 else found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

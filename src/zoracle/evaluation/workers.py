@@ -1,0 +1,309 @@
+"""Processes that run pieces of evaluations.
+
+Processes, not threads. Torch's own threads share one small operation between cores and mostly wait for each other;
+threads of Python that run a piece each wait for the interpreter wherever tensors are small. Workers are started
+afresh (``spawn``), since a forked process must not use torch's threads. What they are sent is plain data: the names
+of the task's and the optimizer's classes, their settings, and weights as safetensors bytes; what they find is read
+from the files that an interrupted run goes on from.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import torch
+
+from zoracle import errors
+from zoracle.errors import InputError, WorkerError
+from zoracle.evaluation.jobs import Job, optimizer_of, task_of
+from zoracle.tasks.base import Task
+
+_TELL_SECONDS = 0.1
+_STOP = b""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """What a worker tells: "ready", "steps", "done", "stopped", "warning", "error" or "crash"."""
+
+    kind: str
+    steps: int = 0
+    name: str = ""
+    text: str = ""
+
+
+class _Worker:
+    """A process, the parent's end of its pipe, and the job at work."""
+
+    def __init__(self, threads: int) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.ready = False
+        self.job: int | None = None
+
+
+class Workers:
+    """N processes that run pieces, kept from one evaluation to the next. A context manager.
+
+    They are started when there is something to do, and no more of them than there are pieces. A script that uses them
+    has to do so from under ``if __name__ == "__main__":``, since each of them imports it.
+
+    Args:
+        number: N, at least 2; in-process evaluation is the way to have one.
+        threads: CPU threads that they share; None takes as many as torch takes here.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    def __init__(self, number: int, *, threads: int | None = None) -> None:
+        if number < 2:
+            raise InputError(f"workers is {number}; expected at least 2, or none")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; expected at least 1")
+        self.number = number
+        self.threads = max(1, (threads or torch.get_num_threads()) // number)
+        self._workers: list[_Worker] = []
+        self._warned: set[str] = set()
+        self._scratch: list[TemporaryDirectory[str]] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.close()
+        finally:
+            for folder in self._scratch:
+                folder.cleanup()
+
+    def scratch(self) -> Path:
+        """An empty folder for the pieces of a run that keeps none; it is there as long as the context is."""
+        self._scratch.append(TemporaryDirectory(prefix="zoracle-"))
+        return Path(self._scratch[-1].name)
+
+    def run(self, jobs: Sequence[Job], on_steps: Callable[[int], None] | None = None) -> None:
+        """Run all jobs; each leaves its result in its file.
+
+        Args:
+            jobs: what is done, the first ones first.
+            on_steps: told a few times a second how many steps all jobs have done together.
+
+        Raises:
+            InputError: what a job raised, or a worker died; the other workers have then kept what they had.
+            KeyboardInterrupt: Ctrl-C; the last whole step of each job at work is kept.
+        """
+        waiting = deque(range(len(jobs)))
+        steps = [0] * len(jobs)
+        try:
+            while waiting or self._busy():
+                self._start(min(self.number, len(jobs)))
+                for worker in self._workers:
+                    if worker.job is None and waiting:
+                        worker.job = waiting.popleft()
+                        with suppress(BrokenPipeError):  # it died: found out below
+                            worker.connection.send_bytes(msgspec.msgpack.encode(jobs[worker.job]))
+                busy = self._busy()
+                for ready in connection.wait([worker.connection for worker in busy]):
+                    worker = next(worker for worker in busy if worker.connection is ready)
+                    self._hear(worker, jobs, steps)
+                if on_steps is not None:
+                    on_steps(sum(steps))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers. A piece at work is kept up to its last whole step; a second Ctrl-C does not wait."""
+        workers, self._workers = self._workers, []
+        try:
+            for worker in workers:
+                with suppress(OSError):
+                    worker.connection.send_bytes(_STOP)
+            for worker in workers:
+                # What it still tells is read, so that it never waits for room in the pipe.
+                with suppress(EOFError, OSError):
+                    while True:
+                        worker.connection.recv_bytes()
+                worker.process.join()
+        finally:
+            for worker in workers:
+                if worker.process.is_alive():
+                    worker.process.kill()
+                    worker.process.join()
+                worker.connection.close()
+                worker.process.close()
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.job is not None]
+
+    def _start(self, number: int) -> None:
+        while len(self._workers) < number:
+            # A new process takes no notice of Ctrl-C until it can: this one tells it what to do.
+            with _blocked():
+                self._workers.append(_Worker(self.threads))
+
+    def _hear(self, worker: _Worker, jobs: Sequence[Job], steps: list[int]) -> None:
+        assert worker.job is not None
+        job = jobs[worker.job]
+        try:
+            message = msgspec.msgpack.decode(worker.connection.recv_bytes(), type=_Message)
+        except (EOFError, OSError):
+            raise _death(worker, job) from None
+        if message.kind == "ready":
+            worker.ready = True
+        elif message.kind == "steps":
+            steps[worker.job] = message.steps
+        elif message.kind == "done":
+            steps[worker.job] = job.steps
+            worker.job = None
+        elif message.kind == "stopped":
+            raise KeyboardInterrupt
+        elif message.kind == "warning":
+            if message.text not in self._warned:
+                self._warned.add(message.text)
+                warnings.warn(message.text, _named(message.name, UserWarning), stacklevel=5)
+        elif message.kind == "error":
+            raise _named(message.name, InputError)(message.text)
+        else:
+            raise RuntimeError(f"a worker process failed in {job.label}:\n{message.text}")
+
+
+def check_workers(number: int) -> None:
+    """Raise an InputError where this is no number of processes."""
+    if number < 1:
+        raise InputError(f"workers is {number}; expected at least 1")
+
+
+@contextmanager
+def started(number: int) -> Iterator[Workers | None]:
+    """So many workers as a context; None for 1, which is this process."""
+    check_workers(number)
+    if number == 1:
+        yield None
+        return
+    with Workers(number) as workers:
+        yield workers
+
+
+def _named(name: str, default: type[Any]) -> Any:
+    """An error or a warning of this package by name."""
+    found = getattr(errors, name, default)
+    return found if isinstance(found, type) and issubclass(found, Exception) else default
+
+
+def _death(worker: _Worker, job: Job) -> WorkerError:
+    worker.process.join()
+    code = worker.process.exitcode or 0
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if not worker.ready:
+        return WorkerError(
+            f"a worker process {how} before it was ready; a script that asks for workers must call from under "
+            'if __name__ == "__main__":'
+        )
+    return WorkerError(
+        f"a worker process {how} in {job.label}; what is done is kept where the run has a folder. Where memory ran "
+        "out, take fewer workers or a smaller batch"
+    )
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, here and in processes started meanwhile."""
+    mask = getattr(signal, "pthread_sigmask", None)  # not on every platform
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
+# What follows runs in a worker.
+
+
+class _StoppedError(Exception):
+    """The parent asked to stop, or is gone."""
+
+
+class _Parent:
+    """The worker's end of the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.told = time.monotonic()
+
+    def tell(self, message: _Message) -> None:
+        try:
+            self.pipe.send_bytes(msgspec.msgpack.encode(message))
+        except OSError as error:
+            raise _StoppedError from error
+
+    def steps(self, done: int) -> None:
+        """After each step: tells how far it is, and hears whether to stop."""
+        if self.pipe.poll():
+            raise _StoppedError  # nothing but that is sent to a worker at work; or the parent is gone
+        now = time.monotonic()
+        if now - self.told >= _TELL_SECONDS:
+            self.told = now
+            self.tell(_Message("steps", done))
+
+    def warn(self, message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        with suppress(_StoppedError):
+            self.tell(_Message("warning", name=category.__name__, text=str(message)))
+
+
+def _work(pipe: Connection, threads: int) -> None:
+    """A worker: jobs come, results go into files, until it is told to stop."""
+    # Ctrl-C is heard in a rollout only, which ends its step first; everywhere else the parent says what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    torch.set_num_threads(threads)
+    parent = _Parent(pipe)
+    warnings.showwarning = parent.warn
+    with suppress(_StoppedError, EOFError, OSError):
+        parent.tell(_Message("ready"))
+        known: tuple[Any, Any] | None = None
+        while (message := pipe.recv_bytes()) != _STOP:
+            asked = msgspec.msgpack.decode(message, type=Job)
+            # The images and the weights are read once, not for each piece.
+            if known is None or known[0] != (asked.task, asked.task_settings):
+                known = None
+            try:
+                if pipe.poll():
+                    raise _StoppedError  # asked to before it began
+                made = task_of(asked) if known is None else known[1]
+                known = ((asked.task, asked.task_settings), made)
+                _run(asked, made, parent)
+            except (_StoppedError, KeyboardInterrupt):
+                parent.tell(_Message("stopped"))
+                return
+            except InputError as error:
+                parent.tell(_Message("error", name=type(error).__name__, text=str(error)))
+            except Exception:
+                parent.tell(_Message("crash", text=traceback.format_exc()))
+            else:
+                parent.tell(_Message("done"))
+
+
+def _run(asked: Job, task: Task, parent: _Parent) -> None:
+    from zoracle.evaluation.evaluate import run_job  # it imports this file
+
+    run_job(asked, optimizer_of(asked), task, parent.steps)

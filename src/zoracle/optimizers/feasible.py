@@ -1,0 +1,69 @@
+"""The part of the space that optimizers of a ball share: what it is an image of, and the way back into it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.optimizers.base import Start
+from zoracle.types import Space
+
+
+def within(space: Space, points: Tensor) -> Tensor:
+    """The feasible points (B, d) that points (B, d) stand for.
+
+    The coordinates are clipped to their range; what is outside the Euclidean ball then moves straight to zero.
+    """
+    inside = torch.minimum(torch.maximum(points, space.low), space.high)
+    if bool(space.radius.isinf().all()):
+        return inside
+    length = torch.linalg.vector_norm(inside, dim=1)
+    share: Tensor = space.radius / length.clamp(min=torch.finfo(points.dtype).tiny)
+    return inside * share.clamp(max=1).unsqueeze(1)
+
+
+def is_round(space: Space) -> bool:
+    """Whether the space is a Euclidean ball (in a box, maybe) and not a box alone."""
+    return bool(space.radius.isfinite().all())
+
+
+def image_shape(space: Space) -> tuple[int, int, int]:
+    """Channels, height and width of a point; (1, 1, d) where it is no image."""
+    channels, height, width = space.shape[0].tolist()
+    return channels, height, width
+
+
+def bounded_space(start: Start, name: str) -> Space:
+    """The space of a start, which has to be bounded, the same for all problems in kind and shape.
+
+    Args:
+        start: what the run begins with.
+        name: of the optimizer, for the error.
+
+    Raises:
+        InputError: there is no space, or it is unbounded, or it differs in kind from problem to problem.
+    """
+    space = start.space
+    if space is not None:
+        check_alike(space, name)
+    if space is None or not (is_round(space) or bool((space.low.isfinite() & space.high.isfinite()).all())):
+        raise InputError(
+            f"{name} searches a ball or a box, and here points may lie anywhere; give the attack a norm and an eps "
+            "(--threat linf --eps 0.3), or minimize its bounds"
+        )
+    return space
+
+
+def check_alike(space: Space, name: str) -> None:
+    """See that the problems differ in size at most.
+
+    Raises:
+        InputError: they do not.
+    """
+    d = space.low.shape[1]
+    finite = space.radius.isfinite()
+    if bool((space.shape != space.shape[:1]).any()) or bool((finite != finite[:1]).any()):
+        raise InputError(f"{name}: the problems' spaces are of several shapes or kinds; run each kind by itself")
+    if space.shape.shape[0] and int(space.shape[0].prod()) != d:
+        raise InputError(f"{name}: space says images of {tuple(space.shape[0].tolist())}, and points have {d} numbers")

@@ -1,0 +1,148 @@
+"""Attacks on a user's own model and images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoracle.blackboxes.base import BlackBox
+from zoracle.errors import InputError
+from zoracle.hashing import tensor_hash
+from zoracle.images import Layout, as_images, as_labels
+from zoracle.images.arrays import as_array, check_classes
+from zoracle.objectives.attack import Norm, Outputs
+from zoracle.tasks.base import SPLITS, TaskDefaults
+from zoracle.tasks.image_attack import AttackTask, ImageData
+
+
+class GivenImages(AttackTask):
+    r"""Attacks on given images of a given black box.
+
+    What is given is told apart by hashes, which are public attributes: a run on other images, labels or targets is
+    another run.
+
+    Args:
+        box: the classifier.
+        images: (P, C, H, W), (P, H, W) or (P, H, W, C), bytes or floating-point pixels in [0, 1].
+        labels: (P,) integers, the true classes.
+        targets: (P,) integers, the classes to reach; None for any other than the label.
+        ids: (P,) different whole numbers, the ids of the problems; 0 .. P - 1 by default.
+        splits: ids by split; by default all are in "test".
+        problems: how many a run takes where it is not told; None takes all of the split.
+        class_names: names of the classes in the model's order, where they are known.
+        layout: "NCHW" or "NHWC"; None tells it from the shape.
+        white: the value that is pixel 1; None takes 255 for bytes, and 1 otherwise.
+        name: what the task is called.
+        target: what tells the black box from others, in words that may be written down: no secrets, no paths.
+        target_file: a file that the black box was made from; its hash tells it from others.
+        c: weight of the distance; None takes 0.1.
+        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
+        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
+        confidence: the confidence gap, in nats.
+        outputs: what the black box returns; None takes what it declares.
+        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+
+    Raises:
+        InputError: images, labels, targets or ids that cannot be used or do not go together.
+
+    Examples:
+        >>> from zoracle.blackboxes import PythonFunction
+        >>> box = PythonFunction(lambda x: torch.stack([x.flatten(1).mean(1), 1 - x.flatten(1).mean(1)], 1))
+        >>> task = GivenImages(box, torch.zeros(3, 4, 4), [1, 1, 1])
+        >>> task.ids("test"), task.dim, task.objective((0, 2)).num_problems
+        ((0, 1, 2), 16, 2)
+    """
+
+    def __init__(
+        self,
+        box: BlackBox,
+        images: Any,
+        labels: Any,
+        *,
+        targets: Any = None,
+        ids: Sequence[int] | None = None,
+        splits: Mapping[str, Sequence[int]] | None = None,
+        problems: int | None = None,
+        class_names: Sequence[str] = (),
+        layout: Layout | None = None,
+        white: int | None = None,
+        name: str = "images",
+        target: str = "",
+        target_file: Path | None = None,
+        c: float | None = None,
+        norm: Norm = "l1",
+        eps: float | None = None,
+        confidence: float = 0.0,
+        outputs: Outputs | None = None,
+        start_std: float | None = None,
+    ) -> None:
+        x = as_images(images, layout)
+        y = as_labels(labels, len(x))
+        wanted = None if targets is None else as_labels(targets, len(x), "targets")
+        self.name = name
+        self.shape = (x.shape[1], x.shape[2], x.shape[3])
+        self.class_names = tuple(class_names)
+        self.white = (255 if x.dtype == torch.uint8 else 1) if white is None else white
+        self.outputs = getattr(box, "outputs", "logits") if outputs is None else outputs
+        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std)
+        if self.class_names:
+            check_classes(y, len(self.class_names), "label")
+            if wanted is not None:
+                check_classes(wanted, len(self.class_names), "target")
+        if wanted is not None and bool((wanted == y).any()):
+            row = int((wanted == y).nonzero()[0])
+            raise InputError(f"target {int(y[row])} of image {row} is its label; expected another class")
+        self._given = ImageData(x, y, _ids(ids, len(x)), wanted)
+        self._splits = _splits(self._given.ids, splits)
+        self._box = box
+        self.images_sha256 = tensor_hash(x)
+        self.labels_sha256 = tensor_hash(y)
+        self.targets_sha256 = None if wanted is None else tensor_hash(wanted)
+        self.target = target
+        self.target_file = target_file
+        self.defaults = TaskDefaults(problems=problems or len(x))
+
+    def ids(self, split: str) -> tuple[int, ...]:
+        """The ids of a split, in the order of the images.
+
+        Raises:
+            InputError: the split is unknown, or no images are in it.
+        """
+        self.check_split(split)
+        if not self._splits[split]:
+            raise InputError(f"no images are given for the {split} split; the given ones are for test")
+        return self._splits[split]
+
+    def _load(self) -> ImageData:
+        return self._given
+
+    def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> BlackBox:
+        return self._box
+
+
+def _ids(ids: Sequence[int] | None, number: int) -> tuple[int, ...]:
+    if ids is None:
+        return tuple(range(number))
+    array = as_array("ids", ids)
+    if array.dtype.kind not in "iu" or array.shape != (number,):
+        raise InputError(f"ids are {array.dtype} of shape {array.shape}; expected {number} whole numbers, one an image")
+    found = tuple(array.tolist())
+    if len(set(found)) < number:
+        twice = next(i for i in found if found.count(i) > 1)
+        raise InputError(f"ids name {twice} more than once; expected another number for each image")
+    return found
+
+
+def _splits(ids: Sequence[int], splits: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    if splits is None:
+        return {split: tuple(ids) if split == "test" else () for split in SPLITS}
+    known = set(ids)
+    for split, some in splits.items():
+        if split not in SPLITS:
+            raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)}")
+        if missing := [i for i in some if i not in known]:
+            raise InputError(f"the {split} split names {missing[0]}, which is no id of an image")
+    return {split: tuple(splits.get(split, ())) for split in SPLITS}

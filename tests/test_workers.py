@@ -1,0 +1,313 @@
+"""Worker processes: the same numbers as without them, and nothing lost when one of them, or all, are ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from test_evaluation import FakeTask
+from worker_tasks import ForgetfulTask, MishapTask
+from zoracle.checkpoint import resolve
+from zoracle.cli.main import main as cli
+from zoracle.errors import BlackBoxError, CheckpointError, InputError, MuTooSmallWarning, WorkerError
+from zoracle.evaluation.compare import compare
+from zoracle.evaluation.describe import optimizer_config
+from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.jobs import Job, check_jobs, job, optimizer_of
+from zoracle.evaluation.parallel import batch_size, kept_size
+from zoracle.evaluation.tune import Axis, tune
+from zoracle.evaluation.workers import Workers, started
+from zoracle.files import read_tensors
+from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.tasks import task
+
+SIX = (0, 1, 2, 3, 4, 5)
+
+
+def sgd(**settings):
+    return make("zo-sgd", **{"num_directions": 4, "lr": 0.1, **settings})
+
+
+def same(one, other):
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        if name not in ("seconds", "lost"):
+            assert torch.equal(a.nan_to_num(), b.nan_to_num()), name
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Workers(2, threads=2 * torch.get_num_threads()) as workers:
+        yield workers
+
+
+@pytest.mark.parametrize("name", ["zo-adam", "zo-lstm"])
+def test_the_same_bits_as_in_one_process(pool, name):
+    made = task("digits")
+    optimizer = resolve(name, "digits", num_directions=5).optimizer
+    told = []
+    settings = {"ids": made.ids("test")[:7], "seeds": (0, 4), "steps": 6, "dtype": torch.float64, "batch": 3}
+    found = evaluate(optimizer, made, **settings, workers=pool, on_progress=lambda *x: told.append(x))
+    same(found, evaluate(optimizer, made, **settings))
+    assert told[0] == (0, 84)
+    assert told[-1] == (84, 84)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("problems", "seeds", "batch", "workers", "expected"),
+    [
+        (100, 1, None, 1, 100),
+        (100, 1, None, 2, 50),
+        (100, 2, None, 2, 100),
+        (100, 3, None, 2, 50),
+        (101, 3, None, 4, 26),
+        (100, 2, None, 8, 25),
+        (100, 1, 30, 2, 30),
+        (100, 1, 80, 2, 50),
+        (3, 1, None, 8, 1),
+        (3, 1, 200, 1, 3),
+    ],
+)
+def test_every_worker_has_as_much_to_do(problems, seeds, batch, workers, expected):
+    assert batch_size(problems, seeds, batch, workers) == expected
+
+
+def test_a_run_goes_on_with_any_number_of_workers(tmp_path, pool):
+    whole = evaluate(sgd(), MishapTask(), SIX, seeds=(0, 1, 2), steps=5)
+    evaluate(sgd(), MishapTask(), SIX, seeds=(0,), steps=5, resume_dir=tmp_path / "one")
+    assert kept_size(tmp_path / "one", SIX, (0, 1, 2)) == 6
+    same(evaluate(sgd(), MishapTask(), SIX, seeds=(0, 1, 2), steps=5, resume_dir=tmp_path / "one", workers=pool), whole)
+    evaluate(sgd(), MishapTask(), SIX, seeds=(0,), steps=5, resume_dir=tmp_path / "two", workers=pool)
+    assert kept_size(tmp_path / "two", SIX, (0, 1, 2)) == 3
+    same(evaluate(sgd(), MishapTask(), SIX, seeds=(0, 1, 2), steps=5, resume_dir=tmp_path / "two"), whole)
+    names = {f"seed-{seed}-batch-{j}.safetensors" for seed in (0, 1, 2) for j in (0, 1)}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == names
+
+
+def test_pieces_of_another_run_are_refused_before_a_worker_is_asked(tmp_path, pool):
+    evaluate(sgd(), MishapTask(), SIX, steps=5, resume_dir=tmp_path, batch=3)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match=r"another run \(optimizer differ\)"):
+        evaluate(sgd(lr=0.2), MishapTask(), SIX, seeds=(0, 1), steps=5, resume_dir=tmp_path, workers=pool)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_compare_and_tune_with_workers(pool):
+    fast = [("zo-sgd", sgd())]
+    one, two = (compare(MishapTask(), fast, seeds=2, workers=n).results["zo-sgd"] for n in (1, 2))
+    same(one, two)
+    grid = [Axis("lr", (0.1, 0.2))]
+    found = [tune(MishapTask(), "zo-sgd", steps=4, grid=grid, workers=w) for w in (None, pool)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("fails", BlackBoxError, "^the model raised ConnectionError: gone$"),
+        ("breaks", RuntimeError, "(?s)failed in seed 0, 3 problems from id 3:.*ZeroDivisionError: a bug"),
+        (
+            "killed",
+            WorkerError,
+            "^a worker process was killed by SIGKILL in seed 0, 3 problems from id 3; what",
+        ),
+    ],
+)
+def test_a_mishap_in_one_worker_is_told_and_what_all_had_done_is_kept(tmp_path, pool, kind, error, message):
+    trouble = tmp_path / "trouble"
+    trouble.write_text(kind)
+    settings = {"steps": 40, "resume_dir": tmp_path / "run"}
+    made = MishapTask(trouble=str(trouble), at=4, pause=0.01)
+    with pytest.raises(error, match=message):
+        evaluate(sgd(), made, SIX, **settings, workers=pool)
+    names = {path.name for path in (tmp_path / "run").iterdir() if path.suffix not in (".seconds", ".calls")}
+    assert names == {"seed-0-batch-0.part", "seed-0-batch-1.part"}
+    kept = read_tensors(tmp_path / "run" / "seed-0-batch-0.part")[0]["trajectory.steps"]
+    assert (kept > 0).all(), "the worker that was well kept its steps"
+    trouble.unlink()
+    found = evaluate(sgd(), made, SIX, **settings)
+    same(found._replace(queries=found.queries * 0), whole_run(40)._replace(queries=found.queries * 0))
+    assert (found.spent[0, :3] == 40 * 5).all()
+
+
+def whole_run(steps):
+    return evaluate(sgd(), MishapTask(), SIX, steps=steps)
+
+
+def test_warnings_come_through_once(tmp_path, pool):
+    (tmp_path / "trouble").write_text("warns")
+    made = MishapTask(trouble=str(tmp_path / "trouble"), at=1)
+    with pytest.warns(MuTooSmallWarning, match="mu is small") as caught:
+        evaluate(sgd(), made, SIX, seeds=(0, 1), steps=5, batch=2, workers=pool)
+    assert len(caught) == 1
+
+
+def test_what_cannot_be_made_again_elsewhere_is_refused_before_a_query(pool):
+    with pytest.raises(InputError, match=r"comes out different .* from its settings \(pause\); run it without"):
+        evaluate(sgd(), ForgetfulTask(), SIX, workers=pool)
+
+    class Hidden(MishapTask):
+        pass
+
+    with pytest.raises(InputError, match=r"Hidden that no other process can import"):
+        evaluate(sgd(), Hidden(), SIX, workers=pool)
+    optimizer = sgd()
+    optimizer.source = lambda key, q, like: torch.ones(like.shape[0], q, like.shape[1])
+    with pytest.raises(InputError, match="source of your own"):
+        evaluate(optimizer, MishapTask(), SIX, workers=pool)
+    fake = FakeTask()
+    with pytest.raises(InputError, match="no problem 99"):
+        evaluate(sgd(), fake, (20, 99), workers=pool)
+    assert fake.seen == 0
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_of_workers(number):
+    with pytest.raises(InputError, match=f"workers is {number}"), started(number):
+        pass
+    with pytest.raises(InputError, match=f"workers is {number}"):
+        compare(MishapTask(), [("zo-sgd", sgd())], workers=number)
+    with pytest.raises(InputError, match="at least 2"):
+        Workers(1)
+    with started(1) as none:
+        assert none is None
+
+
+@pytest.mark.parametrize("command", ["compare", "attack", "demo"])
+def test_the_option_reaches_the_run(monkeypatch, tmp_path, command):
+    class ToldError(Exception):
+        pass
+
+    def told(*_, workers, **__):
+        raise ToldError(workers)
+
+    monkeypatch.setattr("zoracle.cli.options.compare", told)
+    with pytest.raises(ToldError, match=r"^3$"):
+        cli([command, "--workers", "3", "--out", str(tmp_path / "run")])
+
+
+def test_the_command_line_tunes_with_workers(tmp_path):
+    for workers in ("1", "2"):
+        out = str(tmp_path / f"{workers}.json")
+        argv = ["--optimizers", "zo-sgd", "--task", "quadratic", "--problems", "4", "--steps", "3"]
+        assert cli(["tune", *argv, "--workers", workers, "--out", out]) == 0
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from worker_tasks import MishapTask
+from zoracle.cli import main as command
+from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.workers import Workers
+from zoracle.optimizers.registry import make
+
+def go(**_):
+    with Workers(2, threads=2) as pool:
+        optimizer = make("zo-sgd", num_directions=4, lr=0.1)
+        evaluate(optimizer, MishapTask(pause=0.02), range(6), seeds=(0, 1, 2), steps=40,
+                 resume_dir=Path(sys.argv[1]), workers=pool)
+
+if __name__ == "__main__":
+    command.cli.main = go  # the command line's own way with Ctrl-C, around a slow run
+    sys.exit(command.main([]))
+"""
+
+
+def begun(folder: Path) -> subprocess.Popen[str]:
+    """A run of two workers in a process group of its own, each some steps into its first piece."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder / "run")],
+        env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(list((folder / "run").glob("*.part"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    return process
+
+
+def group_is_gone(process: subprocess.Popen[str]) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    "whole_group",
+    [pytest.param(True, id="terminal"), pytest.param(False, id="parent only", marks=pytest.mark.slow)],
+)
+def test_ctrl_c_ends_all_workers_and_keeps_their_steps(tmp_path, whole_group):
+    process = begun(tmp_path)
+    send = os.killpg if whole_group else os.kill
+    send(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == [
+        "zoracle: interrupted: what is done is kept in --out; the same command goes on there"
+    ], err
+    assert group_is_gone(process)
+    parts = sorted((tmp_path / "run").glob("*.part"))
+    assert len(parts) == 2
+    steps = [int(read_tensors(part)[0]["trajectory.steps"].min()) for part in parts]
+    assert all(1 <= done < 40 for done in steps), steps
+    settings = {"seeds": (0, 1, 2), "steps": 40}
+    found = evaluate(sgd(), MishapTask(pause=0.02), SIX, **settings, resume_dir=tmp_path / "run")
+    same(found, evaluate(sgd(), MishapTask(), SIX, **settings))
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    process = begun(tmp_path)
+    process.kill()
+    process.communicate()
+    assert group_is_gone(process)
+    assert len(list((tmp_path / "run").glob("*.part"))) == 2
+
+
+def sent(optimizer, made):
+    return job(
+        optimizer, made, ids=(0,), seed=0, steps=1, budget=None, dtype=torch.float32, device="cpu", stem="nowhere"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_registered_optimizer_can_be_made_again(name):
+    optimizer = make(name)
+    message = sent(optimizer, MishapTask())
+    check_jobs(message, optimizer, MishapTask())
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Job)
+    assert again == message, "plain data"
+    assert optimizer_config(optimizer_of(again)) == optimizer_config(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("digits", {}),
+        ("digits", {"norm": "linf", "eps": 0.1}),
+        ("digits", {"c": 0.5, "confidence": 0.1, "start_std": 0.0}),
+        ("quadratic", {"dim": 7, "rotated": True}),
+        ("binary-classification", {"batch_size": None, "seed": 3}),
+    ],
+)
+def test_every_task_can_be_made_again(name, settings):
+    made = task(name, **settings)
+    check_jobs(sent(sgd(), made), sgd(), made)
