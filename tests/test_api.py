@@ -372,9 +372,41 @@ def test_stopping_at_the_first_success_pays_for_that_step_only():
     assert found.queries_to_success[1] == 1
     assert found.success.any()
     assert found.reason == [StopReason.SUCCESS if won else StopReason.STEPS for won in found.success.tolist()]
-    won = found.success
-    assert torch.equal(found.queries[won], (found.queries_to_success[won] + M - 1) // M * M)
+    won = found.success & ~found.misclassified
+    assert torch.equal(found.queries[won], 1 + (found.queries_to_success[won] - 1 + M - 1) // M * M)
+    assert found.queries[1] == 1, "there was nothing to attack"
+    assert torch.equal(found.adversarial[1], IMAGES[1].to(found.adversarial))
     assert net.seen == int(found.queries.sum())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, None])
+def test_images_take_turns_and_nothing_else_changes(batch):
+    settings = {"budget": 61, "lr": 0.5, "num_directions": M - 1, "optimizer": "zo-sgd", "norm": "linf", "eps": 0.2}
+    whole = api.attack(Net(), IMAGES, labels_of(IMAGES), **settings)
+    net = Net()
+    found = api.attack(net, IMAGES, labels_of(IMAGES), batch=batch, **settings)
+    assert int(whole.success.sum()) > 0, "or the test would show nothing"
+    assert torch.equal(found.queries, whole.queries)
+    assert torch.equal(found.success, whole.success)
+    assert net.seen == int(found.queries.sum())
+    assert int(found.queries.max()) <= 61
+    torch.testing.assert_close(found.adversarial, whole.adversarial)
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra"),
+    [({}, 0), ({"stop_on_success": True}, 1), ({"norm": "linf", "eps": 0.01}, 1), ({"check_start": True}, 1)],
+)
+def test_the_look_at_the_start_costs_one_query_and_is_in_the_budget(settings, extra):
+    net = Net()
+    found = api.attack(net, IMAGES, labels_of(IMAGES), optimizer="zo-sgd", num_directions=M - 1, budget=21, **settings)
+    steps = (21 - extra) // M
+    assert net.seen == int(found.queries.sum())
+    assert found.trajectory.checked.tolist() == [bool(extra)] * 5
+    running = ~found.success if settings else torch.ones(5, dtype=torch.bool)
+    assert found.trajectory.steps[running].tolist() == [steps] * int(running.sum())
+    with pytest.raises(BudgetError, match="give at least 6"):
+        api.attack(net, IMAGES, labels_of(IMAGES), optimizer="zo-sgd", num_directions=4, budget=5, check_start=True)
 
 
 def test_a_targeted_attack_reaches_the_target():

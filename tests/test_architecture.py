@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
     frozenset({"keyed", "state", "files", "frameworks", "hashing", "upsampling"}),
-    frozenset({"directions", "estimators", "blackboxes", "data", "images"}),
+    frozenset({"directions", "estimators", "blackboxes", "data", "images", "journal"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "oracle", "checkpoint", "fingerprint", "inputs"}),
     frozenset({"rollout"}),

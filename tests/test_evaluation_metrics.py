@@ -18,7 +18,7 @@ from zoracle.evaluation.result import Result
 NAN, INF = math.nan, math.inf
 
 
-def result(losses, best=None, first=None, allowance=100, final_success=None) -> Result:
+def result(losses, best=None, first=None, allowance=100, final_success=None, misclassified=None) -> Result:
     """A result from (S, P, T + 1) losses; everything else follows unless given."""
     losses = torch.tensor(losses, dtype=torch.float64)
     s, p, t = losses.shape
@@ -37,6 +37,8 @@ def result(losses, best=None, first=None, allowance=100, final_success=None) -> 
         reason=one,
         allowance=allowance * one,
         monitored=one,
+        lost=0 * one,
+        misclassified=~one.bool() if misclassified is None else torch.tensor(misclassified),
         success_known=one.bool(),
         first_known=one.bool(),
         final_success=final_success,
@@ -69,6 +71,22 @@ def test_values_by_hand():
     assert (s.queries_per_problem, s.monitor_queries_per_problem) == (20.0, 1.0)
     assert (s.l1, s.l2, s.linf) == (2.0, 1.0, None)
     assert s.seconds == 1.0
+
+
+def test_what_was_misclassified_already_is_in_no_rate():
+    r = result(
+        [[[4.0, 1.0], [0.0, 0.0], [2.0, 1.0]]],
+        first=[[17, 1, -1]],
+        final_success=[[True, True, False]],
+        misclassified=[[False, True, False]],
+    )
+    s = metrics.summarise(r)
+    assert (s.misclassified, s.ratio_undefined) == (1, 0)
+    assert (s.success_final, s.success_ever) == (0.5, 0.5)
+    assert (s.queries_to_success_mean, s.queries_to_success_median) == ((17 + 100) / 2, (17 + 100) / 2)
+    nothing = metrics.summarise(r._replace(misclassified=torch.ones(1, 3, dtype=torch.bool)))
+    assert nothing.success_ever is nothing.queries_to_success_mean is nothing.queries_to_success_median is None
+    assert nothing.l1 is None
 
 
 def test_the_ratio_is_the_mean_of_ratios_not_the_ratio_of_means():

@@ -51,11 +51,8 @@ def go(path, name="zo-sgd", objective=None, oracle=None, **options):
 
 
 def same(one, other):
-    state, trajectory = one
-    assert all(
-        torch.equal(a.nan_to_num(nan=-1), b.nan_to_num(nan=-1)) for a, b in zip(trajectory, other[1], strict=True)
-    )
-    assert torch.equal(state.x, other[0].x)
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        assert torch.equal(a.nan_to_num(nan=-1), b.nan_to_num(nan=-1)), name
 
 
 def cut_at(step):
@@ -86,12 +83,12 @@ def test_interrupted_again_and_again_it_gives_the_same_bits_and_asks_nothing_twi
 def test_problems_that_finished_before_the_cut_stay_finished(tmp_path):
     options = {"stop_on_success": True, "final": None}
     whole = go(None, objective=Failing(success_at=2.0), **options)
-    assert len(set(whole[1].steps.tolist())) > 1, "or the test would show nothing"
+    assert len(set(whole.steps.tolist())) > 1, "or the test would show nothing"
     objective = Failing(success_at=2.0)
     with pytest.raises(CutError):
-        go(tmp_path / "run", objective=objective, on_step=cut_at(int(whole[1].steps.min()) + 1), **options)
+        go(tmp_path / "run", objective=objective, on_step=cut_at(int(whole.steps.min()) + 1), **options)
     same(go(tmp_path / "run", objective=objective, **options), whole)
-    assert objective.points_seen().tolist() == whole[1].total_queries.tolist()
+    assert objective.points_seen().tolist() == whole.total_queries.tolist()
 
 
 @pytest.mark.parametrize("fails", [1, 2, 7, STEPS + 1])
@@ -100,8 +97,8 @@ def test_a_failed_call_is_paid_for(tmp_path, fails):
     objective = Failing(fails=fails)
     with pytest.raises(BlackBoxError, match="ConnectionError"):
         go(tmp_path / "run", objective=objective, every=1e9, final=Purpose.OPTIMISE)
-    state, found = go(tmp_path / "run", objective=objective, final=Purpose.OPTIMISE)
-    assert torch.equal(state.x, whole[0].x), "nothing but the counts differs"
+    found = go(tmp_path / "run", objective=objective, final=Purpose.OPTIMISE)
+    assert torch.equal(found.final_point, whole.final_point), "nothing but the counts differs"
     assert found.total_queries.tolist() == objective.points_seen().tolist()
     lost = 1 if fails > STEPS else M
     assert found.total_queries.tolist() == [STEPS * M + 1 + lost] * B
@@ -113,7 +110,7 @@ def test_failed_calls_never_let_a_budget_be_passed(tmp_path):
     objective = Failing(fails=4)
     for _ in range(2):
         try:
-            _, found = go(tmp_path / "run", oracle=Oracle(objective, budget=budget), final=Purpose.OPTIMISE)
+            found = go(tmp_path / "run", oracle=Oracle(objective, budget=budget), final=Purpose.OPTIMISE)
         except BlackBoxError:
             continue
     assert found.reason.tolist() == [StopReason.BUDGET] * B
@@ -122,11 +119,11 @@ def test_failed_calls_never_let_a_budget_be_passed(tmp_path):
 
 
 def test_a_success_after_a_failed_call_is_counted_with_it(tmp_path):
-    whole = go(None, objective=Failing(success_at=2.0), final=None)[1].first_success
+    whole = go(None, objective=Failing(success_at=2.0), final=None).first_success
     objective = Failing(fails=1, success_at=2.0)
     with pytest.raises(BlackBoxError):
         go(tmp_path / "run", objective=objective, final=None)
-    found = go(tmp_path / "run", objective=objective, final=None)[1]
+    found = go(tmp_path / "run", objective=objective, final=None)
     assert found.first_success.tolist() == torch.where(whole > 0, whole + M, -1).tolist()
 
 
@@ -146,10 +143,10 @@ def test_a_first_step_without_a_number_is_an_error_where_asked_and_paid_for(tmp_
         go(tmp_path / "run", objective=objective, finite_start=True)
     assert "\n" not in str(error.value)
     objective.mended = True
-    state, found = go(tmp_path / "run", objective=objective, finite_start=True)
-    assert torch.equal(state.x, go(None)[0].x), "mended, the same call begins anew"
+    found = go(tmp_path / "run", objective=objective, finite_start=True)
+    assert torch.equal(found.final_point, go(None).final_point), "mended, the same call begins anew"
     assert found.total_queries.tolist() == [STEPS * M + M] * B
-    assert go(None, objective=NotANumber(B, D))[1].reason.tolist() == [StopReason.NON_FINITE] * B
+    assert go(None, objective=NotANumber(B, D)).reason.tolist() == [StopReason.NON_FINITE] * B
 
 
 def test_another_run_is_refused_by_name_and_its_checkpoint_left(tmp_path):
@@ -274,3 +271,56 @@ def test_sigint_to_a_process_keeps_the_step_in_flight(tmp_path):
     assert tensors["trajectory.steps"].tolist() == [done, done]
     same(slow_run(path, 0.0), slow_run(tmp_path / "plain", 0.0))
     assert lines(path) == 61, "nothing is asked twice"
+
+
+def test_the_other_calls_of_a_step_that_failed_are_not_made_again(tmp_path):
+    """With chunks of 4 points a step of 15 takes 4 calls; the third of the second step fails."""
+    whole = go(None, final=Purpose.OPTIMISE)
+    objective = Failing(fails=7)
+    with pytest.raises(BlackBoxError, match="ConnectionError"):
+        go(tmp_path / "run", oracle=Oracle(objective, chunk=4), final=Purpose.OPTIMISE)
+    for _ in range(2):  # resumed and failing again at once, then mended
+        objective.fails = objective.calls + 1
+        with pytest.raises(BlackBoxError):
+            go(tmp_path / "run", oracle=Oracle(objective, chunk=4), final=Purpose.OPTIMISE)
+    oracle = Oracle(objective, chunk=4)
+    found = go(tmp_path / "run", oracle=oracle, final=Purpose.OPTIMISE)
+    assert torch.equal(found.final_point, whole.final_point)
+    assert found.total_queries.tolist() == objective.points_seen().tolist()
+    assert int(found.total_queries.sum()) == B * (STEPS * M + 1) + 3 * 4, "three failed calls of four points each"
+    assert int(oracle.counts[Purpose.OPTIMISE].sum()) == int(found.total_queries.sum())
+
+
+def test_two_processes_cannot_have_the_same_run(tmp_path):
+    def again(shown):
+        go(tmp_path / "run")
+
+    with pytest.raises(InputError, match="is in use by another process"):
+        go(tmp_path / "run", on_step=again)
+    same(go(tmp_path / "run"), go(None))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"], "the journal of a finished run is gone"
+
+
+@pytest.mark.parametrize("batch", [1, 2, None])
+def test_problems_that_take_turns_resume_in_the_same_order(tmp_path, batch):
+    options = {"stop_on_success": True, "check_start": True, "final": None, "batch": batch}
+    whole = go(None, objective=Failing(success_at=2.0), **{**options, "batch": None})
+    objective = Failing(success_at=2.0)
+    for cut in (1, 3, 8):
+        with pytest.raises(CutError):
+            go(tmp_path / "run", objective=objective, every=1e9, on_step=cut_after(cut), **options)
+    found = go(tmp_path / "run", objective=objective, **options)
+    same(found, whole)
+    assert objective.points_seen().tolist() == found.total_queries.tolist()
+
+
+def cut_after(steps):
+    left = steps
+
+    def on_step(shown):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise CutError
+
+    return on_step

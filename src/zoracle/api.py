@@ -68,7 +68,8 @@ class AttackResult(NamedTuple):
     success: Tensor
     """(P,) bool, whether any evaluated point succeeded."""
     misclassified: Tensor
-    """(P,) bool, whether the first point evaluated succeeded already: the image had not been classified as labelled."""
+    """(P,) bool, whether the image itself is known to succeed, so that there was nothing to attack: always known
+    with ``check_start``, and otherwise where the optimizer evaluates its first iterate."""
     queries: Tensor
     """(P,) points evaluated."""
     queries_to_success: Tensor
@@ -173,7 +174,7 @@ def minimize(
         )
     inner = Rescaled(objective, scale=scale, bounds=limits)
     key = as_ids(ids, start.shape[0])
-    state, trajectory = resumable_rollout(
+    trajectory = resumable_rollout(
         chosen,
         Oracle(inner, budget=budget),
         start / scale,
@@ -199,7 +200,7 @@ def minimize(
         finite_start=True,
         on_step=_watch_resolution(start.dtype, on_step),
     )
-    best, last = (to_user(inner.original(x)) for x in (trajectory.best_point, state.x.detach().cpu()))
+    best, last = (to_user(inner.original(x)) for x in (trajectory.best_point, trajectory.final_point))
     reasons = _reasons(trajectory, has_budget=True)
     if single:
         value, queries = float(trajectory.best_loss[0]), int(trajectory.total_queries[0])
@@ -221,7 +222,9 @@ def attack(
     eps: float | None = None,
     confidence: float = 0.0,
     outputs: Outputs | None = None,
-    stop_on_success: bool = False,
+    stop_on_success: bool | None = None,
+    check_start: bool | None = None,
+    batch: int | None = None,
     seed: int = 0,
     ids: Sequence[int] | Array | None = None,
     start_std: float | None = None,
@@ -243,7 +246,8 @@ def attack(
         images: (P, ...) in [0, 1].
         labels: (P,) the true classes.
         budget: points that may be evaluated for each image; never passed.
-        steps: steps of the optimizer instead, and one query more for the last iterate; one of both is needed.
+        steps: steps of the optimizer instead, and one query more for the last iterate (and one to check the start);
+            one of both is needed.
         optimizer: a name, a folder, or an optimizer.
         targets: (P,) classes to reach; None for any other than the label.
         c: weight of the distance.
@@ -252,7 +256,11 @@ def attack(
         confidence: by how much the wrong class has to lead, in nats.
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
             first answer. None takes what the :class:`BlackBox` was declared to return, "auto" where it was not.
-        stop_on_success: leave an image at its first success instead of making the perturbation smaller.
+        stop_on_success: leave an image at its first success instead of making the perturbation smaller; None does
+            in a ball.
+        check_start: evaluate each image itself first, for one query: one that succeeds as it is gets no more. None
+            does where images are left at their first success.
+        batch: images under attack at once; another begins as soon as one is done. None takes all.
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
         start_std: standard deviation of the starting perturbations; None takes 1e-4, and 0 in a ball.
@@ -271,12 +279,17 @@ def attack(
     chosen = _optimizer(optimizer, settings)
     if (budget is None) == (steps is None):
         raise InputError("give either a budget of queries an image or a number of steps")
+    stop = eps is not None if stop_on_success is None else stop_on_success
+    check = stop if check_start is None else check_start
     if budget is not None:
-        budget = affordable(budget, chosen)
-        steps = budget // chosen.queries_per_step
+        budget = affordable(budget, chosen, extra=int(check))
+        steps = (budget - int(check)) // chosen.queries_per_step
     steps = whole("steps", steps)
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
+    batch = None if batch is None else whole("batch", batch)
+    if batch is not None and batch < 1:
+        raise InputError(f"batch is {batch}; expected at least 1 image")
     seed = whole("seed", seed)
     chunk = None if chunk is None else whole("chunk", chunk)
     start_std = default_start_std(eps) if start_std is None else amount("start_std", start_std)
@@ -295,7 +308,7 @@ def attack(
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])
     start = start_std * normal(Key.start(seed, key), (objective.dim,), START_STREAM, x.dtype)
-    _, trajectory = resumable_rollout(
+    trajectory = resumable_rollout(
         chosen,
         Oracle(objective, budget=budget, chunk=chunk),
         start.to(x.device),
@@ -316,7 +329,8 @@ def attack(
             "eps": eps,
             "confidence": confidence,
             "outputs": outputs,
-            "stop_on_success": stop_on_success,
+            "stop_on_success": stop,
+            "check_start": check,
             "start_std": start_std,
             "reduce": reduce,
             "seed": seed,
@@ -324,7 +338,9 @@ def attack(
         },
         seed=seed,
         problem=key,
-        stop_on_success=stop_on_success,
+        batch=batch,
+        stop_on_success=stop,
+        check_start=check,
         final=Purpose.OPTIMISE,
         finite_start=True,
         on_step=on_step,

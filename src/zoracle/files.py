@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,33 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def lock(file: int) -> bool:
+    """Lock an open file against other processes until it is closed, or its process has ended in whatever way.
+
+    Args:
+        file: its descriptor.
+
+    Returns:
+        False where another process has it.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # A byte far behind what is ever written: locks are mandatory there.
+            os.lseek(file, 2**30, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True  # a file system without locks: it is better to run than to refuse
+    return True
 
 
 def check_writable(path: Path) -> None:

@@ -109,17 +109,18 @@ def real(name: str, value: Any) -> float:
     return number
 
 
-def affordable(budget: Any, optimizer: Optimizer[Any, Any]) -> int:
-    """A budget that pays for one step of the optimizer at least.
+def affordable(budget: Any, optimizer: Optimizer[Any, Any], extra: int = 0) -> int:
+    """A budget that pays for one step of the optimizer at least, and so many points before it.
 
     Raises:
         BudgetError: it does not.
     """
     number = whole("budget", budget)
-    need = optimizer.queries_per_step
+    need = optimizer.queries_per_step + extra
     if number < need:
+        before = f" and the look at its start {extra}" if extra else ""
         raise BudgetError(
-            f"budget is {number} queries, and one step of this optimizer costs {need}; "
+            f"budget is {number} queries, and one step of this optimizer costs {need - extra}{before}; "
             f"give at least {need}, or fewer directions (num_directions)"
         )
     return number

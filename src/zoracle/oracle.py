@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoracle.errors import BudgetError, InputError
 from zoracle.estimators import coordinatewise, coordinatewise_points
+from zoracle.journal import Journal
 from zoracle.objectives.base import Objective
 from zoracle.types import Evaluation, Purpose
 
@@ -29,6 +30,9 @@ class Oracle:
 
     Attributes:
         counts: points evaluated so far, (P,) int64 for each purpose.
+        knows: for each purpose, whether the objective said what a success is; absent where it was not asked.
+        journal: where calls are noted before they are made, and answers after, or None. Calls that an interrupted
+            process had answered are answered from it.
         gradients: true gradients taken so far, (P,) int64; each counts as one.
 
     Raises:
@@ -44,6 +48,8 @@ class Oracle:
         self.budget = budget
         self.chunk = chunk or max(1, CHUNK_NUMBERS // objective.width)
         self.counts = {p: torch.zeros(objective.num_problems, dtype=torch.int64) for p in Purpose}
+        self.knows: dict[Purpose, bool] = {}
+        self.journal: Journal | None = None
         self.gradients = torch.zeros(objective.num_problems, dtype=torch.int64)
 
     def affords(self, problem: Tensor, points: int) -> Tensor:
@@ -85,10 +91,11 @@ class Oracle:
         for part in self._chunks(b * m):
             # Counted before the call: points that a failing model saw were paid for.
             self.counts[purpose] += rows[part].bincount(minlength=self.objective.num_problems)
-            result = self.objective.evaluate(flat[part], rows[part], None if steps is None else steps[part])
+            result = self._call(flat[part], rows[part], None if steps is None else steps[part], purpose)
             losses.append(result.loss.detach())
             if result.success is not None:
                 successes.append(result.success)
+        self.knows[purpose] = bool(successes)
         loss = torch.cat(losses).to(points.dtype).view(b, m)
         finite = loss.isfinite()
         success = torch.cat(successes).to(loss.device).view(b, m) & finite if successes else None
@@ -113,6 +120,8 @@ class Oracle:
             counted = rows.bincount(minlength=self.objective.num_problems)
             self.counts[purpose] += counted
             self.gradients += counted
+            if self.journal is not None:
+                self.journal.ask(purpose, rows)
             loss, gradient = self.objective.gradient(x[part], rows, None if step is None else step[part])
             losses.append(loss)
             gradients.append(gradient)
@@ -140,6 +149,18 @@ class Oracle:
             values = self.evaluate(points, problem, step=step, purpose=purpose).loss
             parts.append(coordinatewise(values, mu))
         return loss, torch.cat(parts, dim=1)
+
+    def _call(self, points: Tensor, rows: Tensor, step: Tensor | None, purpose: Purpose) -> Evaluation:
+        """One call of the objective, or what it was answered before an interruption."""
+        if self.journal is None:
+            return self.objective.evaluate(points, rows, step)
+        kept = self.journal.answered(purpose, rows)
+        if kept is not None:
+            return Evaluation(kept.loss.to(points.device), kept.success)
+        self.journal.ask(purpose, rows)
+        result = self.objective.evaluate(points, rows, step)
+        self.journal.answer(result)
+        return result
 
     def _check(self, problem: Tensor) -> None:
         number = self.objective.num_problems

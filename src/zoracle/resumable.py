@@ -17,13 +17,14 @@ from torch import Tensor
 from zoracle.errors import BlackBoxError, CheckpointError, InputError
 from zoracle.files import read_tensors, write_tensors
 from zoracle.fingerprint import differences
+from zoracle.journal import Journal
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
-from zoracle.rollout import Step, blank, rollout
+from zoracle.rollout import Queue, Snapshot, Step, blank, rollout
 from zoracle.state import flatten, unflatten
 from zoracle.types import Purpose, Trajectory
 
-_FORMAT = "zoracle-run"
+_FORMAT = "zoracle-run-2"
 _WRITING = 20  # at most one part in so many of the time goes into checkpoints
 
 
@@ -41,115 +42,183 @@ def resumable_rollout(
     fingerprint: dict[str, Any],
     seed: int = 0,
     problem: Tensor | None = None,
+    batch: int | None = None,
     every: float = 1.0,
     finite_start: bool = False,
     on_step: Callable[[Step], None] | None = None,
     **options: Any,
-) -> tuple[Any, Trajectory]:
-    """As :func:`zoracle.rollout.rollout`, going on where an earlier call with the same path stopped.
+) -> Trajectory:
+    """As :func:`zoracle.rollout.rollout` from a start, going on where an earlier call with the same path stopped.
 
     Args:
         optimizer: any optimizer.
-        oracle: a fresh one; its counts are set to the checkpoint's.
-        x0: starting points (B, d).
+        oracle: a fresh one; its counts are set to the checkpoint's. Where it has a journal already, that one is used
+            and left open.
+        x0: starting points (P, d).
         steps: how many steps each problem takes at most.
-        path: the checkpoint, a safetensors file; None keeps nothing.
+        path: the checkpoint, a safetensors file, with a journal beside it; None keeps nothing.
         fingerprint: JSON values that say what this run is; a checkpoint with others is refused.
         seed: keys the directions.
-        problem: (B,) stable ids of the problems; the objective's rows are 0 .. B - 1.
-        every: seconds between two checkpoints; a slow black box's every step is kept.
-        finite_start: raise where no value of the first step is finite, instead of an empty result.
+        problem: (P,) stable ids of the problems; the objective's rows are 0 .. P - 1.
+        batch: problems that run at once, the others wait for their turn; None runs all at once.
+        every: seconds between two checkpoints.
+        finite_start: raise where nothing that was evaluated first is finite, instead of an empty result.
         on_step: is shown every step.
         options: passed on.
 
-    Where the black box or ``on_step`` raises, the last whole step is on disk, and so is what the failed call cost:
-    its points count for budgets and reports when the same call goes on there.
+    A checkpoint is written every so often, and the journal holds the calls since: a process that is killed loses the
+    call in flight and no other. Its points are counted apart (``oracle.journal.lost``): they may have been seen, but
+    the run goes on as if they had not been asked for, so that it ends as it would have without the interruption.
+
+    Where the black box or ``on_step`` raises, the last whole step is on disk, so are the answers of that step's
+    earlier calls, and so is what the failed call cost: its points count for budgets and reports when the run goes on.
 
     Raises:
-        InputError: the checkpoint cannot be written; nothing was queried.
+        InputError: the checkpoint cannot be written, or another process has it; nothing was queried.
         CheckpointError: the checkpoint is truncated, foreign, or of another run.
-        BlackBoxError: a call failed, or no value of the first step was finite where one has to be.
+        BlackBoxError: a call failed, or nothing that was evaluated first was finite where something has to be.
         Interrupted: Ctrl-C; the last whole step is on disk.
     """
     objective = oracle.objective
-    space = objective.space(torch.arange(x0.shape[0]), x0)
-    state = optimizer.init(x0, seed=seed, problem=problem, horizon=steps, scale=objective.scale, space=space)
+    number = x0.shape[0]
+    ids = torch.arange(number) if problem is None else problem
+    if ids.shape != (number,):
+        raise InputError(f"problem has shape {tuple(ids.shape)}; expected ({number},), one id a row of x0")
+
+    def begin(rows: Tensor) -> Any:
+        start = x0[rows.to(x0.device)]
+        space = objective.space(rows, start)
+        return optimizer.init(start, seed=seed, problem=ids[rows], horizon=steps, scale=objective.scale, space=space)
+
+    begin(torch.arange(number)[:1])  # what an optimizer cannot take is told before there are files
     trajectory = blank(steps, x0)
     fingerprint = json.loads(json.dumps(fingerprint))
-    if path is not None and path.is_file():
-        state, trajectory = _load(path, fingerprint, state, trajectory, oracle)
-    last, cost = time.monotonic(), 0.0
-    # What there is to keep at any moment: the state after the last whole step, and what led to it.
-    whole: Callable[[], Any] = lambda: state  # noqa: E731 (it is replaced after each step)
-    so_far = trajectory
-    fresh = finite_start and bool((trajectory.steps == 0).all())
+    # What there is to go on from at any moment.
+    so_far = Snapshot(torch.arange(0), None, trajectory)
+    mine = path is not None and oracle.journal is None
+    if mine and path is not None:
+        oracle.journal = Journal(journal_path(path))
+    try:
+        if path is not None and path.is_file():
+            so_far = _load(path, fingerprint, begin, trajectory, oracle)
+        elif oracle.journal is not None:
+            oracle.journal.resume(0, torch.zeros(objective.num_problems, dtype=torch.int64))
+        last, cost = time.monotonic(), 0.0
+        fresh = finite_start and bool((so_far.trajectory.steps == 0).all())
 
-    def save() -> None:
-        nonlocal last, cost
-        if path is not None:
-            began = time.monotonic()
-            tensors = {**flatten(whole()), **flatten(so_far, "trajectory")}
-            tensors.update({f"counts.{purpose}": count for purpose, count in oracle.counts.items()})
-            write_tensors(path, tensors, {"format": _FORMAT, "fingerprint": fingerprint})
-            last = time.monotonic()
-            cost = last - began
+        def save(failed: bool = False) -> None:
+            nonlocal last, cost
+            # While answers are left of a process that was killed, its checkpoint and they hold all that was paid for.
+            if path is not None and not (oracle.journal is not None and oracle.journal.answering):
+                began = time.monotonic()
+                _save(path, fingerprint, so_far, oracle, failed)
+                last = time.monotonic()
+                cost = last - began
 
-    if path is not None and not path.is_file():
-        save()  # a folder that cannot be written to is told before anything is queried
+        if path is not None and not path.is_file():
+            save()  # a folder that cannot be written to is told before anything is queried
 
-    with _interruptible() as interrupted:
+        with _interruptible() as interrupted:
 
-        def after(step: Step) -> None:
-            nonlocal whole, so_far, fresh
-            if fresh and not bool(step.trajectory.best_loss.isfinite().any()):
-                so_far = blank(steps, x0)  # with what it cost, and from the start once the function is mended
-                raise BlackBoxError(
-                    f"all {step.evaluation.loss.numel()} values of the first step are NaN or infinite; "
-                    "expected finite numbers at the starting point and around it"
+            def changed(now: Snapshot) -> None:
+                nonlocal so_far, fresh
+                if oracle.journal is not None:
+                    oracle.journal.mark()
+                if fresh and not bool(now.trajectory.best_loss.isfinite().any()):
+                    so_far = Snapshot(torch.arange(0), None, blank(steps, x0))  # with what it cost, once it is mended
+                    raise BlackBoxError(
+                        f"all {int(now.trajectory.non_finite.sum())} values of the first step are NaN or infinite; "
+                        "expected finite numbers at the starting point and around it"
+                    )
+                fresh = False
+                so_far = now
+                # A large state that takes long to write is written less often.
+                if interrupted() or time.monotonic() - last >= max(every, _WRITING * cost if every else 0.0):
+                    save()
+
+            def stepped(step: Step) -> None:
+                if on_step is not None:
+                    on_step(step)
+                if interrupted():
+                    save()
+                    raise Interrupted
+
+            queue = Queue(begin, batch or max(1, number), so_far.running, x0.device)
+            try:
+                rollout(
+                    optimizer,
+                    oracle,
+                    so_far.state,
+                    steps,
+                    trajectory=so_far.trajectory,
+                    queue=queue,
+                    on_step=stepped,
+                    on_change=changed,
+                    **options,
                 )
-            fresh = False
-            whole, so_far = step.whole, step.trajectory
-            # A large state that takes long to write is written less often.
-            if interrupted() or time.monotonic() - last >= max(every, _WRITING * cost if every else 0.0):
-                save()
-            if on_step is not None:
-                on_step(step)
+            except Exception:
+                # The black box failed, or on_step did. The points of a failed call were paid for, so they are kept
+                # too; that the checkpoint cannot be written would be the lesser news.
+                with suppress(InputError):
+                    save(failed=True)
+                raise
+            so_far = Snapshot(torch.arange(0), None, so_far.trajectory)
+            save()
             if interrupted():
-                save()
                 raise Interrupted
+        return so_far.trajectory
+    finally:
+        if mine and oracle.journal is not None:
+            oracle.journal.close()
+            oracle.journal = None
 
-        try:
-            state, trajectory = rollout(
-                optimizer, oracle, state, steps, trajectory=trajectory, on_step=after, **options
-            )
-        except Exception:
-            # The black box failed, or on_step did. The points of a failed call were paid for, so they are kept too;
-            # that the checkpoint cannot be written would be the lesser news.
-            with suppress(InputError):
-                save()
-            raise
-        whole, so_far = (lambda: state), trajectory
-        save()
-        if interrupted():
-            raise Interrupted
-    return state, trajectory
+
+def journal_path(checkpoint: Path) -> Path:
+    """Where the journal of a checkpoint lies."""
+    return checkpoint.with_name(f"{checkpoint.name}.calls")
+
+
+def _save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle, failed: bool) -> None:
+    journal = oracle.journal
+    counts = oracle.counts
+    first = 0 if journal is None else journal.number
+    if failed and journal is not None:
+        first, again = journal.carry()
+        counts = {purpose: count - again[purpose] for purpose, count in counts.items()}
+    tensors = {"running": now.running, **flatten(now.trajectory, "trajectory")}
+    if now.running.numel():
+        tensors.update(flatten(now.state))
+    tensors.update({f"counts.{purpose}": count for purpose, count in counts.items()})
+    metadata: dict[str, Any] = {"format": _FORMAT, "fingerprint": fingerprint, "knows": dict(oracle.knows)}
+    if journal is not None:
+        tensors["lost"] = journal.lost
+        metadata["calls"] = first
+    write_tensors(path, tensors, metadata)
+    if journal is not None and not failed:
+        journal.forget()
 
 
 def _load(
-    path: Path, fingerprint: dict[str, Any], state: Any, trajectory: Trajectory, oracle: Oracle
-) -> tuple[Any, Trajectory]:
+    path: Path, fingerprint: dict[str, Any], begin: Callable[[Tensor], Any], trajectory: Trajectory, oracle: Oracle
+) -> Snapshot:
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not the checkpoint of a run; choose another file")
+        raise CheckpointError(f"{path} is not the checkpoint of a run of this version; choose another file")
     if differ := differences(metadata.get("fingerprint") or {}, fingerprint):
         told = "; ".join(differ[:3]) + ("; ..." if len(differ) > 3 else "")
         raise CheckpointError(f"{path} belongs to another run ({told}); choose another file, or the same settings")
     counts = dict(oracle.counts)
     for purpose, count in counts.items():
         counts[purpose] = unflatten(count, tensors, f"counts.{purpose}")
-    kept = unflatten(state, tensors), unflatten(trajectory, tensors, "trajectory")
+    kept = unflatten(trajectory, tensors, "trajectory")
+    running = tensors["running"]
+    state = unflatten(begin(running), tensors) if running.numel() else None
+    lost = unflatten(torch.zeros_like(counts[Purpose.OPTIMISE]), tensors, "lost")
     oracle.counts = counts
-    return kept[0], _charge(kept[1], counts[Purpose.OPTIMISE])
+    oracle.knows = {Purpose(purpose): bool(known) for purpose, known in metadata["knows"].items()}
+    if oracle.journal is not None:
+        oracle.journal.resume(int(metadata["calls"]), lost)
+    return Snapshot(running, state, _charge(kept, counts[Purpose.OPTIMISE]))
 
 
 def _charge(trajectory: Trajectory, paid: Tensor) -> Trajectory:

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
-from zoracle.state import assign, select
+from zoracle.state import assign, concatenate, select
 from zoracle.types import Evaluation, Purpose, Queries, StopReason, Trajectory
 
 S = TypeVar("S")
@@ -30,8 +30,30 @@ class Step(NamedTuple):
     """What was answered."""
     trajectory: Trajectory
     """All B problems so far."""
-    whole: Callable[[], Any]
-    """Puts the state of all B problems together, for a checkpoint."""
+
+
+class Snapshot(NamedTuple):
+    """All that is needed to go on from here: what ``on_change`` is shown whenever something was paid for."""
+
+    running: Tensor
+    """(L,) int64, which of the B problems run."""
+    state: Any
+    """Their state; None where none ever ran."""
+    trajectory: Trajectory
+    """All B problems so far."""
+
+
+class Queue(NamedTuple):
+    """Problems that take turns: one that finishes makes room for the next, and its state is dropped."""
+
+    begin: Callable[[Tensor], Any]
+    """Rows of problems (K,) to their state before the first step; called when their turn has come."""
+    batch: int
+    """How many run at once."""
+    running: Tensor
+    """(L,) int64, the rows that run already, which ``state`` is of; none at the beginning."""
+    device: torch.device = torch.device("cpu")
+    """Where their points live."""
 
 
 def blank(steps: int, x: Tensor) -> Trajectory:
@@ -46,12 +68,16 @@ def blank(steps: int, x: Tensor) -> Trajectory:
         queries=torch.zeros((steps, b), dtype=torch.int64),
         steps=zero.clone(),
         reason=zero.clone(),
+        final_point=x.clone(),
+        final_known=torch.zeros(b, dtype=torch.bool),
         final_loss=x.new_full((b,), torch.nan),
         final_success=torch.zeros(b, dtype=torch.bool),
         best_loss=infinite.clone(),
         best_point=x.clone(),
         success_loss=infinite.clone(),
         success_point=x.clone(),
+        checked=torch.zeros(b, dtype=torch.bool),
+        start_loss=x.new_full((b,), torch.nan),
         start_success=torch.zeros(b, dtype=torch.bool),
         first_success=zero - 1,
         non_finite=zero.clone(),
@@ -66,11 +92,14 @@ def rollout(
     *,
     problem: Tensor | None = None,
     trajectory: Trajectory | None = None,
+    queue: Queue | None = None,
     keep_graph: bool = False,
+    check_start: bool = False,
     stop_on_success: bool = False,
     target: float | None = None,
     final: Purpose | None = Purpose.MONITOR,
     on_step: Callable[[Step], None] | None = None,
+    on_change: Callable[[Snapshot], None] | None = None,
 ) -> tuple[S, Trajectory]:
     """Run an optimizer on B problems for a number of steps; problems that finish leave the batch.
 
@@ -80,27 +109,33 @@ def rollout(
     Args:
         optimizer: any optimizer.
         oracle: what it queries. Its budget is looked at before each step, and never passed.
-        state: of ``optimizer.init``, or of an earlier rollout.
+        state: of ``optimizer.init``, or of an earlier rollout; with a queue that of its running problems.
         steps: how many steps each problem takes at most, those of ``trajectory`` included.
         problem: (B,) the objective's row of each problem; by default 0 .. B - 1.
-        trajectory: of an earlier rollout that is to go on; it is updated in place.
+        trajectory: of an earlier rollout that is to go on; it is updated in place. A queue needs one, ``blank`` say.
+        queue: run a few problems at once and begin another whenever one has finished; None runs all at once.
         keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
+        check_start: evaluate where each problem starts (``Objective.origin``, else the starting point), for one
+            query, before its first step. One that is a success already takes no step.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
-            the budget and left out for problems that cannot, or that stopped at a success or at the target; with
-            None it is left out.
+            the budget and left out for problems that cannot; with None it is left out for all. Problems that stopped
+            at a success, at the target, or with nothing finite, have no last iterate to evaluate.
         on_step: is shown every step; may raise to interrupt (the last whole step is in ``trajectory``).
+        on_change: is shown what to go on from whenever points were evaluated and noted.
 
     Returns:
-        The state and the trajectory of all B problems.
+        The state and the trajectory of all B problems; with a queue no state is left.
 
     Raises:
         InputError: steps is negative, or the shapes do not belong together.
     """
     if steps < 0:
         raise InputError(f"steps is {steps}; expected 0 or more")
-    x: Tensor = state.x  # type: ignore[attr-defined]
+    if queue is not None and (queue.batch < 1 or trajectory is None or keep_graph):
+        raise InputError("a queue needs a trajectory, a batch of at least 1, and keeps no graph")
+    x: Tensor = state.x if trajectory is None else trajectory.final_point  # type: ignore[attr-defined]
     problem = torch.arange(x.shape[0]) if problem is None else problem
     if problem.shape != x.shape[:1]:
         raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({x.shape[0]},)")
@@ -108,33 +143,66 @@ def rollout(
     # Problems that had done all steps of an earlier rollout go on where this one allows more; what was their last
     # iterate then is none now.
     further = (record.reason == StopReason.STEPS) & (record.steps < steps)
-    record.reason[further] = StopReason.RUNNING
-    record.final_loss[further] = torch.nan
-    record.final_success[further] = False
+    if queue is None:
+        record.reason[further] = StopReason.RUNNING
+        record.final_known[further] = False
+        record.final_loss[further] = torch.nan
+        record.final_success[further] = False
 
     whole = state
     live = (record.reason == StopReason.RUNNING).nonzero().squeeze(1)
-    running = state if live.numel() == x.shape[0] else select(state, live)
+    waiting = live[:0]
+    if queue is not None:
+        going = record.reason[queue.running] == StopReason.RUNNING
+        waiting = live[~torch.isin(live, queue.running)]
+        if not bool(going.all()):  # they stopped at the last step of an interrupted run, and had no time to leave
+            record.final_point[queue.running[~going]] = _points(state, ~going)
+        live = queue.running[going]
+        running = state if bool(going.all()) else select(state, going)
+    else:
+        running = state if live.numel() == x.shape[0] else select(state, live)
 
     def assemble() -> S:
         return running if live.numel() == x.shape[0] else assign(whole, live, running)
 
+    def changed() -> None:
+        if on_change is not None:
+            on_change(Snapshot(live, running, record))
+
+    device: torch.device = state.x.device if queue is None else queue.device  # type: ignore[attr-defined]
+    if _evaluate_final(record, oracle, record.reason.nonzero().squeeze(1), problem, final, device):
+        changed()
     with torch.set_grad_enabled(keep_graph):
         while True:
-            done = record.steps[live] >= steps
-            broke = ~oracle.affords(problem[live], optimizer.queries_per_step)
-            record.reason[live[broke]] = StopReason.BUDGET
-            record.reason[live[done]] = StopReason.STEPS
+            record.reason[live[~oracle.affords(problem[live], optimizer.queries_per_step)]] = StopReason.BUDGET
+            record.reason[live[record.steps[live] >= steps]] = StopReason.STEPS
             stay = record.reason[live] == StopReason.RUNNING
-            if not bool(stay.all()):
-                if not keep_graph:
-                    whole = assemble()
-                    running = select(running, stay)
-                    live = live[stay]
-                elif not bool(stay.any()):
+            if not bool(stay.all()) and (not keep_graph or not bool(stay.any())):
+                gone = live[~stay]
+                # A problem that took no step, its start being a success, stays where it was.
+                record.final_point[gone] = _points(running, ~stay)
+                paid = _evaluate_final(record, oracle, gone, problem, final, device)
+                if keep_graph:
                     break
+                whole = assemble() if queue is None else whole
+                running = select(running, stay)
+                live = live[stay]
+                if paid:
+                    changed()
+            if queue is not None and waiting.numel() and live.numel() < queue.batch:
+                room = queue.batch - live.numel()
+                begun, waiting = waiting[:room], waiting[room:]
+                fresh = queue.begin(begun)
+                running = fresh if live.numel() == 0 else concatenate(running, fresh)
+                live = torch.cat((live, begun))
+                continue
             if live.numel() == 0:
                 break
+            unchecked = ~record.checked[live] & (record.steps[live] == 0)
+            if check_start and bool(unchecked.any()):
+                _check_start(record, oracle, live[unchecked], select(running.x, unchecked), problem)  # type: ignore[attr-defined]
+                changed()
+                continue
             queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
             if oracle.objective.constrained:
                 inside = oracle.objective.project(running.x, problem[live])  # type: ignore[attr-defined]
@@ -142,12 +210,10 @@ def rollout(
             _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
             if not keep_graph:
                 _stop(record, live, evaluation, stop_on_success, target)
+            changed()
             if on_step is not None:
-                on_step(Step(running, live, queries, evaluation, record, assemble))
-    result = running if keep_graph else whole
-    if final is not None:
-        _evaluate_final(record, oracle, result, problem, final)
-    return result, record
+                on_step(Step(running, live, queries, evaluation, record))
+    return running if keep_graph or queue is not None else whole, record
 
 
 def take_step(optimizer: Optimizer[S, Any], oracle: Oracle, state: S, problem: Tensor) -> tuple[Queries, Evaluation, S]:
@@ -176,7 +242,9 @@ def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Eval
     _keep_best(record.best_loss, record.best_point, live, loss, points)
     if evaluation.success is not None:
         success = evaluation.success.cpu()
-        record.start_success[live[row == 0]] = success[row == 0, 0]
+        if has_base:
+            first_step = (row == 0) & ~record.checked[live]
+            record.start_success[live[first_step]] = success[first_step, 0]
         first = before + success.int().argmax(1) + 1
         new = success.any(1) & (record.first_success[live] < 0)
         record.first_success[live[new]] = first[new]
@@ -209,26 +277,54 @@ def _stop(record: Trajectory, live: Tensor, evaluation: Evaluation, on_success: 
         record.reason[live[record.first_success[live] > 0]] = StopReason.SUCCESS
 
 
-def _evaluate_final(record: Trajectory, oracle: Oracle, state: Any, problem: Tensor, purpose: Purpose) -> None:
-    wanted = record.final_loss.isnan() & (record.reason != StopReason.NON_FINITE)
+def _points(state: Any, which: Tensor) -> Tensor:
+    """The iterates of some problems, on the CPU."""
+    x: Tensor = state.x.detach()
+    return x[which.to(x.device)].cpu()
+
+
+def _check_start(record: Trajectory, oracle: Oracle, rows: Tensor, x: Tensor, problem: Tensor) -> None:
+    """Evaluate where problems (K,) at x (K, d) start; those that are a success already stop there."""
+    x = x.detach()
+    origin = oracle.objective.origin(problem[rows], x)
+    points = (x if origin is None else origin).unsqueeze(1)
+    evaluation = oracle.evaluate(points, problem[rows])
+    record.checked[rows] = True
+    record.start_loss[rows] = evaluation.loss[:, 0].cpu().to(record.start_loss.dtype)
+    _paid_for(record, rows, evaluation, points)
+    if evaluation.success is not None:
+        success = evaluation.success[:, 0].cpu()
+        record.start_success[rows] = success
+        record.reason[rows[success]] = StopReason.SUCCESS
+
+
+def _evaluate_final(
+    record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, purpose: Purpose | None, device: torch.device
+) -> bool:
+    """Evaluate the last iterates of those of some problems (K,) that have one; whether there were any."""
+    if purpose is None:
+        return False
+    # Who asked to stop at a success or at a value has it: nothing more is paid for.
+    ended = (record.reason[rows] == StopReason.STEPS) | (record.reason[rows] == StopReason.BUDGET)
+    wanted = ended & ~record.final_known[rows]
     if purpose is Purpose.OPTIMISE:
-        # Who asked to stop at a success or at a value has it: nothing more is paid for.
-        asked = (record.reason == StopReason.STEPS) | (record.reason == StopReason.BUDGET)
-        wanted &= asked & oracle.affords(problem, 1)
-    rows = wanted.nonzero().squeeze(1)
+        wanted &= oracle.affords(problem[rows], 1)
+    rows = rows[wanted]
     if rows.numel() == 0:
-        return
-    x = state.x.detach()[rows.to(state.x.device)].unsqueeze(1)
-    evaluation = oracle.evaluate(x, problem[rows], purpose=purpose)
+        return False
+    points = record.final_point[rows].unsqueeze(1).to(device)
+    evaluation = oracle.evaluate(points, problem[rows], purpose=purpose)
+    record.final_known[rows] = True
     record.final_loss[rows] = evaluation.loss[:, 0].cpu().to(record.final_loss.dtype)
     if evaluation.success is not None:
         record.final_success[rows] = evaluation.success[:, 0].cpu()
     if purpose is Purpose.OPTIMISE:
-        _paid_for(record, rows, evaluation, x)
+        _paid_for(record, rows, evaluation, points)
+    return True
 
 
 def _paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tensor) -> None:
-    """A last iterate that the budget paid for counts like any other point."""
+    """A single point that the budget paid for, a start or a last iterate, counts like any other."""
     loss = evaluation.loss.cpu()
     _keep_best(record.best_loss, record.best_point, rows, loss, x)
     record.non_finite[rows] += (~loss.isfinite()).sum(1)
@@ -258,6 +354,4 @@ def _longer(trajectory: Trajectory, steps: int) -> Trajectory:
         loss=torch.cat((trajectory.loss, trajectory.loss.new_full((more, b), torch.nan))),
         best=torch.cat((trajectory.best, best)),
         queries=torch.cat((trajectory.queries, last)),
-        final_loss=torch.full_like(trajectory.final_loss, torch.nan),
-        final_success=torch.zeros_like(trajectory.final_success),
     )

@@ -43,6 +43,11 @@ def assign(tree: Tree, index: Tensor, rows: Tree) -> Tree:
     return tree_map(put, tree, rows)
 
 
+def concatenate(one: Tree, other: Tree) -> Tree:
+    """The problems of two states in one."""
+    return tree_map(lambda a, b: torch.cat((a, b.to(a))), one, other)
+
+
 def flatten(tree: Any, prefix: str = "state") -> dict[str, Tensor]:
     """Named tensors of a state, for a safetensors file; names are the fields joined by dots."""
     if isinstance(tree, Tensor):

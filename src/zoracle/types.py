@@ -112,6 +112,10 @@ class Trajectory(NamedTuple):
     """(B,) int64, steps taken."""
     reason: Tensor
     """(B,) int64, a StopReason."""
+    final_point: Tensor
+    """(B, d) the last iterate of a problem that stopped; the starting point before."""
+    final_known: Tensor
+    """(B,) bool, whether the last iterate was evaluated."""
     final_loss: Tensor
     """(B,) loss of the last iterate; NaN where it was not evaluated."""
     final_success: Tensor
@@ -124,9 +128,13 @@ class Trajectory(NamedTuple):
     """(B,) lowest loss of any evaluated point that succeeded; infinite where none did."""
     success_point: Tensor
     """(B, d) the point with that loss; the starting point where none succeeded."""
+    checked: Tensor
+    """(B,) bool, whether the start was evaluated by itself, for one query, before the first step."""
+    start_loss: Tensor
+    """(B,) loss of the start where it was checked; NaN elsewhere."""
     start_success: Tensor
-    """(B,) bool, whether the first point evaluated is a success: the starting point itself, for optimizers that
-    evaluate their iterate."""
+    """(B,) bool, whether the start is known to be a success: it was checked, or is the first point of an optimizer
+    that evaluates its iterate."""
     first_success: Tensor
     """(B,) int64, points evaluated up to and including the first that succeeds; -1 where none did."""
     non_finite: Tensor

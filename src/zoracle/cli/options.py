@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -39,6 +38,8 @@ class Run(NamedTuple):
     tune: bool = False
     threat: str = "minimise"
     eps: float | None = None
+    stop_on_success: bool | None = None
+    check_start: bool = False
     reduce: str | None = None
     workers: int = 1
 
@@ -105,8 +106,10 @@ workers_option = click.option(
 )
 
 
-def run_options(default_seeds: int, default_optimizers: str, *, out_required: bool = False) -> Callable[[F], F]:
-    """The options of commands that run optimizers on a task."""
+def run_options(
+    default_seeds: int, default_optimizers: str, *, out_required: bool = False, check_start: bool = False
+) -> Callable[[F], F]:
+    """The options of commands that run optimizers on a task; whether starts are checked is each one's own default."""
     options = [
         click.option(
             "--task", default="digits", show_default=True, metavar="NAME", help=f"One of {', '.join(names())}."
@@ -129,7 +132,22 @@ def run_options(default_seeds: int, default_optimizers: str, *, out_required: bo
         click.option("--steps", type=click.IntRange(min=1), help="Steps; by default the task's, or the budget's."),
         click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions a step."),
         click.option("--budget", type=click.IntRange(min=1), help="Queries that each problem may cost at most."),
-        click.option("--batch", type=click.IntRange(min=1), help="Problems at once; memory and speed only."),
+        click.option(
+            "--stop-on-success/--no-stop-on-success",
+            default=None,
+            help="Leave a problem at its first success; by default in a ball.",
+        ),
+        click.option(
+            "--check-start/--no-check-start",
+            default=check_start,
+            show_default=True,
+            help="Look for images that are wrong already, for one query each.",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            help="Problems at once, the next begins when one is done; memory and speed only.",
+        ),
         workers_option,
         click.option(
             "--dtype",
@@ -210,18 +228,15 @@ def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, 
     return list(chosen.items())
 
 
-def file_name(label: str) -> str:
-    """A label as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
-
-
 def _folder(name: str) -> str:
     """The last part of a folder's name, or of the folder that the weights lie in."""
     path = Path(name).resolve()
     return path.name if path.is_dir() else path.parent.name
 
 
-def run_comparison(run: Run, made: Task, *, title: str | None = None) -> Comparison:
+def run_comparison(
+    run: Run, made: Task, *, title: str | None = None, attack: bool = False, command: dict[str, Any] | None = None
+) -> Comparison:
     """Run what the options ask for.
 
     Raises:
@@ -246,6 +261,10 @@ def run_comparison(run: Run, made: Task, *, title: str | None = None) -> Compari
         num_directions=run.num_directions,
         budget=run.budget,
         batch=run.batch,
+        stop_on_success=run.stop_on_success,
+        check_start=run.check_start,
+        attack=attack,
+        command=command,
         workers=run.workers,
         dtype=cast(Literal["float32", "float64"], run.dtype),
         tuning="fresh" if run.tune else "stored",

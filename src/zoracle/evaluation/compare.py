@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoracle import __version__
-from zoracle.errors import InputError, MissingExtraError
-from zoracle.evaluation.describe import config_hash, ids_hash, optimizer_config, task_config
-from zoracle.evaluation.evaluate import check_list, evaluate, resolve_steps
-from zoracle.evaluation.gallery import SHOWN, Gallery, make_gallery
-from zoracle.evaluation.report import check_extra, write_report
+from zoracle.errors import InputError
+from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
+from zoracle.evaluation.entries import UNTUNED, OnProgress, Tuning, folder, make_entry, tune_fresh
+from zoracle.evaluation.evaluate import check_list, evaluate
+from zoracle.evaluation.output import write_run
+from zoracle.evaluation.progress import shown
 from zoracle.evaluation.result import Result
-from zoracle.evaluation.runfolder import VERSIONS, Run, open_run, write_npz
-from zoracle.evaluation.table import Row, markdown, rich_table, rows_of
-from zoracle.evaluation.tune import Criterion, Tuned, check_criterion, tunable, tune, tuned, untouched, write_tuned
+from zoracle.evaluation.runfolder import locked, open_run
+from zoracle.evaluation.table import Row, rich_table, rows_of
+from zoracle.evaluation.tune import Criterion, Tuned, check_criterion
 from zoracle.evaluation.workers import check_workers, started
-from zoracle.files import read_json, write_json, write_text
-from zoracle.objectives.attack import ImageAttack
-from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
+from zoracle.optimizers.base import Optimizer
 from zoracle.tasks.base import Task
 
-#: What is done about the step sizes of hand-designed optimizers whose settings are left at their defaults:
-#: "stored" takes those tuned on the task's validation problems where some are shipped, "fresh" tunes them in this
-#: run, "never" keeps the defaults.
-Tuning = Literal["stored", "fresh", "never"]
-
-#: Told the optimizer's label, steps done and steps in all.
-OnProgress = Callable[[str, int, int], None]
+__all__ = ["Comparison", "OnProgress", "Tuning", "compare"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -45,7 +34,7 @@ class Comparison(NamedTuple):
     """What a comparison found."""
 
     rows: list[Row]
-    """The lowest ratio first."""
+    """The best first: the lowest ratio, or where runs stop at a success the fewest queries to it."""
     results: dict[str, Result]
     """By label, in the order given."""
     tuned: list[Tuned]
@@ -54,18 +43,6 @@ class Comparison(NamedTuple):
     """The files written, by name; empty where no folder was asked for."""
     notes: list[str]
     """What a reader should know: where settings came from, what could not be written."""
-
-
-_UNTUNED = "defaults, none tuned"
-
-
-class _Entry(NamedTuple):
-    """One optimizer as it will run."""
-
-    label: str
-    optimizer: Optimizer[Any, Any]
-    steps: int
-    source: str
 
 
 def compare(
@@ -81,10 +58,14 @@ def compare(
     dtype: Literal["float32", "float64"] = "float32",
     device: str = "cpu",
     batch: int | None = None,
+    stop_on_success: bool | None = None,
+    check_start: bool = False,
+    attack: bool = False,
     workers: int = 1,
     tuning: Tuning = "stored",
     criterion: Criterion = "ratio",
     out: str | Path | None = None,
+    command: Mapping[str, Any] | None = None,
     title: str | None = None,
     console: Console | None = None,
     on_progress: OnProgress | None = None,
@@ -102,12 +83,18 @@ def compare(
         budget: points that each problem may cost at most, for each optimizer.
         dtype: "float32" or "float64".
         device: where the points live.
-        batch: problems at once; changes memory and speed only.
+        batch: problems at once, another begins as soon as one has finished; changes memory and speed only.
+        stop_on_success: whether a problem stops at its first success; None does for attacks within a ball.
+        check_start: evaluate each problem's start by itself first, for one query: what is a success already is
+            reported as such and gets no more. Not by default: the images of the tasks that ship are known to be
+            classified correctly, and a step then costs what it costs.
+        attack: the run is an attack: write each optimizer's adversarial examples, and the report of an attack.
         workers: processes that share the work; changes speed, and the batch where that is left open. A script has to
             ask for more than one from under ``if __name__ == "__main__":``.
         tuning: what is done about default step sizes, see :data:`Tuning`.
         criterion: what they are tuned by.
         out: the run folder; None writes nothing. A folder of the same run is gone on with.
+        command: how the run was asked for, JSON values; kept in the folder, and read by nobody here.
         title: heading of the report.
         console: where the table, notes and progress are printed; None prints nothing.
         on_progress: told after each step.
@@ -122,15 +109,20 @@ def compare(
     chosen = check_list("ids", _problems(task, split, ids))
     seed_list = list(check_list("seeds", _seeds(seeds)))
     notes: list[str] = []
-    entries = [_entry(task, label, made, num_directions, steps, budget, tuning, notes) for label, made in optimizers]
-    untuned = [e.label for e in entries if e.source == _UNTUNED]
+    objective = task.objective(chosen, dtype=_DTYPES[dtype], device=device)  # refuses unknown ids; queries nothing
+    stop = objective.ends_at_success if stop_on_success is None else stop_on_success
+    entries = [
+        make_entry(task, label, made, num_directions, steps, budget, check_start, tuning, notes)
+        for label, made in optimizers
+    ]
+    untuned = [e.label for e in entries if e.source == UNTUNED]
     if untuned:
         notes.append(
             f"{', '.join(untuned)} ran with default settings: none tuned are stored for {task.name} with these steps "
             "and query directions; --tune tunes them on validation problems"
         )
     config = {
-        "command": "compare",
+        "command": "attack" if attack else "compare",
         "zoracle": __version__,
         "task": task_config(task),
         "split": split if ids is None else None,
@@ -139,6 +131,8 @@ def compare(
         "seeds": seed_list,
         "budget": budget,
         "num_directions": num_directions,
+        "stop_on_success": stop,
+        "check_start": check_start,
         "dtype": dtype,
         "tuning": tuning,
         "criterion": criterion,
@@ -148,11 +142,14 @@ def compare(
         ],
     }
     shared: dict[str, Any] = {"dtype": _DTYPES[dtype], "device": device}
-    task.objective(chosen, **shared)  # refuses unknown ids before there is a folder; queries nothing
-    run = None if out is None else open_run(out, config)
-    with started(workers) as pool, _progress(console, on_progress) as told:
+    with (
+        nullcontext() if out is None else locked(out),
+        started(workers) as pool,
+        shown(console, on_progress) as display,
+    ):
+        run = None if out is None else open_run(out, config, command)
         running = {**shared, "workers": pool}
-        entries, records = _tune_fresh(task, entries, run, seed_list, criterion, running, told, notes)
+        entries, records = tune_fresh(task, entries, run, seed_list, criterion, running, display.progress, notes)
         results = {
             e.label: evaluate(
                 e.optimizer,
@@ -162,19 +159,25 @@ def compare(
                 steps=e.steps,
                 budget=budget,
                 batch=batch,
-                on_progress=_labelled(told, e.label),
-                resume_dir=None if run is None else run.pieces / _folder(i, e.label),
+                stop_on_success=stop,
+                check_start=check_start,
+                on_progress=display.steps_of(e.label),
+                on_status=display.status_of(e.label),
+                resume_dir=None if run is None else run.pieces / folder(i, e.label),
                 **running,
             )
             for i, e in enumerate(entries)
         }
-    rows = rows_of(
-        results,
-        {e.label: optimizer_config(e.optimizer)["settings"] for e in entries},
-        {e.label: e.source for e in entries},
-    )
-    heading = title or f"{task.name}: {len(entries)} optimizers compared"
-    paths = {} if run is None else write_run(run, task, rows, results, records, notes, heading, **shared)
+        rows = rows_of(
+            results,
+            {e.label: optimizer_config(e.optimizer)["settings"] for e in entries},
+            {e.label: e.source for e in entries},
+            stopping=stop,
+        )
+        heading = title or f"{task.name}: {len(entries)} optimizers compared"
+        paths = {}
+        if run is not None:
+            paths = write_run(run, task, objective, rows, results, records, notes, heading, attack=attack)
     if console is not None:
         console.print(rich_table(rows, heading))
         for note in notes:
@@ -182,180 +185,6 @@ def compare(
         if "report" in paths:
             console.print(f"report: {paths['report']}", markup=False, highlight=False, soft_wrap=True)
     return Comparison(rows, results, records, paths, notes)
-
-
-def write_run(
-    run: Run,
-    task: Task,
-    rows: Sequence[Row],
-    results: dict[str, Result],
-    tuned_here: Sequence[Tuned],
-    notes: list[str],
-    title: str,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> dict[str, Path]:
-    """Write table, curves, the count of all queries and the report into an open run folder; an attack uses it too.
-
-    Without the extra for reports everything else is written, and a note says what is missing.
-
-    Returns:
-        The files by name: table, markdown, curves, queries, and where there are some tuned and report.
-    """
-    paths = {
-        name: run.path / file
-        for name, file in (
-            ("table", "table.json"),
-            ("markdown", "table.md"),
-            ("curves", "curves.npz"),
-            ("queries", "queries.json"),
-        )
-    }
-    write_json(paths["table"], [row._asdict() for row in rows])
-    write_text(paths["markdown"], markdown(rows))
-    write_npz(paths["curves"], curve_arrays(results))
-    if tuned_here:
-        paths["tuned"] = run.path / "tuned.json"
-        write_tuned(paths["tuned"], tuned_here)
-    gallery: Gallery | None = None
-    try:
-        check_extra()
-    except MissingExtraError as error:
-        notes.append(f"no report was written: {error}")
-    else:
-        gallery = _gallery(run, task, results, dtype, device)
-        paths["report"] = run.path / "report.html"
-        write_report(
-            paths["report"],
-            title=title,
-            rows=rows,
-            results=results,
-            config=run.config,
-            versions=read_json(run.path / VERSIONS),
-            gallery=gallery,
-            notes=notes,
-        )
-    write_json(paths["queries"], _ledger(results, tuned_here, gallery))
-    return paths
-
-
-def curve_arrays(results: dict[str, Result]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of ``curves.npz``: LABEL.losses and LABEL.queries (seed, problem, step), and LABEL.best.
-
-    Step t is the iterate after t steps, from the starting point (t = 0) to the last iterate; queries are the points
-    spent to reach it.
-    """
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for label, result in results.items():
-        arrays[f"{label}.losses"] = np.ascontiguousarray(result.losses.numpy())
-        arrays[f"{label}.queries"] = np.ascontiguousarray(result.queries.numpy())
-        arrays[f"{label}.best"] = np.ascontiguousarray(result.best.numpy())
-    return arrays
-
-
-def _ledger(results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None) -> dict[str, Any]:
-    """Every point that the numbers of this run needed, by what it was evaluated for."""
-    return {
-        "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
-        "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
-        "tuning": {record.optimizer: record.queries for record in records},
-        "pictures": 0 if gallery is None else gallery.queries,
-    }
-
-
-def _gallery(
-    run: Run, task: Task, results: dict[str, Result], dtype: torch.dtype, device: torch.device | str
-) -> Gallery | None:
-    first = next(iter(results.values()))
-    shown = tuple(first.ids[0, :SHOWN].tolist())
-    pictures = task.pictures(shown)
-    if pictures is None:
-        return None
-    objective = task.objective(shown, dtype=dtype, device=device)
-    if not isinstance(objective, ImageAttack):
-        return None
-    fingerprint = {"config_sha256": config_hash(run.config)}
-    keep = run.pieces / "pictures.safetensors"
-    return make_gallery(objective, pictures, results, keep=keep, fingerprint=fingerprint)
-
-
-def _entry(
-    task: Task,
-    label: str,
-    optimizer: Optimizer[Any, Any],
-    num_directions: int | None,
-    steps: int | None,
-    budget: int | None,
-    tuning: Tuning,
-    notes: list[str],
-) -> _Entry:
-    """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
-    optimizer = with_directions(optimizer, num_directions)
-    steps = resolve_steps(optimizer, task, steps, budget)
-    name = tunable(optimizer)
-    if name is None or not untouched(optimizer):
-        return _Entry(label, optimizer, steps, "given")
-    if tuning != "stored":
-        return _Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
-    q = directions_of(optimizer)
-    others_default = optimizer.config == with_directions(type(optimizer)(), q).config
-    record = tuned(task.name, name, steps, q) if others_default else None
-    if record is None or not _same_task(record.task_config, task_config(task)):
-        return _Entry(label, optimizer, steps, _UNTUNED)
-    notes.append(_told(label, record, "stored"))
-    return _Entry(label, with_settings(optimizer, **record.chosen), steps, "tuned")
-
-
-def _tune_fresh(
-    task: Task,
-    entries: Sequence[_Entry],
-    run: Run | None,
-    seeds: Sequence[int],
-    criterion: Criterion,
-    running: dict[str, Any],
-    told: OnProgress,
-    notes: list[str],
-) -> tuple[list[_Entry], list[Tuned]]:
-    """Tune the optimizers that are to be tuned in this run."""
-    ready: list[_Entry] = []
-    records: list[Tuned] = []
-    for i, entry in enumerate(entries):
-        if entry.source != "tuned in this run":
-            ready.append(entry)
-            continue
-        record = tune(
-            task,
-            entry.optimizer,
-            steps=entry.steps,
-            seeds=seeds[:1],
-            criterion=criterion,
-            resume_dir=None if run is None else run.pieces / "tuning" / _folder(i, entry.label),
-            on_progress=_labelled(told, f"tuning {entry.label}"),
-            **running,
-        )
-        records.append(record)
-        notes.append(_told(entry.label, record, "found in this run"))
-        ready.append(entry._replace(optimizer=with_settings(entry.optimizer, **record.chosen)))
-    return ready, records
-
-
-def _told(label: str, record: Tuned, how: str) -> str:
-    settings = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
-    edge = f"; {', '.join(record.on_edge)} on the edge of the grid" if record.on_edge else ""
-    return (
-        f"{label}: {settings}, tuned on {record.problems} problems of {record.task}'s {record.split} split "
-        f"by {record.criterion} ({how}{edge})"
-    )
-
-
-def _same_task(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two tasks have the same settings; their files, a target trained again say, may differ."""
-
-    def plain(config: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in config.items() if not k.endswith("_sha256") and v is not None}
-
-    return plain(one) == plain(other)
 
 
 def _check(optimizers: Sequence[tuple[str, Any]], dtype: str, tuning: str) -> None:
@@ -383,31 +212,3 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
             raise InputError(f"seeds is {seeds}; expected at least 1")
         return tuple(range(seeds))
     return tuple(seeds)
-
-
-def _folder(index: int, label: str) -> str:
-    return f"{index:02d}-" + re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip(".-")[:60]
-
-
-def _labelled(told: OnProgress, label: str) -> Callable[[int, int], None]:
-    return lambda done, total: told(label, done, total)
-
-
-@contextmanager
-def _progress(console: Console | None, on_progress: OnProgress | None) -> Iterator[OnProgress]:
-    """Passes progress on, and draws a bar for each optimizer where the console is a terminal."""
-    if console is None or not console.is_terminal:
-        yield on_progress or (lambda label, done, total: None)
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def told(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done, total=total)
-            if on_progress is not None:
-                on_progress(label, done, total)
-
-        yield told

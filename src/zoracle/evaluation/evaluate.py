@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +19,38 @@ from zoracle.evaluation.parallel import batch_size, kept_size, share
 from zoracle.evaluation.result import Result, join
 from zoracle.evaluation.workers import Workers
 from zoracle.files import read_tensors, write_tensors
+from zoracle.journal import Journal
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
-from zoracle.resumable import resumable_rollout
+from zoracle.resumable import journal_path, resumable_rollout
 from zoracle.rollout import Step
 from zoracle.tasks.base import Task
-from zoracle.types import Evaluation, Purpose, Trajectory
+from zoracle.types import Purpose, StopReason, Trajectory
 
-#: Told after each step: steps done so far and in all, over all seeds and batches of problems.
+#: Told after each step: steps done so far and in all, over all seeds and problems; who stopped has done all of them.
 OnProgress = Callable[[int, int], None]
 
-_FORMAT = "zoracle-result"
+
+class Status(NamedTuple):
+    """How far a run is, over all its seeds and problems."""
+
+    finished: int
+    """Problems that are done."""
+    problems: int
+    """All of them, once a seed."""
+    successes: int
+    """Problems of which some point has succeeded."""
+    misclassified: int
+    """Those among them that were a success before the first step."""
+    queries: int
+    """Points evaluated for optimisation."""
+
+
+#: Told after each step.
+OnStatus = Callable[[Status], None]
+
+_FORMAT = "zoracle-result-2"
 _CHECKPOINT_SECONDS = 2.0
 
 
@@ -44,7 +65,10 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch: int | None = None,
+    stop_on_success: bool | None = None,
+    check_start: bool = False,
     on_progress: OnProgress | None = None,
+    on_status: OnStatus | None = None,
     resume_dir: Path | None = None,
     workers: Workers | None = None,
 ) -> Result:
@@ -52,7 +76,8 @@ def evaluate(
 
     What the optimizer asks for is spent; the last iterate is evaluated once more to report and counted as
     monitoring, and so is the starting point where the optimizer does not evaluate it itself, or sees it through
-    noise. Of a stochastic objective the best point is monitored as well, without noise.
+    noise. Of a stochastic objective the best point is monitored as well, without noise. A run that stops at the first
+    success ends there, or at its best failed point, and no last iterate is monitored.
 
     Args:
         optimizer: any optimizer.
@@ -63,11 +88,17 @@ def evaluate(
         budget: points that each problem may cost at most.
         dtype: floating-point type of the points.
         device: where the points live.
-        batch: problems at once; None takes all, or what gives every worker as much to do, or what the pieces of
-            ``resume_dir`` have. It changes nothing but memory and speed.
-        on_progress: told after each step; a few times a second where there are workers.
-        resume_dir: where each finished piece (a seed, a batch of problems) is kept as soon as it is done, and the
-            piece at work every few seconds. A second call goes on there.
+        batch: problems at once; another begins as soon as one has finished. None takes all. It changes nothing but
+            memory and speed.
+        stop_on_success: whether a problem stops at its first success; None does where nothing is left to win then
+            (``Objective.ends_at_success``: attacks within a ball).
+        check_start: evaluate each problem's start first, for one query that counts as optimisation; one that is a
+            success already takes no step. By default nobody looks: the problems of the tasks that ship are known to
+            be none.
+        on_progress: told after each step how many are done; a few times a second where there are workers.
+        on_status: told after each step what came of them; where there are workers, in the end.
+        resume_dir: where each finished piece (a seed on all problems, or on as many as give every worker as much to
+            do) is kept as soon as it is done, and every answer of the pieces at work. A second call goes on there.
         workers: processes that run the pieces; None runs them here, one after another.
 
     Raises:
@@ -79,24 +110,24 @@ def evaluate(
     ids, seeds = check_list("ids", ids), check_list("seeds", seeds)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; expected at least 1 problem")
-    steps = resolve_steps(optimizer, task, steps, budget)
+    steps = resolve_steps(optimizer, task, steps, budget, check_start)
     if workers is not None and resume_dir is None:
         resume_dir = workers.scratch()  # what they find comes back as files
-    size = None if batch else kept_size(resume_dir, ids, seeds)
-    size = size or batch_size(len(ids), len(seeds), batch, 1 if workers is None else workers.number)
-    batches = list(_batches(ids, size))
-    total = len(seeds) * len(batches) * steps
+    objective = task.objective(ids, dtype=dtype, device=device)
+    stop = objective.ends_at_success if stop_on_success is None else stop_on_success
+    size = kept_size(resume_dir, ids, seeds)
+    size = size or batch_size(len(ids), len(seeds), None, 1 if workers is None else workers.number)
+    groups = list(_groups(ids, size))
 
-    def piece(seed: int, j: int) -> _Piece:
+    def piece(seed: int, j: int) -> Piece:
         stem = None if resume_dir is None else resume_dir / f"seed-{seed}-batch-{j}"
-        return _Piece(
-            batches[j], seed, steps, stem, _fingerprint(optimizer, task, batches[j], seed, steps, budget, dtype)
-        )
+        fingerprint = _fingerprint(optimizer, task, groups[j], seed, steps, budget, dtype, stop, check_start)
+        return Piece(groups[j], seed, steps, batch, stop, check_start, stem, fingerprint)
 
+    teller = _Teller(on_progress, on_status, len(seeds), len(ids), steps)
     if workers is not None:
-        every = [piece(seed, j) for seed in seeds for j in range(len(batches))]
+        every = [piece(seed, j) for seed in seeds for j in range(len(groups))]
         missing = [one for one in every if _kept(one) is None]
-        told, before = on_progress, total - steps * len(missing)
         share(
             workers,
             optimizer,
@@ -105,25 +136,22 @@ def evaluate(
             budget=budget,
             dtype=dtype,
             device=device,
-            on_steps=lambda done: None if told is None else told(before + done, total),
+            on_steps=lambda done: teller.shared(done, len(missing), len(every)),
         )
-        on_progress = None  # what is left to do is to read the files
-    objectives: dict[tuple[int, ...], Objective] = {}
+        teller.on_progress = None  # what is left to do is to read the files
+    objectives: dict[tuple[int, ...], Objective] = {ids: objective}
     rows: list[Result] = []
-    for i, seed in enumerate(seeds):
+    for seed in seeds:
         parts: list[Result] = []
-        for j, some in enumerate(batches):
-            done = (i * len(batches) + j) * steps
+        for j, some in enumerate(groups):
             one = piece(seed, j)
             part = _kept(one)
             if part is None:
                 if some not in objectives:
                     objectives[some] = task.objective(some, dtype=dtype, device=device)
                 x0 = task.start(some, seed=seed, dtype=dtype, device=device)
-                oracle = _Witness(objectives[some], budget)
-                part = _run(optimizer, oracle, x0, one, _teller(on_progress, done, total))
-            if on_progress is not None:
-                on_progress(done + steps, total)
+                part = _run(optimizer, Oracle(objectives[some], budget=budget), x0, one, teller.step)
+            teller.done(part)
             parts.append(part)
         rows.append(join(parts, 1))
     return join(rows, 0)
@@ -136,71 +164,107 @@ def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callab
         asked: which piece.
         optimizer: the worker's copy.
         task: the worker's.
-        tell: told after each step how many are done.
+        tell: told after each step how many are done, of the piece's problems on average.
     """
     dtype = getattr(torch, asked.dtype)
-    fingerprint = _fingerprint(optimizer, task, asked.ids, asked.seed, asked.steps, asked.budget, dtype)
-    piece = _Piece(asked.ids, asked.seed, asked.steps, Path(asked.stem), fingerprint)
-    oracle = _Witness(task.objective(asked.ids, dtype=dtype, device=asked.device), asked.budget)
+    stop, check = asked.stop_on_success, asked.check_start
+    fingerprint = _fingerprint(optimizer, task, asked.ids, asked.seed, asked.steps, asked.budget, dtype, stop, check)
+    piece = Piece(asked.ids, asked.seed, asked.steps, asked.batch, stop, check, Path(asked.stem), fingerprint)
+    oracle = Oracle(task.objective(asked.ids, dtype=dtype, device=asked.device), budget=asked.budget)
     x0 = task.start(asked.ids, seed=asked.seed, dtype=dtype, device=asked.device)
-    _run(optimizer, oracle, x0, piece, lambda step: tell(int(step.trajectory.steps.max())))
+    _run(optimizer, oracle, x0, piece, lambda step: tell(_steps_done(step, asked.steps) // len(asked.ids)))
 
 
-def resolve_steps(optimizer: Optimizer[Any, Any], task: Task, steps: int | None, budget: int | None) -> int:
+def resolve_steps(
+    optimizer: Optimizer[Any, Any], task: Task, steps: int | None, budget: int | None, check_start: bool = False
+) -> int:
     """The number of steps of a run: as given, else what the budget pays for, else the task's own.
 
     Raises:
         InputError: fewer than one.
         BudgetError: the budget is smaller than one step.
     """
-    cost = optimizer.queries_per_step
-    if budget is not None and budget < cost:
+    cost, before = optimizer.queries_per_step, int(check_start)
+    if budget is not None and budget < cost + before:
         raise BudgetError(
-            f"budget is {budget} queries a problem, and one step of {type(optimizer).__name__} costs {cost}; "
-            f"give at least {cost}, or fewer directions"
+            f"budget is {budget} queries a problem, and one step of {type(optimizer).__name__} costs {cost}"
+            f"{' and the look at its start 1' if before else ''}; give at least {cost + before}, or fewer directions"
         )
     if steps is None:
-        steps = task.defaults.steps if budget is None else budget // cost
+        steps = task.defaults.steps if budget is None else (budget - before) // cost
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
     return steps
 
 
-class _Witness(Oracle):
-    """An oracle that notes for which purposes the objective said what a success is."""
-
-    def __init__(self, objective: Objective, budget: int | None) -> None:
-        super().__init__(objective, budget=budget)
-        self.knows: dict[Purpose, bool] = {}
-
-    def evaluate(
-        self, points: Tensor, problem: Tensor, *, step: Tensor | None = None, purpose: Purpose = Purpose.OPTIMISE
-    ) -> Evaluation:
-        result = super().evaluate(points, problem, step=step, purpose=purpose)
-        self.knows[purpose] = result.success is not None
-        return result
-
-
-class _Piece(NamedTuple):
-    """What is run, and kept, as one: a seed on a batch of problems."""
+class Piece(NamedTuple):
+    """What is run, and kept, as one: a seed on some problems."""
 
     ids: tuple[int, ...]
     seed: int
     steps: int
+    batch: int | None
+    """Problems at once."""
+    stop_on_success: bool
+    check_start: bool
     stem: Path | None
     fingerprint: dict[str, Any]
 
 
-def _teller(on_progress: OnProgress | None, done: int, total: int) -> Callable[[Step], None]:
-    def tell(step: Step) -> None:
-        if on_progress is not None:
-            on_progress(done + int(step.trajectory.steps.max()), total)
+class _Teller:
+    """Adds up what pieces tell of themselves."""
 
-    return tell
+    def __init__(
+        self, on_progress: OnProgress | None, on_status: OnStatus | None, seeds: int, problems: int, steps: int
+    ) -> None:
+        self.on_progress, self.on_status = on_progress, on_status
+        self.steps, self.total, self.problems = steps, seeds * problems * steps, seeds * problems
+        self.before = 0
+        self.status = Status(0, self.problems, 0, 0, 0)
+
+    def step(self, step: Step) -> None:
+        found = step.trajectory
+        if self.on_progress is not None:
+            self.on_progress(self.before + _steps_done(step, self.steps), self.total)
+        if self.on_status is not None:
+            stopped = found.reason != StopReason.RUNNING
+            queries = int(found.total_queries.sum())
+            self.on_status(self._plus(stopped, found.first_success > 0, found.checked & found.start_success, queries))
+
+    def shared(self, done: int, missing: int, pieces: int) -> None:
+        """Workers have done so many steps, each counted once a piece, of the pieces that were missing."""
+        if self.on_progress is not None:
+            share = (done + self.steps * (pieces - missing)) / (self.steps * pieces)
+            self.on_progress(int(self.total * share), self.total)
+
+    def done(self, row: Result) -> None:
+        self.before += row.ids.shape[1] * self.steps
+        everyone = torch.ones_like(row.success_ever)
+        self.status = self._plus(everyone, row.success_ever, row.misclassified, int(row.spent.sum()))
+        if self.on_progress is not None:
+            self.on_progress(self.before, self.total)
+        if self.on_status is not None:
+            self.on_status(self.status)
+
+    def _plus(self, finished: Tensor, success: Tensor, misclassified: Tensor, queries: int) -> Status:
+        known = self.status
+        return Status(
+            known.finished + int(finished.sum()),
+            self.problems,
+            known.successes + int(success.sum()),
+            known.misclassified + int(misclassified.sum()),
+            known.queries + queries,
+        )
+
+
+def _steps_done(step: Step, steps: int) -> int:
+    """Steps of all problems of a piece; who stopped has done all of them."""
+    found = step.trajectory
+    return int(torch.where(found.reason != StopReason.RUNNING, steps, found.steps).sum())
 
 
 def _run(
-    optimizer: Optimizer[Any, Any], oracle: _Witness, x0: Tensor, piece: _Piece, tell: Callable[[Step], None]
+    optimizer: Optimizer[Any, Any], oracle: Oracle, x0: Tensor, piece: Piece, tell: Callable[[Step], None]
 ) -> Result:
     """One piece: a result with S = 1."""
     stem = piece.stem
@@ -211,35 +275,48 @@ def _run(
         clock.tick()
         tell(step)
 
-    state, trajectory = resumable_rollout(
-        optimizer,
-        oracle,
-        x0,
-        piece.steps,
-        path=at_work,
-        fingerprint=piece.fingerprint,
-        seed=piece.seed,
-        problem=torch.tensor(piece.ids),
-        every=_CHECKPOINT_SECONDS,
-        on_step=on_step,
-    )
-    result = _result(optimizer, oracle, x0, state.x.detach(), trajectory, piece, clock.seconds)
-    if stem is not None and at_work is not None:
-        tensors = {name: leaf.contiguous() for name, leaf in result._asdict().items()}
-        metadata = {"format": _FORMAT, "fingerprint": piece.fingerprint}
-        write_tensors(stem.with_suffix(".safetensors"), tensors, metadata)
-        at_work.unlink(missing_ok=True)
-        clock.forget()
+    # Open until the result is on disk: what is evaluated to report is noted as well.
+    with nullcontext() if at_work is None else Journal(journal_path(at_work)) as journal:
+        oracle.journal = journal
+        trajectory = resumable_rollout(
+            optimizer,
+            oracle,
+            x0,
+            piece.steps,
+            path=at_work,
+            fingerprint=piece.fingerprint,
+            seed=piece.seed,
+            problem=torch.tensor(piece.ids),
+            batch=piece.batch,
+            every=_CHECKPOINT_SECONDS,
+            on_step=on_step,
+            stop_on_success=piece.stop_on_success,
+            check_start=piece.check_start,
+            final=None if piece.stop_on_success else Purpose.MONITOR,
+        )
+        result = _result(optimizer, oracle, x0, trajectory, piece, clock.seconds)
+        if stem is not None and journal is not None:
+            tensors = {name: leaf.contiguous() for name, leaf in result._asdict().items()}
+            metadata = {"format": _FORMAT, "fingerprint": piece.fingerprint}
+            write_tensors(stem.with_suffix(".safetensors"), tensors, metadata)
+            journal.forget()
+    _forget(piece)
     return result
+
+
+def _forget(piece: Piece) -> None:
+    """Remove what a finished piece was kept in while it was at work."""
+    if piece.stem is not None:
+        for suffix in (".part", ".part.calls", ".seconds"):
+            piece.stem.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _result(
     optimizer: Optimizer[Any, Any],
-    oracle: _Witness,
+    oracle: Oracle,
     x0: Tensor,
-    x: Tensor,
     trajectory: Trajectory,
-    piece: _Piece,
+    piece: Piece,
     seconds: float,
 ) -> Result:
     ids, seed, steps = piece.ids, piece.seed, piece.steps
@@ -250,24 +327,36 @@ def _result(
         loss = oracle.evaluate(points.to(x0).unsqueeze(1), rows, purpose=Purpose.MONITOR).loss
         return loss[:, 0].double().cpu()
 
-    evaluates = optimizer.evaluates_iterate and not objective.stochastic
-    # A piece that was killed after its last step has seen no answer in this process: ask once more, and count it.
-    initial = trajectory.loss[0].double() if evaluates and oracle.knows else monitor(x0)
+    succeeded = trajectory.first_success > 0
+    # Who stopped at a success ends there, and not at an iterate that nobody evaluated. Where that is what runs are
+    # for, the others end at their best failed point, and nothing is evaluated that no budget paid for.
+    stopped = trajectory.reason == StopReason.SUCCESS
+    final, x = trajectory.final_loss, trajectory.final_point
+    if piece.stop_on_success:
+        final, x = trajectory.best_loss.where(trajectory.best_loss.isfinite(), torch.nan), trajectory.best_point
+        stopped = succeeded
+    final = torch.where(stopped, trajectory.success_loss, final).double()
+    x = torch.where(stopped.unsqueeze(1), trajectory.success_point, x)
+    final_success = trajectory.final_success | stopped
+    initial = _initial(optimizer, objective, trajectory)
+    if initial is None:
+        initial = monitor(x0)
     found = trajectory.best_loss.double()
     if objective.stochastic:
         found = monitor(trajectory.best_point).nan_to_num(nan=torch.inf)
-    final = trajectory.final_loss.double()
     losses = _losses(trajectory, initial, final, steps)
     best_loss, best_point = _lower(found, trajectory.best_point, initial, x0)
     best_loss, best_point = _lower(best_loss, best_point, final, x)
-    on_success = torch.where(trajectory.final_success, final, torch.nan)
+    on_success = torch.where(final_success, final, torch.nan)
     _, success_point = _lower(trajectory.success_loss.double(), trajectory.success_point, on_success, x)
+    success_ever = final_success | succeeded
     best = torch.cat((initial.nan_to_num(nan=torch.inf).unsqueeze(0), trajectory.best.double())).cummin(0).values
     best[-1] = best_loss
-    spent = torch.cat((torch.zeros(1, len(ids), dtype=torch.int64), trajectory.queries))
+    spent = torch.cat((trajectory.checked.long().unsqueeze(0), trajectory.queries))
     known = any(oracle.knows.values())
-    whole = steps * optimizer.queries_per_step if oracle.budget is None else oracle.budget
-    distances = _distances(objective, x, rows)
+    whole = steps * optimizer.queries_per_step + int(piece.check_start) if oracle.budget is None else oracle.budget
+    measured = torch.where(success_ever.unsqueeze(1), success_point, best_point) if objective.ends_at_success else x
+    distances = _distances(objective, measured.to(x0), rows)
 
     def same(value: int | bool | float) -> Tensor:
         return torch.full((len(ids),), value, dtype=torch.float64 if isinstance(value, float) else None)
@@ -282,13 +371,15 @@ def _result(
         reason=trajectory.reason,
         allowance=same(whole),
         monitored=oracle.counts[Purpose.MONITOR].clone(),
+        lost=torch.zeros_like(trajectory.steps) if oracle.journal is None else oracle.journal.lost.clone(),
         success_known=same(known),
         first_known=same(known and optimizer.order == 0),
-        final_success=trajectory.final_success,
-        success_ever=trajectory.final_success | (trajectory.first_success > 0),
+        misclassified=trajectory.checked & trajectory.start_success,
+        final_success=final_success,
+        success_ever=success_ever,
         first_success=trajectory.first_success,
         non_finite=trajectory.non_finite,
-        final_point=x.cpu(),
+        final_point=x,
         best_point=best_point,
         success_point=success_point,
         l1=distances["l1"],
@@ -297,6 +388,17 @@ def _result(
         seconds=same(float(seconds / len(ids))),
     )
     return Result(*(leaf.unsqueeze(0) for leaf in one))
+
+
+def _initial(optimizer: Optimizer[Any, Any], objective: Objective, trajectory: Trajectory) -> Tensor | None:
+    """(P,) loss at the start as the run saw it: its first iterate's, or what the check found; None where it saw none.
+
+    Of a stochastic objective it saw noise.
+    """
+    if objective.stochastic or not (optimizer.evaluates_iterate or bool(trajectory.checked.all())):
+        return None
+    seen = (trajectory.steps > 0) & optimizer.evaluates_iterate
+    return torch.where(seen, trajectory.loss[0], trajectory.start_loss).double()
 
 
 def _losses(trajectory: Trajectory, initial: Tensor, final: Tensor, steps: int) -> Tensor:
@@ -354,6 +456,8 @@ def _fingerprint(
     steps: int,
     budget: int | None,
     dtype: torch.dtype,
+    stop_on_success: bool,
+    check_start: bool,
 ) -> dict[str, Any]:
     return {
         "zoracle": __version__,
@@ -364,10 +468,12 @@ def _fingerprint(
         "steps": steps,
         "budget": budget,
         "dtype": str(dtype),
+        "stop_on_success": stop_on_success,
+        "check_start": check_start,
     }
 
 
-def _kept(piece: _Piece) -> Result | None:
+def _kept(piece: Piece) -> Result | None:
     """A finished piece, or None where there is none yet."""
     path = None if piece.stem is None else piece.stem.with_suffix(".safetensors")
     if path is None or not path.is_file():
@@ -383,10 +489,11 @@ def _kept(piece: _Piece) -> Result | None:
         raise CheckpointError(
             f"{path} belongs to another run ({', '.join(changed)} differ); choose another folder, or the same settings"
         )
+    _forget(piece)  # where a kill came between the result and this
     return Result(**tensors)
 
 
-def _batches(ids: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
+def _groups(ids: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 

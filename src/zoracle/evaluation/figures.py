@@ -46,8 +46,11 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
     return {label: Style(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, label in enumerate(labels)}
 
 
-def curves(results: Mapping[str, Result]) -> list[Picture]:
-    """Loss and best loss against queries, and the success rate where the task knows one."""
+def curves(results: Mapping[str, Result], stopping: bool = False) -> list[Picture]:
+    """Loss and best loss against queries, and the success rate where the task knows one.
+
+    Where runs stop at a success, the success rate comes first, and the loss of the iterate is left out.
+    """
     style = styles(list(results))
     ends_only = any(bool(result.losses[..., 1:-1].isnan().all()) for result in results.values())
     pictures = [
@@ -64,7 +67,8 @@ def curves(results: Mapping[str, Result]) -> list[Picture]:
         ),
         Picture(
             "Best loss so far",
-            "Lowest loss of any point evaluated so far, mean over problems and repeats; band as before.",
+            "Lowest loss of any point evaluated so far, mean over problems and repeats. "
+            + ("Band: the middle half of all of them." if stopping else "Band as before."),
             _svg(lambda axes: _best(axes, results, style), "queries per problem", "best loss so far", "best"),
         ),
     ]
@@ -73,11 +77,12 @@ def curves(results: Mapping[str, Result]) -> list[Picture]:
         pictures.append(
             Picture(
                 "Success against queries",
-                "Share of problems and repeats of which some point evaluated so far succeeded; queries on a log scale.",
+                "Share of problems and repeats of which some point evaluated so far succeeded; queries on a log scale. "
+                "Whatever never succeeds stays in the share.",
                 _svg(lambda axes: _success(axes, known, style), "queries per problem", "success", "success"),
             )
         )
-    return pictures
+    return [*pictures[2:], pictures[1]] if stopping else pictures
 
 
 def grey_png(image: Tensor) -> str:
@@ -132,9 +137,11 @@ def _bands(axes: Any, data: Mapping[str, tuple[Array, Array]], style: Mapping[st
 
 def _success(axes: Any, results: Mapping[str, Result], style: Mapping[str, Style]) -> None:
     for label, result in results.items():
-        first = result.first_success.flatten().numpy()
+        first = result.first_success[~result.misclassified].numpy()
+        if not first.size:
+            continue
         reached = np.sort(first[first > 0]).astype(float)
-        end = float(result.spent.max())
+        end = float(result.allowance.max())
         x = np.concatenate(([1.0], reached, [end]))
         y = np.concatenate(([0.0], np.arange(1, reached.size + 1), [reached.size])) / first.size
         axes.step(x, y, where="post", color=style[label].colour, dashes=style[label].dash, linewidth=1.8)

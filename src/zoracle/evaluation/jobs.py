@@ -31,6 +31,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     steps: int
     budget: int | None
+    batch: int | None
+    """Problems at once."""
+    stop_on_success: bool
+    check_start: bool
     dtype: str
     device: str
     stem: str
@@ -50,6 +54,9 @@ def job(
     seed: int,
     steps: int,
     budget: int | None,
+    batch: int | None,
+    stop_on_success: bool,
+    check_start: bool,
     dtype: torch.dtype,
     device: torch.device | str,
     stem: str,
@@ -73,6 +80,9 @@ def job(
         seed=seed,
         steps=steps,
         budget=budget,
+        batch=batch,
+        stop_on_success=stop_on_success,
+        check_start=check_start,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         stem=stem,

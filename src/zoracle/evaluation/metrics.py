@@ -4,7 +4,8 @@
 word                      meaning
 ========================  ==========================================================================================
 initial                   loss at the starting point
-final                     loss of the last iterate
+final                     loss of the last iterate; where runs stop at their first success, that of the success, or of
+                          the best failed point
 best                      lowest loss of any evaluated point, the last iterate included
 ratio                     mean over problems (and seeds) of final / initial
 best_ratio                mean over problems (and seeds) of best / initial
@@ -14,14 +15,21 @@ queries to first success  points evaluated for a problem up to and including the
                           never succeeds counts at the whole budget, and so does one whose only success is a last
                           iterate that was evaluated just to report
 whole budget              the budget given, or else steps times points a step
-l1, l2, linf              distance of the last iterate from the original, mean over problems (and seeds)
-queries_per_problem       points that the optimizer spent; monitoring is counted apart
+l1, l2, linf              distance of the last iterate from the original, mean over problems (and seeds); within a
+                          ball, of the success with the lowest loss, or the best failed point where there is none
+misclassified             problems whose start was checked, for one query, and is a success: there was nothing to
+                          attack. They are in no success rate, no queries to first success and no distance
+queries_per_problem       points that the optimizer spent, the check of the start included, mean over all problems;
+                          monitoring is counted apart
 ========================  ==========================================================================================
 
 Failures stay in every mean. A final loss that is not finite counts as the largest finite loss that any iterate of the
 same run had, so at least as much as the starting point: a run gains nothing by blowing up. Where no evaluated point
 was finite, best is the starting point. A ratio needs a positive, finite initial loss; a problem without one is left
 out of the ratios alone. That depends on the starting point, not on the optimizer, and their number is reported.
+
+A problem that stops early (at its first success, where a run stops there) spends fewer queries than the whole budget;
+its loss stays what it was then in every curve.
 
 Of a stochastic objective, initial, final and best are losses of the full objective, evaluated to report.
 """
@@ -39,7 +47,11 @@ from zoracle.evaluation.result import Result
 
 DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("ratio", "Mean over problems and repeats of final / initial loss. Lower is better."),
-    ("final", "The last iterate; its loss is evaluated only to report and counted as monitoring."),
+    (
+        "final",
+        "The last iterate; its loss is evaluated only to report and counted as monitoring. Where runs stop at their "
+        "first success: that point, or the best failed one, and nothing is monitored.",
+    ),
     ("best", "The best evaluated point, the last iterate included."),
     ("initial", "The starting point."),
     (
@@ -48,7 +60,16 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "never succeed count at the whole budget.",
     ),
     ("success (final, ever)", "Share of problems whose last iterate succeeds; of which any evaluated point did."),
-    ("l1, l2, linf", "Distance of the last iterate from the original, mean over problems and repeats."),
+    (
+        "l1, l2, linf",
+        "Distance of the last iterate from the original, mean over problems and repeats. Within a ball: of the "
+        "successful image, or of the best failed one.",
+    ),
+    (
+        "misclassified",
+        "Images that the model gets wrong as they are, found by one query each before the attack. They are in no "
+        "success rate, no queries to first success and no distance. Where no start was checked there is no such count.",
+    ),
     (
         "95 % interval",
         "Student's t over problems, each first averaged over its repeats: repeats of one problem are not independent "
@@ -84,6 +105,8 @@ class Summary(NamedTuple):
     """Runs whose last iterate's loss was not finite."""
     ratio_undefined: int
     """Runs whose initial loss has no ratio to it."""
+    misclassified: int
+    """Runs whose start was a success already."""
 
 
 def final_loss(result: Result) -> Tensor:
@@ -111,8 +134,11 @@ def best_ratio(result: Result) -> Tensor:
 
 
 def queries_to_success(result: Result) -> Tensor:
-    """(S, P) float64 points up to and including the first success, the whole budget where there is none."""
-    return torch.where(result.first_success > 0, result.first_success, result.allowance).double()
+    """(S, P) float64 points up to and including the first success, the whole budget where there is none.
+
+    NaN where the start was checked and there was nothing to attack.
+    """
+    return _attacked(torch.where(result.first_success > 0, result.first_success, result.allowance), result)
 
 
 def summarise(result: Result) -> Summary:
@@ -127,17 +153,18 @@ def summarise(result: Result) -> Summary:
         final_loss=clustered(final_loss(result)),
         ratio=clustered(ratios),
         best_ratio=clustered(best_ratio(result)).mean,
-        success_final=_mean(result.final_success) if known else None,
-        success_ever=_mean(result.success_ever) if every_step else None,
-        queries_to_success_mean=None if first is None else _mean(first),
-        queries_to_success_median=None if first is None else float(first.flatten().quantile(0.5)),
-        l1=_distance(result.l1),
-        l2=_distance(result.l2),
-        linf=_distance(result.linf),
+        success_final=_known(_attacked(result.final_success, result)) if known else None,
+        success_ever=_known(_attacked(result.success_ever, result)) if every_step else None,
+        queries_to_success_mean=None if first is None else _known(first),
+        queries_to_success_median=None if first is None or first.isnan().all() else float(first.nanquantile(0.5)),
+        l1=_known(_attacked(result.l1, result)),
+        l2=_known(_attacked(result.l2, result)),
+        linf=_known(_attacked(result.linf, result)),
         seconds=float(result.seconds.sum()),
         non_finite_values=int(result.non_finite.sum()),
         non_finite_finals=int((~result.losses[..., -1].isfinite()).sum()),
-        ratio_undefined=int(ratios.isnan().sum()),
+        ratio_undefined=int((ratios.isnan() & ~result.misclassified).sum()),
+        misclassified=int(result.misclassified.sum()),
     )
 
 
@@ -170,6 +197,12 @@ def _mean(values: Tensor) -> float:
     return float(values.double().mean())
 
 
-def _distance(values: Tensor) -> float | None:
+def _attacked(values: Tensor, result: Result) -> Tensor:
+    """Values (S, P) as float64; NaN where there was nothing to attack."""
+    return values.double().masked_fill(result.misclassified, torch.nan)
+
+
+def _known(values: Tensor) -> float | None:
+    """The mean of what is not NaN; None where nothing is."""
     mean = float(values.nanmean())
     return None if mean != mean else mean

@@ -18,7 +18,7 @@ from zoracle.tasks.base import Task
 
 
 class Piece(Protocol):
-    """What is run and kept as one: a seed on a batch of problems."""
+    """What is run and kept as one: a seed on some problems."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -31,6 +31,18 @@ class Piece(Protocol):
     @property
     def steps(self) -> int:
         """T."""
+
+    @property
+    def batch(self) -> int | None:
+        """Problems at once."""
+
+    @property
+    def stop_on_success(self) -> bool:
+        """Whether a problem stops at its first success."""
+
+    @property
+    def check_start(self) -> bool:
+        """Whether each problem's start is evaluated first."""
 
     @property
     def stem(self) -> Path | None:
@@ -97,6 +109,9 @@ def share(
             seed=piece.seed,
             steps=piece.steps,
             budget=budget,
+            batch=piece.batch,
+            stop_on_success=piece.stop_on_success,
+            check_start=piece.check_start,
             dtype=dtype,
             device=device,
             stem=str(piece.stem),

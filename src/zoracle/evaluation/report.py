@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from zoracle import __version__
 from zoracle.errors import require
 from zoracle.evaluation import figures
+from zoracle.evaluation.attack_page import COUNTS, AttackPage
 from zoracle.evaluation.gallery import Gallery
 from zoracle.evaluation.metrics import DEFINITIONS
 from zoracle.evaluation.result import Result
@@ -44,6 +45,7 @@ def write_report(
     versions: Mapping[str, Any],
     gallery: Gallery | None = None,
     notes: Sequence[str] = (),
+    attack: AttackPage | None = None,
 ) -> None:
     """Write the report of a comparison, or of one optimizer's single run.
 
@@ -56,6 +58,7 @@ def write_report(
         versions: what computed the numbers.
         gallery: pictures, where the task is an attack.
         notes: lines that a reader should know, above the table.
+        attack: what was attacked and how, where the run is an attack.
 
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed; the message names the extra.
@@ -77,7 +80,10 @@ def write_report(
         headings=[COLUMNS[j][0] for j in shown],
         lines=[(row, [line[j] for j in shown]) for row, line in zip(rows, cells(rows), strict=True)],
         differences=_differences(rows),
-        figures=figures.curves(ordered),
+        figures=figures.curves(ordered, stopping=all(row.stop_on_success for row in rows)),
+        sorted_by="queries to success" if all(row.stop_on_success for row in rows) else "ratio",
+        attack=attack,
+        count_headings=COUNTS,
         styles=style,
         key_length=_KEY_LENGTH,
         strips=_strips(gallery, ordered),
@@ -150,6 +156,8 @@ def _lead(rows: Sequence[Row]) -> str:
     """What the table says, in a sentence or two, no more than it says."""
     first = rows[0]
     runs = f"{_many(first.problems, 'problem')}, {_many(first.seeds, 'repeat')}"
+    if first.stop_on_success:
+        return _lead_stopping(first, runs)
     if first.ratio is None:
         return f"{runs}. No ratio is defined: the initial losses are not positive."
     text = f"{runs}. {first.optimizer} ends at {first.ratio:.4f} of the initial loss{_within(first)}"
@@ -173,6 +181,18 @@ def _within(row: Row) -> str:
     return "" if row.ratio_low is None else f" [{row.ratio_low:.4f}, {row.ratio_high:.4f}]"
 
 
+def _lead_stopping(first: Row, runs: str) -> str:
+    if first.success_ever is None:
+        return f"{runs}. No success is defined, or there was nothing to attack."
+    text = f"{runs}. {first.optimizer} succeeds on {first.success_ever:.1%}"
+    if first.queries_to_success_mean is not None:
+        text += (
+            f", after {first.queries_to_success_mean:,.1f} queries on average and "
+            f"{first.queries_to_success_median:,.1f} in the median; failures count at the whole budget"
+        )
+    return text + "."
+
+
 def _many(number: int, word: str) -> str:
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
@@ -187,7 +207,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
     undefined = max((row.ratio_undefined for row in rows), default=0)
     if undefined:
         told.append(f"{undefined:,} runs start at a loss that is not positive; they are left out of the ratios alone.")
-    if len({row.queries_per_problem for row in rows}) > 1:
+    if len({row.queries_per_problem for row in rows}) > 1 and not all(row.stop_on_success for row in rows):
         told.append("The optimizers did not spend the same number of queries; compare the curves, not only the ends.")
     return told
 
@@ -200,6 +220,8 @@ def _differences(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]
             continue
         parts = []
         for key, words, digits in _DIFFERENCES:
+            if key == "ratio" and row.stop_on_success:
+                continue
             difference = row.versus_first.get(key)
             if difference is None or difference["mean"] is None:
                 continue

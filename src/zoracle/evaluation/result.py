@@ -24,19 +24,24 @@ class Result(NamedTuple):
     """(S, P, T + 1) float64, the lowest loss evaluated by the time that iterate t was reached; its first is the
     starting point's, and its last counts the last iterate."""
     queries: Tensor
-    """(S, P, T + 1) int64, points spent to reach iterate t: 0 for the first."""
+    """(S, P, T + 1) int64, points spent to reach iterate t: 0 for the first, or 1 where the start was checked."""
     steps: Tensor
     """(S, P) int64, steps taken."""
     reason: Tensor
     """(S, P) int64, a StopReason."""
     allowance: Tensor
-    """(S, P) int64, the whole budget: the one given, or steps times points a step."""
+    """(S, P) int64, the whole budget: the one given, or steps times points a step and the check of the start."""
     monitored: Tensor
     """(S, P) int64, points evaluated only to report, counted apart from those the optimizer spent."""
+    lost: Tensor
+    """(S, P) int64, points that were asked for again because an interruption lost their answers: the model may have
+    seen them, and they are in no other count."""
     success_known: Tensor
     """(S, P) bool, whether the objective says what a success is."""
     first_known: Tensor
     """(S, P) bool, whether it did so at every step (a gradient oracle does not)."""
+    misclassified: Tensor
+    """(S, P) bool, the start was checked and is a success: there was nothing to attack."""
     final_success: Tensor
     """(S, P) bool, the last iterate succeeds."""
     success_ever: Tensor
@@ -46,13 +51,14 @@ class Result(NamedTuple):
     non_finite: Tensor
     """(S, P) int64, values that were NaN or infinite."""
     final_point: Tensor
-    """(S, P, d) the last iterate."""
+    """(S, P, d) the last iterate; where runs stop at their first success that point, or the best failed one."""
     best_point: Tensor
     """(S, P, d) the point with the lowest loss, the last iterate included."""
     success_point: Tensor
     """(S, P, d) the success with the lowest loss; the starting point where none succeeded."""
     l1: Tensor
-    """(S, P) float64, distance of the last iterate from the original; NaN where the task is no attack."""
+    """(S, P) float64, distance of the last iterate from the original; within a ball, that of the success with the
+    lowest loss, or of the best failed point. NaN where the task is no attack."""
     l2: Tensor
     """(S, P) float64, likewise."""
     linf: Tensor

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +15,16 @@ import numpy.typing as npt
 
 from zoracle.errors import InputError
 from zoracle.evaluation.describe import config_hash, versions
-from zoracle.files import read_json, write_bytes, write_json
+from zoracle.files import lock, read_json, write_bytes, write_json
 
 CONFIG = "config.json"
 VERSIONS = "versions.json"
+#: How the run was asked for. The config says what the numbers depend on and names no path of a machine; this may.
+COMMAND = "command.json"
+#: The log of network attempts, of targets that keep one; it may be there before the run is.
+ATTEMPTS = "attempts.jsonl"
+#: Whoever holds the lock on this file has the folder; it says which process that is.
+LOCK = ".lock"
 #: Under this folder lie the finished pieces of a run that an interrupted one goes on from.
 PIECES = "pieces"
 
@@ -35,7 +43,34 @@ class Run(NamedTuple):
         return self.path / PIECES
 
 
-def open_run(out: str | Path, config: dict[str, Any]) -> Run:
+@contextmanager
+def locked(out: str | Path) -> Iterator[None]:
+    """Keep a run folder to this process; a process that ended in whatever way keeps it no longer.
+
+    Raises:
+        InputError: another process has it, or it cannot be written to.
+    """
+    path = Path(out)
+    _check_writable(path)
+    try:
+        file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot write into {path}: {error.strerror or error}; choose another folder") from error
+    try:
+        if not lock(file):
+            other = os.read(file, 20).decode(errors="replace").strip()
+            raise InputError(
+                f"{path} is in use by another run{f' (process {other})' if other else ''}; "
+                "wait for it, end it, or choose another folder"
+            )
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(file)
+
+
+def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any] | None = None) -> Run:
     """Make a run folder and write its config and versions, or open the folder of the same run again.
 
     Nothing has been queried yet when this fails.
@@ -43,6 +78,7 @@ def open_run(out: str | Path, config: dict[str, Any]) -> Run:
     Args:
         out: the folder.
         config: JSON values; everything that the run's numbers depend on.
+        command: JSON values; how the run was asked for, kept where nothing is kept yet.
 
     Raises:
         InputError: the folder cannot be written to, holds something else, or was made with another config.
@@ -58,11 +94,13 @@ def open_run(out: str | Path, config: dict[str, Any]) -> Run:
                 "choose another folder, or the same settings to resume it"
             )
         _note_versions(path / VERSIONS)
+        _note_command(path / COMMAND, command)
         return Run(path, config, resumed=True)
-    if any(not entry.name.startswith(".") for entry in path.iterdir()):
+    if any(not entry.name.startswith(".") and entry.name != ATTEMPTS for entry in path.iterdir()):
         raise InputError(f"{path} is not empty and holds no {CONFIG}; choose a new or an empty folder")
     write_json(known, config)
     _note_versions(path / VERSIONS)
+    _note_command(path / COMMAND, command)
     return Run(path, config, resumed=False)
 
 
@@ -92,6 +130,11 @@ def _note_versions(path: Path) -> None:
         if known is not None:
             now = {**known, "resumed_with": now}
     write_json(path, now)
+
+
+def _note_command(path: Path, command: Mapping[str, Any] | None) -> None:
+    if command is not None and not path.is_file():
+        write_json(path, command)
 
 
 def _check_writable(path: Path) -> None:

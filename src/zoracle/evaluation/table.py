@@ -51,6 +51,10 @@ class Row(NamedTuple):
     """All settings it ran with."""
     settings_from: str
     """Where those came from: "given", "defaults", "defaults, none tuned", "tuned" or "tuned in this run"."""
+    misclassified: int
+    """Runs whose start was checked and is a success: there was nothing to attack."""
+    stop_on_success: bool
+    """Whether problems stopped at their first success."""
     versus_first: dict[str, dict[str, float | None]] | None
     """This row minus the first row on the same problems and seeds: mean, low, high of ratio, final_loss and
     queries_to_success. None in the first row."""
@@ -60,9 +64,13 @@ def rows_of(
     results: Mapping[str, Result],
     settings: Mapping[str, dict[str, Any]] | None = None,
     settings_from: Mapping[str, str] | None = None,
+    stopping: bool = False,
 ) -> list[Row]:
-    """Rows sorted by ratio, the lowest first; by final loss where there is no ratio, and undefined ones last."""
-    order = sorted(results, key=lambda label: _rank(results[label]))
+    """Rows with the best first and undefined ones last.
+
+    Sorted by ratio, and by final loss where there is none; where runs stop at a success, by queries to it first.
+    """
+    order = sorted(results, key=lambda label: _rank(results[label], stopping))
     first = results[order[0]] if order else None
     rows = []
     for label in order:
@@ -74,6 +82,7 @@ def rows_of(
                 (settings or {}).get(label, {}),
                 (settings_from or {}).get(label, "given"),
                 versus,
+                stopping,
             )
         )
     return rows
@@ -126,8 +135,13 @@ def cells(rows: Sequence[Row]) -> list[list[Cell]]:
 
 
 def shown_columns(rows: Sequence[Row]) -> list[int]:
-    """Which of COLUMNS any row has a number for."""
-    return [j for j, (_, key, *_) in enumerate(COLUMNS) if any(getattr(row, key) is not None for row in rows)]
+    """Which of COLUMNS any row has a number for. Where runs stop at a success, how they end says nothing."""
+    ends = {"ratio", "best_ratio", "final_loss", "success_final"} if all(row.stop_on_success for row in rows) else set()
+    return [
+        j
+        for j, (_, key, *_) in enumerate(COLUMNS)
+        if key not in ends and any(getattr(row, key) is not None for row in rows)
+    ]
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -158,7 +172,8 @@ def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
         pad_edge=False,
     )
     table.add_column("optimizer", overflow="fold", min_width=14)
-    columns = [(j, heading) for j, (_, key, *_) in enumerate(COLUMNS) if j in shown and (heading := _BRIEF.get(key))]
+    brief = _BRIEF_STOPPING if rows and all(row.stop_on_success for row in rows) else _BRIEF
+    columns = [(j, heading) for j, (_, key, *_) in enumerate(COLUMNS) if j in shown and (heading := brief.get(key))]
     for _, heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row, line in zip(rows, cells(rows), strict=True):
@@ -184,7 +199,26 @@ _BRIEF = {
 }
 
 
-def _row(label: str, result: Result, settings: dict[str, Any], source: str, versus: dict[str, Interval] | None) -> Row:
+#: Likewise, where runs stop at their first success.
+_BRIEF_STOPPING = {
+    "success_ever": "success",
+    "queries_to_success_mean": "queries to\nsuccess",
+    "queries_to_success_median": "median",
+    "l2": "l2",
+    "linf": "linf",
+    "queries_per_problem": "spent",
+    "seconds": "s",
+}
+
+
+def _row(
+    label: str,
+    result: Result,
+    settings: dict[str, Any],
+    source: str,
+    versus: dict[str, Interval] | None,
+    stopping: bool,
+) -> Row:
     s = summarise(result)
     return Row(
         optimizer=label,
@@ -211,6 +245,8 @@ def _row(label: str, result: Result, settings: dict[str, Any], source: str, vers
         non_finite_values=s.non_finite_values,
         non_finite_finals=s.non_finite_finals,
         ratio_undefined=s.ratio_undefined,
+        misclassified=s.misclassified,
+        stop_on_success=stopping,
         settings=settings,
         settings_from=source,
         versus_first=None
@@ -219,9 +255,10 @@ def _row(label: str, result: Result, settings: dict[str, Any], source: str, vers
     )
 
 
-def _rank(result: Result) -> tuple[float, float]:
+def _rank(result: Result, stopping: bool) -> tuple[float, float, float]:
     s = summarise(result)
-    return _last(s.ratio.mean), _last(s.final_loss.mean)
+    first = s.queries_to_success_mean if stopping else 0.0
+    return math.inf if first is None else first, _last(s.ratio.mean), _last(s.final_loss.mean)
 
 
 def _last(value: float) -> float:

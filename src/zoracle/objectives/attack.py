@@ -126,7 +126,7 @@ class Attack(ImageAttack):
         self.c = c
         self.norm = norm
         self.eps = eps
-        self.constrained = eps is not None
+        self.constrained = self.ends_at_success = eps is not None
         self.confidence = confidence
         self.outputs = outputs
         self.num_classes: int | None = None
@@ -152,6 +152,10 @@ class Attack(ImageAttack):
         x, adversarial = self._pair(points, problem)
         orders = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
         return {name: torch.linalg.vector_norm(adversarial - x, order, dim=1) for name, order in orders.items()}
+
+    def origin(self, problem: Tensor, like: Tensor) -> Tensor:
+        """No perturbation: zeros (B, d)."""
+        return like.new_zeros((problem.shape[0], self.dim))
 
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """The perturbations (N, d) in the ball that points stand for; the points themselves where there is no ball."""

@@ -34,6 +34,8 @@ class Objective(ABC):
         scale: typical size of a coordinate; the smoothing parameter follows it.
         constrained: whether :meth:`project` does anything. A constrained objective is flat outside its set, so the
             loop brings iterates back into it after each step.
+        ends_at_success: whether nothing is left to win after a first success, so that runs stop there unless they
+            are asked to go on.
     """
 
     dim: int
@@ -43,6 +45,11 @@ class Objective(ABC):
     stochastic: bool = False
     scale: float = 1.0
     constrained: bool = False
+    ends_at_success: bool = False
+
+    def origin(self, problem: Tensor, like: Tensor) -> Tensor | None:
+        """The points (B, d) that leave everything as it is, an image unchanged say; None where there are none."""
+        return None
 
     @property
     def width(self) -> int:

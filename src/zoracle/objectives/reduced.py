@@ -40,11 +40,16 @@ class Reduced(ImageAttack):
         self.stochastic = inner.stochastic
         self.scale = inner.scale
         self.constrained = inner.constrained
+        self.ends_at_success = inner.ends_at_success
 
     @property
     def width(self) -> int:
         """Numbers that a point becomes: the pixels of an image."""
         return self.inner.width
+
+    def origin(self, problem: Tensor, like: Tensor) -> Tensor:
+        """No perturbation: zeros (B, d)."""
+        return like.new_zeros((problem.shape[0], self.dim))
 
     def adversarial(self, points: Tensor, problem: Tensor) -> Tensor:
         """The clipped images (N, C, H, W) of points (N, d)."""

@@ -37,6 +37,12 @@ class Rescaled(Objective):
         self.stochastic = inner.stochastic
         self.scale = inner.scale
         self.constrained = bounds is not None or inner.constrained
+        self.ends_at_success = inner.ends_at_success
+
+    def origin(self, problem: Tensor, like: Tensor) -> Tensor | None:
+        """The y whose x = s y leaves everything as it is."""
+        points = self.inner.origin(problem, like)
+        return None if points is None else points / self.factor
 
     @property
     def width(self) -> int:

@@ -1,0 +1,74 @@
+"""`--resume`: the options of a run are kept in its folder, so that it goes on by naming that alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from zoracle.errors import InputError
+from zoracle.evaluation.runfolder import COMMAND
+from zoracle.files import read_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Options that say nothing of the run: where it is kept, and what may differ when it goes on.
+_FREE = ("out", "resume", "batch")
+
+
+def resume_option() -> Callable[[F], F]:
+    """The option that goes on with the run of a folder."""
+    return click.option(
+        "--resume", is_flag=True, help="Go on with the run in --out; its options are known, and may be left out."
+    )
+
+
+def settled(ctx: click.Context) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that a run goes by: those given, or with ``--resume`` those of the folder.
+
+    Returns:
+        The options, and what is to be kept of them in the folder.
+
+    Raises:
+        InputError: there is no run to go on with, or an option differs from the run's.
+    """
+    options = {name: value for name, value in ctx.params.items() if name != "resume"}
+    out = options["out"]
+    if ctx.params["resume"]:
+        options = _agreed(ctx, options, out)
+    kept = {name: _plain(value) for name, value in options.items() if name not in _FREE}
+    return options, {"command": ctx.info_name, "options": kept}
+
+
+def _agreed(ctx: click.Context, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The options of the run in a folder, and those given beside them where they are the same."""
+    if not (out / COMMAND).is_file():
+        raise InputError(f"{out} holds no {COMMAND}, so there is no run to resume; give the folder of a run")
+    there = read_json(out / COMMAND)
+    kept = there.get("options") if isinstance(there, dict) else None
+    if not isinstance(kept, dict) or there.get("command") != ctx.info_name:
+        raise InputError(f"{out / COMMAND} is not that of `zoracle {ctx.info_name}`; give the folder of such a run")
+    agreed = dict(options)
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if name in _FREE or name not in kept:
+            continue
+        value = parameter.process_value(ctx, kept[name]) if kept[name] is not None else None
+        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and _plain(options[name]) != kept[name]:
+            raise InputError(
+                f"{parameter.opts[0]} is {options[name]}, and the run in {out} has {kept[name]}; "
+                "leave it out to resume, or choose another folder"
+            )
+        agreed[name] = value
+    return agreed
+
+
+def _plain(value: Any) -> Any:
+    """An option as a JSON value; a path is told in full, since a run may be resumed from elsewhere."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
