@@ -51,9 +51,10 @@ class TorchModule(BlackBox):
         if self._moves(own_device, own_dtype):
             module = copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
         self.module = module
-        self._preprocess = None if preprocess is None else tuple(_channels(values) for values in preprocess)
-        if self._preprocess is not None and (len(self._preprocess) != 2 or bool((self._preprocess[1] == 0).any())):
+        values = None if preprocess is None else tuple(_channels(values) for values in preprocess)
+        if values is not None and (len(values) != 2 or bool((values[1] == 0).any())):
             raise InputError(f"preprocess is {preprocess!r}; expected (mean, std) with no std of zero")
+        self._preprocess = values if values is None else tuple(v.to(self.device, self.dtype) for v in values)
 
     def _moves(self, device: torch.device | None, dtype: torch.dtype | None) -> bool:
         return device is not None and (device, dtype) != (self.device, self.dtype)
