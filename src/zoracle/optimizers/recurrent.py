@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,7 @@ def blockwise(
 def step(
     features: Sequence[Tensor], h: Tensor, c: Tensor, gates: Tensor, head: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of an LSTM on some coordinates. Its backward pass is written by hand, and of first order.
+    """One step of an LSTM on some coordinates.
 
     Args:
         features: (n, ., w) each, one below the other.
@@ -168,76 +168,26 @@ def step(
         head: of :class:`Weights`.
 
     Returns:
-        Outputs (n, outputs, w), new h and c. Without a graph they are views of working memory: copy what is to stay.
+        Outputs (n, outputs, w), new h and c.
     """
-    if torch.is_grad_enabled():
-        out, h, c = _Step.apply(torch.cat(tuple(features), 1), h, c, gates, head)  # type: ignore[no-untyped-call]
-    else:
-        out, h, c, *_ = _step(features, h, c, gates, head, _ALIGNED)
-    return out, h, c
-
-
-def _step(
-    features: Sequence[Tensor], h: Tensor, c: Tensor, gates: Tensor, head: Tensor, aligned: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Outputs, new h and c; and what the backward pass needs: inputs of the head, gates, tanh(c)."""
     (n, size, w), rows = h.shape, gates.shape[2]
     f = sum(part.shape[1] for part in features)
     one = [h.new_ones((n, 1, w))] if rows > f + size else []
     inputs = torch.cat((*features, h, *one), 1)
-    if w % aligned:
-        inputs = functional.pad(inputs, (0, -w % aligned))
+    if w % _ALIGNED and not torch.is_grad_enabled():
+        inputs = functional.pad(inputs, (0, -w % _ALIGNED))
     activated = torch.bmm(gates, inputs).tanh_()
     i, forget, g, o = _columns(activated, w).chunk(4, 1)
     # c = (1 + forget) / 2 c + (1 + i) / 2 g, and the mean of two numbers is a lerp.
     c = torch.addcmul(g, i, g).lerp_(torch.addcmul(c, forget, c), 0.5)
     squashed = torch.tanh(c)
-    h = inputs[:, f : f + size, :w]
-    torch.mul(torch.addcmul(squashed, o, squashed), 0.5, out=h)
-    return _columns(torch.bmm(head, inputs), w), h, c, inputs, activated, squashed
+    h = torch.addcmul(squashed, o, squashed).mul_(0.5)
+    if torch.is_grad_enabled():
+        inputs = torch.cat((*features, h, *one), 1)
+    else:
+        inputs[:, f : f + size, :w] = h
+    return _columns(torch.bmm(head, inputs), w), h, c
 
 
 def _columns(rows: Tensor, w: int) -> Tensor:
     return rows if rows.shape[2] == w else rows[:, :, :w]
-
-
-class _Step(torch.autograd.Function):
-    """:func:`_step` with its backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, h: Tensor, c: Tensor, gates: Tensor, head: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, new_h, new_c, *kept = _step((features,), h, c, gates, head, aligned=1)
-        ctx.features = features.shape[1]
-        ctx.save_for_backward(h, c, gates, head, *kept)
-        return out, new_h.clone(), new_c
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        h, c, gates, head, inputs, activated, squashed = ctx.saved_tensors
-        by_out, by_h, by_c = grad_outputs
-        f, size = ctx.features, h.shape[1]
-        i, forget, g, o = activated.chunk(4, 1)
-        by_inputs = torch.bmm(head[:, :, : f + size].transpose(1, 2), by_out)
-        # h = (1 + o) / 2 tanh(c), with by_h and by_c all that reaches h and c.
-        by_h = (by_h + by_inputs[:, f:]).mul_(0.5)
-        through = torch.addcmul(by_h, by_h, o)
-        by_c = (by_c + through).addcmul_(through * squashed, squashed, value=-1).mul_(0.5)
-        by_gates = torch.empty_like(activated)
-        into_i, into_forget, into_g, into_o = by_gates.chunk(4, 1)
-        torch.mul(by_c, g, out=into_i)
-        torch.mul(by_c, c, out=into_forget)
-        torch.addcmul(by_c, by_c, i, out=into_g)
-        torch.mul(by_h, squashed, out=into_o)
-        by_gates.addcmul_(by_gates * activated, activated, value=-1)  # the slope of tanh
-        before = torch.bmm(gates[:, :, : f + size].transpose(1, 2), by_gates)
-        of_gates = of_head = None
-        if ctx.needs_input_grad[3]:
-            of_gates = torch.bmm(by_gates, inputs.transpose(1, 2))
-            of_gates[:, :, f : f + size] = torch.bmm(by_gates, h.transpose(1, 2))
-        if ctx.needs_input_grad[4]:
-            of_head = torch.bmm(by_out, inputs.transpose(1, 2))
-        of_features = by_inputs[:, :f] + before[:, :f]
-        return of_features, before[:, f:], torch.addcmul(by_c, by_c, forget), of_gates, of_head
