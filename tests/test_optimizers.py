@@ -10,6 +10,7 @@ import torch
 
 from problems import Bowls, Fenced
 from zoracle.errors import InputError, MuTooSmallWarning
+from zoracle.files import read_tensors, write_tensors
 from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.oracle import Oracle
@@ -109,12 +110,14 @@ def test_a_step_costs_what_the_optimizer_declares(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_save_and_load_mid_run_is_an_uninterrupted_run(name: str) -> None:
+@pytest.mark.parametrize("done", [0, 3])
+def test_save_and_load_mid_run_is_an_uninterrupted_run(name: str, done: int, tmp_path) -> None:
     whole, _ = run(name, [0, 1], torch.float32, 8)
-    half, _ = run(name, [0, 1], torch.float32, 8, steps=3)
+    half, _ = run(name, [0, 1], torch.float32, 8, steps=done)
     template = begin(build(name), fenced(name, 2, 8), torch.zeros(2, 8), horizon=STEPS)
-    restored = unflatten(template, {key: value.clone() for key, value in flatten(half).items()})
-    rest, _ = run(name, [0, 1], torch.float32, 8, steps=STEPS - 3, state=restored)
+    write_tensors(tmp_path / "state.safetensors", flatten(half), {})
+    restored = unflatten(template, read_tensors(tmp_path / "state.safetensors")[0])
+    rest, _ = run(name, [0, 1], torch.float32, 8, steps=STEPS - done, state=restored)
     assert equal(whole, rest)
 
 
