@@ -90,6 +90,16 @@ def test_the_map_its_transpose_and_its_norm(reduce: str) -> None:
 
 
 @each_map
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_image_alone_is_the_same_image_among_others(reduce: str, dtype: torch.dtype) -> None:
+    made = parse(reduce, SHAPE)
+    small = torch.from_numpy(RNG.normal(size=(7, made.dim))).to(dtype)
+    together = made.up(small)
+    for row in range(7):
+        assert torch.equal(made.up(small[row : row + 1]), together[row : row + 1])
+
+
+@each_map
 @each_threat
 def test_it_is_the_attack_at_the_upsampled_point(reduce: str, threat: dict) -> None:
     net = Net()

@@ -76,7 +76,8 @@ class Bandits(Optimizer[BanditsState, BanditsConfig]):
 
     and v goes along g by exponentiated gradients in an linf ball, v \leftarrow \tanh(\tanh^{-1} v + \lambda g), and
     by v \leftarrow v + \lambda g in an l2 ball. Then x \leftarrow x + h\,\mathrm{sign}(U v), or
-    x + h U v / \|U v\|. The iterate is not evaluated.
+    x + h U v / \|U v\|. The iterate is not evaluated: the public code looks whether it
+    succeeds without counting that; here one of the two queries has to.
 
     Source: Ilyas, Engstrom and Madry (2019), "Prior convictions: black-box adversarial attacks with bandits and
     priors", algorithms 1 to 3.
