@@ -20,6 +20,7 @@ from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
 from zoracle.tasks import task
+from zoracle.tasks.given import GivenImages
 from zoracle.upsampling import parse
 
 SHAPE, CLASSES, PROBLEMS = (2, 7, 6), 4, 3
@@ -245,6 +246,13 @@ def test_a_task_in_a_smaller_space() -> None:
     assert (objective.dim, objective.width) == (16, 64)
     with pytest.raises(InputError, match="does not fit images of 8 by 8"):
         task("digits", reduce="bilinear:9")
+
+
+def test_given_images_in_a_smaller_space() -> None:
+    given = GivenImages(TorchModule(Net()), IMAGES, LABELS, norm="linf", eps=0.3, reduce="tile:3x2")
+    assert given.dim == 12
+    objective = given.objective((0, 2), dtype=torch.float64)
+    assert objective.adversarial(given.start((0, 2), dtype=torch.float64), torch.arange(2)).shape == (2, *SHAPE)
 
 
 def test_commands_take_it(tmp_path, capsys) -> None:
