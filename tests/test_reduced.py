@@ -249,7 +249,7 @@ def test_a_task_in_a_smaller_space() -> None:
 
 
 def test_given_images_in_a_smaller_space() -> None:
-    given = GivenImages(TorchModule(Net()), IMAGES, LABELS, norm="linf", eps=0.3, reduce="tile:3x2")
+    given = GivenImages(TorchModule(Net()), IMAGES, LABELS, layout="NCHW", norm="linf", eps=0.3, reduce="tile:3x2")
     assert given.dim == 12
     objective = given.objective((0, 2), dtype=torch.float64)
     assert objective.adversarial(given.start((0, 2), dtype=torch.float64), torch.arange(2)).shape == (2, *SHAPE)
