@@ -145,6 +145,7 @@ def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
         target_file=target.file,
         norm=cast(Norm, norm),
         eps=eps,
+        reduce=run.reduce,
     )
 
 
