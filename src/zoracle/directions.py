@@ -7,6 +7,7 @@ is an estimate of the gradient itself, not of a multiple of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -19,6 +20,9 @@ from zoracle.types import Key
 
 DirectionKind = Literal["gaussian", "orthogonal"]
 KINDS: tuple[DirectionKind, ...] = ("gaussian", "orthogonal")
+
+#: Numbers of a tensor, half a MiB in float32, of which a few fit the second-level cache of one core.
+_CACHED = 2**17
 
 
 def draw(kind: DirectionKind, key: Key, q: int, like: Tensor) -> Tensor:
@@ -124,23 +128,65 @@ def guided(
     return a.sqrt() * isotropic + (1 - a).sqrt() * stretch[:, None, None] * torch.bmm(within, basis)
 
 
-def orthonormalise(vectors: Tensor, spare: Tensor) -> Tensor:
-    """Orthonormal rows (B, k, d) by Gram-Schmidt; ``spare`` (B, k, d) takes the place of dependent vectors."""
-    rows: list[Tensor] = []
-    for vector, instead in zip(vectors.unbind(1), spare.unbind(1), strict=True):
-        rest, real = _remainder(vector, rows)
-        other, _ = _remainder(instead, rows)
-        chosen = torch.where(real, rest, other)
-        rows.append(chosen / chosen.norm(dim=1, keepdim=True))
-    return torch.stack(rows, 1)
+def by_problems(function: Callable[[slice], Tensor], b: int, numbers: int) -> Tensor:
+    """A function of some of B problems, put together for all of them, (B, ...).
+
+    It is called for so few of them that its memory stays in the cache, or where a graph is kept for all at once.
+
+    Args:
+        function: from rows to (n, ...).
+        b: B.
+        numbers: how many numbers the largest tensor of one problem has.
+    """
+    together = max(1, _CACHED // numbers)
+    if torch.is_grad_enabled() or b <= together:
+        return function(slice(None))
+    whole: Tensor | None = None
+    for start in range(0, b, together):
+        part = function(slice(start, start + together))
+        whole = part.new_empty((b, *part.shape[1:])) if whole is None else whole
+        whole[start : start + together] = part
+    assert whole is not None
+    return whole
+
+
+def orthonormalise(vectors: Tensor, spare: Callable[[], Tensor]) -> Tensor:
+    """Orthonormal rows (B, k, d) by Gram-Schmidt; those of ``spare()`` (B, k, d) replace dependent vectors."""
+    d = vectors.shape[2]
+    vectors = _aligned(vectors)
+    rows = vectors[:, :0]
+    instead: Tensor | None = None
+    for index in range(vectors.shape[1]):
+        chosen, real = _orthogonal(vectors[:, index : index + 1], rows)
+        if not bool(real.all()):
+            instead = _aligned(spare()) if instead is None else instead
+            other, _ = _orthogonal(instead[:, index : index + 1], rows)
+            chosen = torch.where(real, chosen, other)
+        length = torch.linalg.vector_norm(chosen, dim=2, keepdim=True)
+        rows = torch.cat((rows, chosen / length), dim=1)
+    return rows[:, :, :d]
+
+
+def _orthogonal(vector: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of vectors (B, 1, d) outside the span of orthonormal rows, and whether that is not just rounding."""
+    rest = vector
+    if rows.shape[1]:
+        for _ in range(2):  # twice is enough: one pass leaves rounding errors in nearly dependent vectors
+            rest = torch.baddbmm(rest, torch.bmm(rest, rows.transpose(1, 2)), rows, alpha=-1)
+    before, after = (torch.linalg.vector_norm(v, dim=2, keepdim=True) for v in (vector, rest))
+    return rest, after > 1e-5 * before
 
 
 def complement(vectors: Tensor, basis: Tensor) -> Tensor:
     """Vectors (B, n, d) less their part in the span of orthonormal rows (B, k, d)."""
-    d = vectors.shape[2]
-    # The last bits of a product depend on how its rows are aligned; with d a multiple of 16 all of them are alike.
-    wide, rows = (functional.pad(t, (0, -d % 16)) for t in (vectors, basis))
-    return vectors - torch.bmm(torch.bmm(wide, rows.transpose(1, 2)), rows)[:, :, :d]
+    wide, rows = _aligned(vectors), _aligned(basis)
+    return torch.baddbmm(wide, torch.bmm(wide, rows.transpose(1, 2)), rows, alpha=-1)[:, :, : vectors.shape[2]]
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    """Rows (B, n, d) with zeros up to a multiple of 16 numbers: the last bits of a product depend on how they lie."""
+    extra = -rows.shape[2] % 16
+    return functional.pad(rows, (0, extra)) if extra else rows
 
 
 def _basis(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,38 @@ def forward_difference(values: Tensor, directions: Tensor, mu: float | Tensor, c
     return combine(differences / count.clamp(min=1), directions)
 
 
+def forward_points(x: Tensor, directions: Tensor, mu: Tensor) -> Tensor:
+    r"""The points of a forward difference, x and then x + \mu u_i: (B, q + 1, d), with the graph of the directions.
+
+    Args:
+        x: (B, d).
+        directions: (B, q, d), u.
+        mu: smoothing parameter (B,).
+    """
+    base, mu = x.unsqueeze(1), mu[:, None, None]
+    if torch.is_grad_enabled() and directions.requires_grad:
+        return torch.cat((base, base + mu * directions), dim=1)
+    points = x.new_empty((x.shape[0], directions.shape[1] + 1, x.shape[1]))
+    points[:, 0] = x
+    torch.addcmul(base, directions, mu, out=points[:, 1:])
+    return points
+
+
+def central_points(x: Tensor, directions: Tensor, mu: Tensor) -> Tensor:
+    r"""The points of a central difference, x + \mu u_1, x - \mu u_1, x + \mu u_2, ...: (B, 2q, d).
+
+    Args:
+        x: (B, d).
+        directions: (B, q, d), u.
+        mu: smoothing parameter (B,).
+    """
+    b, q, d = directions.shape
+    points = x.new_empty((b, q, 2, d))
+    for side, sign in ((0, 1.0), (1, -1.0)):
+        torch.addcmul(x.unsqueeze(1), directions, mu[:, None, None], value=sign, out=points[:, :, side])
+    return points.flatten(1, 2)
+
+
 def slopes(values: Tensor, mu: float | Tensor) -> Tensor:
     r"""(f(x + \mu u_i) - f(x)) / \mu from values (B, q + 1), f(x) first: (B, q), detached."""
     values = values.detach()

@@ -12,10 +12,10 @@ from zoracle.estimators import coordinatewise, coordinatewise_points
 from zoracle.objectives.base import Objective
 from zoracle.types import Evaluation, Purpose
 
-#: Points times dimension that one call of an objective is given at most: 2 ** 18 numbers are 1 MiB in float32, large
-#: enough that the call's own cost does not matter. On the paper's MNIST network a point costs half as much again in
-#: chunks twice as large, where its activations no longer fit the cache.
-CHUNK_NUMBERS = 2**18
+#: Points times dimension that one call of an objective is given at most: 2 ** 17 numbers are half a MiB in float32,
+#: large enough that the call's own cost does not matter. In chunks twice as large a point costs half as much again on
+#: the paper's MNIST network: glibc gives the memory of its activations back to the system after every call.
+CHUNK_NUMBERS = 2**17
 
 
 class Oracle:

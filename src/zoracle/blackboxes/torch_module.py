@@ -62,7 +62,7 @@ class TorchModule(BlackBox):
         x = inputs.to(device=self.device or inputs.device, dtype=self.dtype or inputs.dtype)
         if self._preprocess is not None:
             mean, std = (_broadcast(values, x) for values in self._preprocess)
-            x = (x - mean) / std
+            x = (x - mean).div_(std)
         try:
             with _undisturbed(self.module):
                 outputs = self.module(x)

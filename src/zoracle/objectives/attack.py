@@ -102,7 +102,6 @@ class Attack(Objective):
             row = int((self.targets == self.labels).nonzero()[0])
             raise InputError(f"target {int(self.targets[row])} of image {row} is its label; expected another class")
         self._x = images.detach().flatten(1)
-        self._order = 1.0 if norm == "l1" else 2.0
         if num_classes is not None:
             self._learn_classes(num_classes)
 
@@ -152,13 +151,17 @@ class Attack(Objective):
         gap = self._gap(log_p, problem)
         loss = (gap + self.confidence).clamp(min=0)
         if self.eps is None:
-            loss = loss + self.c * torch.linalg.vector_norm(adversarial - x, self._order, dim=1)
+            change = x.sub_(adversarial)
+            # vector_norm of order 1 takes four times as long as this.
+            distance = change.abs().sum(1) if self.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
+            loss = loss + self.c * distance
         # A gap of exactly zero is a tie, and no success even where no confidence is asked for.
         return Evaluation(loss, (gap < 0) & (gap + self.confidence <= 0))
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
-        x = self._x[problem.to(self._x.device)].to(points)
-        return x, (x + self._within(x, points)).clamp(0, 1)
+        """Images and clipped adversarial images, (N, d) each, in memory of their own."""
+        x = self._x.index_select(0, problem.to(self._x.device)).to(points)
+        return x, (x + self._within(x, points)).clamp_(0, 1)
 
     def _within(self, x: Tensor, points: Tensor) -> Tensor:
         """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball."""

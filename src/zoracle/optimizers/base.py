@@ -263,11 +263,8 @@ class FiniteDifferenceOptimizer(Optimizer[S, SC]):
 
     def queries(self, x: Tensor, u: Tensor, mu: Tensor, aux: Any = ()) -> Queries:
         """The points that the estimate along u needs: (B, m, d)."""
-        x = x.detach().unsqueeze(1)
-        step = mu[:, None, None] * u.detach()
-        if self.config.difference == "central":
-            return Queries(x + directions.antithetic(step), u, aux)
-        return Queries(torch.cat((x, x + step), dim=1), u, aux)
+        along = estimators.central_points if self.config.difference == "central" else estimators.forward_points
+        return Queries(along(x.detach(), u.detach(), mu), u, aux)
 
     def estimate(self, queries: Queries, values: Tensor, mu: Tensor) -> Tensor:
         """The gradient estimate (B, d) from the values of these queries."""

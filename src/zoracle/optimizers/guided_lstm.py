@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoracle.directions import complement, orthonormalise
+from zoracle.directions import by_problems, complement, orthonormalise
 from zoracle.errors import InputError
-from zoracle.estimators import combine
+from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
-from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Hidden, rowwise
+from zoracle.optimizers.recurrent import BLOCK, CoordinatewiseLSTM, Hidden, blockwise
 from zoracle.types import Key, Queries
 
 #: Initial rates of the memories, running means of the estimates.
@@ -21,7 +21,7 @@ RATES = (0.5, 0.12, 0.03)
 _FEATURES = len(RATES) + 6
 _SCALARS = 7
 _TINY = 1e-12
-_FIRST = 1  # stream of the guesses before the first estimate
+_FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
 
 
 class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
@@ -78,6 +78,42 @@ class GuidedLSTMState(NamedTuple):
     """(B,) running mean of the estimates' norms."""
     first_norm: Tensor
     """(B,) the first estimate's norm."""
+    hidden: Hidden
+
+
+class _Seen(NamedTuple):
+    """What the LSTM's features are made of, (B, d) each and memories (B, M, d)."""
+
+    gradient: Tensor
+    memories: Tensor
+    away: Tensor
+    step: Tensor
+    square: Tensor
+
+
+class _Units(NamedTuple):
+    """Numbers of each problem that all its coordinates share."""
+
+    size: Tensor
+    """(B, M + 2, 1) one over the root mean squares of gradient, memories and displacement."""
+    eta: Tensor
+    """(B, 1) one over eta."""
+    near: Tensor
+    """(B, 2, 1) of the displacement, so that tanh tells far from farther, and the start from near it."""
+    spread: Tensor
+    """(B, 1) one over the root mean square of the gradient, as a constant."""
+    known: Tensor
+    """(B, 1) a half, or zero before there was a step."""
+    gain: Tensor
+    """(B, 1) of the step's length at this time."""
+
+
+class _Made(NamedTuple):
+    """What the LSTM makes of them."""
+
+    step: Tensor
+    guesses: Tensor
+    std: Tensor
     hidden: Hidden
 
 
@@ -187,17 +223,23 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         )
 
     def _ask(self, state: GuidedLSTMState) -> Queries:
-        g = self.config.guesses
-        z = self.draw(state.key, state.x)
+        g, q, (b, d) = self.config.guesses, self.config.num_directions, state.x.shape
         # Where a guess is zero, or depends on those before it, a random direction takes its place.
-        guesses = orthonormalise(state.guesses, z[:, :g])
-        rest = z[:, g:] * state.std.unsqueeze(1)
-        rest = complement(rest, guesses)
-        rest = rest / rest.norm(dim=2, keepdim=True).clamp(min=_TINY)
-        u = torch.cat((guesses, rest), dim=1) * math.sqrt(state.x.shape[1])
-        x = state.x.detach().unsqueeze(1)
+        guesses = orthonormalise(
+            state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
+        )
+        root = math.sqrt(d)
+
+        def some(rows: slice) -> Tensor:
+            key = Key(*(part[rows] for part in state.key))
+            z = self.draw(key, state.x[rows], q - g) if q > g else guesses[rows, :0]
+            rest = complement(z * state.std[rows].unsqueeze(1), guesses[rows])
+            length = torch.linalg.vector_norm(rest, dim=2, keepdim=True).clamp(min=_TINY)
+            return torch.cat((guesses[rows] * root, rest * (root / length)), dim=1)
+
+        u = by_problems(some, b, q * d)
         # The points keep the graph of u: training by directional derivatives sends gradients through the values.
-        return Queries(torch.cat((x, x + state.mu[:, None, None] * u), dim=1), u)
+        return Queries(forward_points(state.x.detach(), u, state.mu), u)
 
     def _tell(
         self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
@@ -221,34 +263,39 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
         scalars = torch.cat((scalars, explained), dim=1)
 
-        rates = self.gates(scalars)
-        memories = state.memories + rates.unsqueeze(2) * (gradient.unsqueeze(1) - state.memories)
-        memories = torch.where(started[:, None, None], memories, gradient.unsqueeze(1).expand_as(memories))
-        square = 0.95 * state.square + 0.05 * gradient.square()
+        rates = torch.where(started.unsqueeze(1), self.gates(scalars), 1.0)  # a memory begins as the first estimate
+        memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
+        square = torch.lerp(state.square, gradient.square(), 0.05)
+        seen = _Seen(gradient, memories, away, state.step, square)
+        units = self._units(seen, eta, started, progress)
+        weights = self.rnn.weights(state.x, scalars, self._straight())
 
-        features = self._features(gradient, memories, away, eta, state.step, square, started)
-        output, hidden = self.rnn(features, state.hidden, scalars)
-        straight = rowwise(features, self.skip)
-        step = self._step(output, straight[..., 0], away / eta.unsqueeze(1), progress)
-        guesses, std = self._next_queries(output, straight[..., 1:])
+        def some(rows: slice, cols: slice) -> _Made:
+            part = _Seen(*(leaf[rows, ..., cols] for leaf in seen))
+            unit = _Units(*(leaf[rows] for leaf in units))
+            hidden = Hidden(*(leaf[rows, :, cols] for leaf in state.hidden))
+            output, hidden = self.rnn(self._features(part, unit), hidden, weights.of(rows))
+            return _Made(self._step(output, part.away * unit.eta, unit.gain), *self._next_queries(output), hidden)
+
+        made = blockwise(some, state.x, 4 * BLOCK)
         return GuidedLSTMState(
-            x=state.x + eta.unsqueeze(1) * step,
+            x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
             mu=state.mu,
             horizon=state.horizon,
             origin=state.origin,
-            guesses=guesses,
-            std=std,
+            guesses=made.guesses,
+            std=_unit(made.std),
             memories=memories,
             square=square,
-            step=step,
+            step=made.step,
             gradient=gradient,
             loss=loss,
             first_loss=first_loss,
             lowest=lowest,
             norm=mean_norm,
             first_norm=first_norm,
-            hidden=hidden,
+            hidden=made.hidden,
         )
 
     def _scalars(
@@ -279,54 +326,49 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         )
         return torch.stack(columns, dim=1)
 
-    def _features(
-        self,
-        gradient: Tensor,
-        memories: Tensor,
-        away: Tensor,
-        eta: Tensor,
-        step: Tensor,
-        square: Tensor,
-        started: Tensor,
-    ) -> Tensor:
-        """What the LSTM sees of each coordinate, (B, d, F)."""
-        unit = eta.unsqueeze(1)
-        spread = 0.5 * (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
-        columns = (
-            _soft(_unit(gradient)),
-            *(_soft(_unit(memory)) for memory in memories.unbind(1)),
-            _soft(_unit(away)),
-            torch.tanh(away / (4 * unit)),
-            torch.tanh(away / (0.5 * unit)),
-            step,
-            torch.where(started.unsqueeze(1), spread, 0.0),
-        )
-        return torch.stack(columns, dim=2)
-
-    def _step(self, output: Tensor, straight: Tensor, away: Tensor, progress: Tensor) -> Tensor:
-        """The step in units of eta, (B, d)."""
+    def _units(self, seen: _Seen, eta: Tensor, started: Tensor, progress: Tensor) -> _Units:
+        """What the coordinates of each problem are measured by."""
+        spread = 1 / _rms(seen.gradient).detach().clamp(min=_TINY)
+        sides = (seen.gradient.unsqueeze(1), seen.memories, seen.away.unsqueeze(1))
         time = 2 * progress - 1
         powers = torch.stack((torch.ones_like(time), time, time**2, time**3), dim=1)
-        gain = (powers * self.pace.to(powers.dtype)).sum(1).exp().unsqueeze(1)
-        length = (gain * (3 * output[..., 1]).clamp(-4, 3).exp()).clamp(max=self.config.cap)
-        direction = torch.tanh(straight + output[..., 0])
+        return _Units(
+            size=torch.cat([1 / (_rms(side) + _TINY) for side in sides], dim=1),
+            eta=1 / eta.unsqueeze(1),
+            near=torch.stack((0.25 / eta, 2 / eta), dim=1).unsqueeze(2),
+            spread=spread,
+            known=0.5 * started.to(eta).unsqueeze(1),
+            gain=(powers * self.pace.to(powers.dtype)).sum(1).exp().unsqueeze(1),
+        )
+
+    def _straight(self) -> Tensor:
+        """Weights (outputs, F) from the features straight to the outputs."""
+        return torch.cat((self.skip[:1], self.skip.new_zeros((4, _FEATURES)), self.skip[1:]))
+
+    def _features(self, seen: _Seen, unit: _Units) -> Tensor:
+        """What the LSTM sees of each coordinate, (B, F, d)."""
+        away = seen.away.unsqueeze(1)
+        relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * unit.size
+        spread = (seen.square.sqrt() * unit.spread + 1e-2).log() * unit.known
+        soft = relative / (1 + 0.1 * relative.abs())  # limited to ten
+        others = (torch.tanh(away * unit.near), seen.step.unsqueeze(1), spread.unsqueeze(1))
+        return torch.cat((soft, *others), dim=1)
+
+    def _step(self, output: Tensor, away: Tensor, gain: Tensor) -> Tensor:
+        """The step in units of eta, (B, d), for a displacement in the same units."""
+        length = (gain * (3 * output[:, 1]).clamp(-4, 3).exp()).clamp(max=self.config.cap)
+        direction = torch.tanh(output[:, 0])
         # Back towards the start, coordinate by coordinate: what noise has moved and the gradient does not miss.
-        back = 0.5 + 0.5 * torch.tanh(0.5 * (self.shrink.to(output.dtype) + 5 * output[..., 2]))
+        back = 0.5 + 0.5 * torch.tanh(0.5 * (self.shrink.to(output.dtype) + 5 * output[:, 2]))
         return length * direction - back * away
 
-    def _next_queries(self, output: Tensor, straight: Tensor) -> tuple[Tensor, Tensor]:
-        """Guesses (B, G, d) and sigma (B, d) for the next step."""
-        guesses = straight + output[..., 5:]
-        if guesses.shape[2] > 1:  # which displacements still count
-            guesses = torch.cat(
-                (
-                    guesses[..., :1],
-                    guesses[..., 1:2] * (3 * output[..., 4:5]).clamp(-3, 1).exp(),
-                    guesses[..., 2:],
-                ),
-                dim=2,
-            )
-        return guesses.transpose(1, 2).contiguous(), _unit((3 * output[..., 3]).clamp(-2, 2).exp())
+    def _next_queries(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Guesses (B, G, d), and sigma (B, d) up to its size, for the next step."""
+        guesses = output[:, 5:]
+        if guesses.shape[1] > 1:  # which displacements still count
+            displacement = guesses[:, 1:2] * (3 * output[:, 4:5]).clamp(-3, 1).exp()
+            guesses = torch.cat((guesses[:, :1], displacement, guesses[:, 2:]), dim=1)
+        return guesses, (3 * output[:, 3]).clamp(-2, 2).exp()
 
 
 class _Gates(nn.Module):
@@ -349,14 +391,11 @@ class _Gates(nn.Module):
 
 
 def _rms(v: Tensor) -> Tensor:
-    return v.square().mean(1, keepdim=True).sqrt()
+    """Root mean square over coordinates: (..., d) -> (..., 1)."""
+    length: Tensor = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    return length / math.sqrt(v.shape[-1])
 
 
 def _unit(v: Tensor) -> Tensor:
     """Divided by the root mean square over coordinates; zero stays zero."""
     return v / (_rms(v) + _TINY)
-
-
-def _soft(v: Tensor) -> Tensor:
-    """Softly limited to ten."""
-    return v / (1 + 0.1 * v.abs())

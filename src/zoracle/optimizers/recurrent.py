@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-#: A product of matrices gives each row the same bits in any batch only where the number of rows is a multiple of 16
-#: and the length of a row one of 4 (otherwise other kernels do the edges); both are padded to that with zeros.
-_ROWS, _COLUMNS = 16, 4
-_CHUNK = 2048
+from zoracle.state import tree_map
+
+#: The last bits of a product depend on how its rows are aligned; with rows of a multiple of 16 numbers all are alike.
+_ALIGNED = 16
+#: Coordinates that are worked on at once where no graph is kept: all that a step makes of them stays in the cache.
+BLOCK = 4096
+
+Tree = TypeVar("Tree")
 
 
 class Hidden(NamedTuple):
     """Hidden state of a coordinatewise LSTM."""
 
     h: Tensor
-    """(B, d, H) output."""
+    """(B, H, d) output."""
     c: Tensor
-    """(B, d, H) cell."""
+    """(B, H, d) cell."""
+
+
+class Weights(NamedTuple):
+    """Weights of an LSTM for the problems of a batch, in the form that one step multiplies by."""
+
+    gates: Tensor
+    """(B, 4H, K) of features, h and, where there are biases or shared inputs, a one."""
+    head: Tensor
+    """(B, O, K) of features, the new h, and the one."""
+
+    def of(self, rows: slice) -> Weights:
+        """Those of some problems."""
+        return Weights(self.gates[rows], self.head[rows])
 
 
 class CoordinatewiseLSTM(nn.Module):
@@ -67,70 +84,151 @@ class CoordinatewiseLSTM(nn.Module):
 
     def start(self, like: Tensor) -> Hidden:
         """Zero hidden state for the coordinates of ``like`` (B, d)."""
-        zero = like.new_zeros((*like.shape, self.hidden))
+        zero = like.new_zeros((like.shape[0], self.hidden, like.shape[1]))
         return Hidden(zero, zero.clone())
 
-    def forward(self, features: Tensor, hidden: Hidden, shared: Tensor | None = None) -> tuple[Tensor, Hidden]:
-        """One step.
+    def weights(self, like: Tensor, shared: Tensor | None = None, straight: Tensor | None = None) -> Weights:
+        """The weights for a step on the problems of ``like`` (B, ...), of its type.
 
         Args:
-            features: (B, d, inputs).
-            hidden: state of the previous step.
+            like: any tensor of the batch.
             shared: (B, shared), where there are shared inputs.
-
-        Returns:
-            Outputs (B, d, outputs) and the new state.
+            straight: (outputs, inputs), weights from the features straight to the outputs.
         """
-        b, d, _ = features.shape
-        n = b * d
-        x, h, c = (_pad_rows(t.flatten(0, 1)) for t in (features, hidden.h, hidden.c))
-        # What all coordinates of a problem share, (B, 4H), and the problem of each row.
-        common = x.new_zeros((b, 4 * self.hidden)) if self.bias is None else self.bias.to(x.dtype).expand(b, -1)
-        if self.weight_shared is not None and shared is not None:
-            common = common + (shared.unsqueeze(1) * self.weight_shared.to(x.dtype)).sum(2)
-        problem = (torch.arange(x.shape[0], device=x.device) // d).clamp(max=b - 1)
-        if torch.is_grad_enabled():
-            out, h, c = self._cell(x, h, c, common[problem])
-        else:
-            # A few thousand rows at a time: their gates then stay in the cache. The bits are the same.
-            parts = [
-                self._cell(x[i], h[i], c[i], common[problem[i]])
-                for i in (slice(start, start + _CHUNK) for start in range(0, x.shape[0], _CHUNK))
-            ]
-            out, h, c = (torch.cat(part) for part in zip(*parts, strict=True))
-        shape = (b, d, -1)
-        return out[:n].view(shape), Hidden(h[:n].view(shape), c[:n].view(shape))
+        b, h = like.shape[0], self.hidden
 
-    def _cell(self, x: Tensor, h: Tensor, c: Tensor, common: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, h and c of padded rows (N, .)."""
-        gates = _add_product(_add_product(common, x, self.weight_ih), h, self.weight_hh)
+        def of(weight: Tensor) -> Tensor:
+            return weight.to(like.dtype).expand(b, -1, -1)
+
+        through = self.head.new_zeros((self.head.shape[0], self.weight_ih.shape[1])) if straight is None else straight
+        gates, head = [of(self.weight_ih), of(self.weight_hh)], [of(through), of(self.head)]
+        if self.bias is not None and self.head_bias is not None:
+            common = of(self.bias.unsqueeze(1))
+            if self.weight_shared is not None and shared is not None:
+                common = common + (shared.unsqueeze(1) * of(self.weight_shared)).sum(2, keepdim=True)
+            gates.append(common)
+            head.append(of(self.head_bias.unsqueeze(1)))
         # A sigmoid is a tanh of half its argument. torch.sigmoid rounds the last few numbers of a tensor differently
         # from the rest, tanh does not: with it a problem alone would differ from the same problem in a batch.
-        half = torch.full((4 * self.hidden,), 0.5, dtype=x.dtype, device=x.device)
-        half[2 * self.hidden : 3 * self.hidden] = 1.0
-        i, f, g, o = torch.tanh(gates * half).chunk(4, dim=1)
-        c = 0.5 * ((1 + f) * c + (1 + i) * g)
-        h = 0.5 * (1 + o) * torch.tanh(c)
-        zero = x.new_zeros(self.head.shape[0]) if self.head_bias is None else self.head_bias.to(x.dtype)
-        return _add_product(zero, h, self.head), h, c
+        half = torch.full((4 * h, 1), 0.5, dtype=like.dtype, device=like.device)
+        half[2 * h : 3 * h] = 1.0
+        return Weights(torch.cat(gates, 2) * half, torch.cat(head, 2))
+
+    def forward(self, features: Tensor, hidden: Hidden, weights: Weights | None = None) -> tuple[Tensor, Hidden]:
+        """One step. Its backward pass is written by hand, and of first order.
+
+        Args:
+            features: (B, inputs, d).
+            hidden: state of the previous step.
+            weights: what :meth:`weights` makes; needed where there are shared inputs.
+
+        Returns:
+            Outputs (B, outputs, d) and the new state.
+        """
+        made = self.weights(features) if weights is None else weights
+        if torch.is_grad_enabled():
+            out, h, c = _Step.apply(features, *hidden, *made)  # type: ignore[no-untyped-call]
+            return out, Hidden(h, c)
+
+        def some(rows: slice, cols: slice) -> tuple[Tensor, Hidden]:
+            x, h, c = (leaf[rows, :, cols] for leaf in (features, *hidden))
+            out, h, c, *_ = _step(x, h, c, *made.of(rows), aligned=_ALIGNED)
+            return out, Hidden(h, c)
+
+        return blockwise(some, features)
 
 
-def rowwise(rows: Tensor, weight: Tensor) -> Tensor:
-    """Rows (B, d, K) times a weight (H, K), as (B, d, H); each row's bits are the same in any batch."""
-    b, d, _ = rows.shape
-    zero = rows.new_zeros(weight.shape[0])
-    return _add_product(zero, _pad_rows(rows.flatten(0, 1)), weight)[: b * d].view(b, d, -1)
+def blockwise(function: Callable[[slice, slice], Tree], like: Tensor, size: int = BLOCK) -> Tree:
+    """A function of some problems and some of their coordinates, put together for all of ``like`` (B, ..., d).
+
+    It is called for a few thousand coordinates at a time, or where a graph is kept for all at once. How a problem's
+    coordinates are divided depends on d only.
+
+    Args:
+        function: from the rows of problems and the columns of coordinates to a tree of tensors (n, ..., w).
+        like: any tensor of the batch.
+        size: coordinates a call.
+    """
+    b, d = like.shape[0], like.shape[-1]
+    if torch.is_grad_enabled() or b * d <= size:
+        return function(slice(None), slice(None))
+    whole: Tree | None = None
+    for rows, cols in _blocks(b, d, size):
+        part = function(rows, cols)
+        if whole is None:
+            whole = tree_map(lambda leaf: leaf.new_empty((b, *leaf.shape[1:-1], d)), part)
+        tree_map(lambda leaf, new: leaf[rows, ..., cols].copy_(new), whole, part)  # noqa: B023
+    assert whole is not None
+    return whole
 
 
-def _add_product(start: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """``start`` plus padded rows (N, K) times a weight (H, K)."""
-    weight = weight.to(rows.dtype)
-    extra = -rows.shape[1] % _COLUMNS
-    if extra:
-        rows, weight = functional.pad(rows, (0, extra)), functional.pad(weight, (0, extra))
-    return torch.addmm(start, rows, weight.t())
+def _blocks(b: int, d: int, size: int) -> Iterator[tuple[slice, slice]]:
+    together = max(1, size // d)
+    for row in range(0, b, together):
+        for col in range(0, d, size):
+            yield slice(row, row + together), slice(col, col + size)
 
 
-def _pad_rows(rows: Tensor) -> Tensor:
-    extra = -rows.shape[0] % _ROWS
-    return functional.pad(rows, (0, 0, 0, extra)) if extra else rows
+def _step(
+    features: Tensor, h: Tensor, c: Tensor, gates: Tensor, head: Tensor, aligned: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Outputs, new h and c; and what the backward pass needs: inputs of the head, gates, tanh(c)."""
+    n, f, w = features.shape
+    size, rows = h.shape[1], gates.shape[2]
+    if w % aligned == 0:
+        one = [] if rows == f + size else [features.new_ones((1, 1, 1)).expand(n, 1, w)]
+        inputs = torch.cat((features, h, *one), 1)
+    else:
+        inputs = features.new_ones((n, rows, w + -w % aligned))
+        inputs[:, :f, :w] = features
+        inputs[:, f : f + size, :w] = h
+    activated = torch.bmm(gates, inputs).tanh_()
+    i, forget, g, o = activated[:, :, :w].chunk(4, 1)
+    # c = (1 + forget) / 2 c + (1 + i) / 2 g, and the mean of two numbers is a lerp.
+    c = torch.addcmul(g, i, g).lerp_(torch.addcmul(c, forget, c), 0.5)
+    squashed = torch.tanh(c)
+    h = torch.addcmul(squashed, o, squashed).mul_(0.5)
+    inputs[:, f : f + size, :w] = h
+    return torch.bmm(head, inputs)[:, :, :w], h, c, inputs, activated, squashed
+
+
+class _Step(torch.autograd.Function):
+    """:func:`_step` with its backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, h: Tensor, c: Tensor, gates: Tensor, head: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        out, new_h, new_c, *kept = _step(features, h, c, gates, head, aligned=1)
+        ctx.features = features.shape[1]
+        ctx.save_for_backward(h, c, gates, head, *kept)
+        return out, new_h, new_c
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        h, c, gates, head, inputs, activated, squashed = ctx.saved_tensors
+        by_out, by_h, by_c = grad_outputs
+        f, size = ctx.features, h.shape[1]
+        i, forget, g, o = activated.chunk(4, 1)
+        by_inputs = torch.bmm(head[:, :, : f + size].transpose(1, 2), by_out)
+        # h = (1 + o) / 2 tanh(c), with by_h and by_c all that reaches h and c.
+        by_h = (by_h + by_inputs[:, f:]).mul_(0.5)
+        through = torch.addcmul(by_h, by_h, o)
+        by_c = (by_c + through).addcmul_(through * squashed, squashed, value=-1).mul_(0.5)
+        by_gates = torch.empty_like(activated)
+        into_i, into_forget, into_g, into_o = by_gates.chunk(4, 1)
+        torch.mul(by_c, g, out=into_i)
+        torch.mul(by_c, c, out=into_forget)
+        torch.addcmul(by_c, by_c, i, out=into_g)
+        torch.mul(by_h, squashed, out=into_o)
+        by_gates.addcmul_(by_gates * activated, activated, value=-1)  # the slope of tanh
+        before = torch.bmm(gates[:, :, : f + size].transpose(1, 2), by_gates)
+        of_gates = of_head = None
+        if ctx.needs_input_grad[3]:
+            of_gates = torch.bmm(by_gates, inputs.transpose(1, 2))
+            of_gates[:, :, f : f + size] = torch.bmm(by_gates, h.transpose(1, 2))
+        if ctx.needs_input_grad[4]:
+            of_head = torch.bmm(by_out, inputs.transpose(1, 2))
+        of_features = by_inputs[:, :f] + before[:, :f]
+        return of_features, before[:, f:], torch.addcmul(by_c, by_c, forget), of_gates, of_head

@@ -157,9 +157,9 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
         z = self.draw(state.key, state.x)
         if self.config.query == "gaussian":
             return self.queries(state.x, z, state.mu)
-        features = torch.stack((state.gradient, state.step), dim=2).detach()
+        features = torch.stack((state.gradient, state.step), dim=1).detach()
         output, hidden = self.query_rnn(features, state.query)
-        output = output.squeeze(2)
+        output = output.squeeze(1)
         raw = 1 + output
         std = raw * (raw.shape[1] ** 0.5 / raw.norm(dim=1, keepdim=True))
         used = std.abs()
@@ -176,8 +176,8 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
             gradient = self.estimate(queries, values, state.mu)
         update = state.update
         if self.config.update == "learned":
-            step, update = self.update_rnn(gradient.unsqueeze(2), update)
-            step = step.squeeze(2)
+            step, update = self.update_rnn(gradient.unsqueeze(1), update)
+            step = step.squeeze(1)
         else:
             step = -(4 / state.x.shape[1] if self.config.lr is None else self.config.lr) * gradient
         return ZOLSTMState(

@@ -1,0 +1,99 @@
+"""The LSTM's kernels: what they compute, their backward pass, and that blocks and batches change no bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoracle.optimizers.recurrent import BLOCK, CoordinatewiseLSTM, Hidden
+
+F, H, OUT, S = 3, 5, 2, 4
+
+
+def build(*, shared: bool = True) -> CoordinatewiseLSTM:
+    lstm = CoordinatewiseLSTM(F, H, OUT, head_scale=1.0, bias=shared, shared=S if shared else 0, seed=1)
+    return lstm.double()
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def inputs(b: int, d: int) -> tuple[torch.Tensor, Hidden, torch.Tensor, torch.Tensor]:
+    return draw(b, F, d), Hidden(draw(b, H, d), draw(b, H, d)), draw(b, S), draw(OUT, F)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("d", [1, 13, 32])
+def test_it_is_torchs_cell_with_a_linear_head(d: int, shared: bool) -> None:
+    lstm = build(shared=shared)
+    x, hidden, common, straight = inputs(2, d)
+    # Its weights are given, none drawn: that would use the global random state.
+    cell = torch.nn.utils.skip_init(torch.nn.LSTMCell, F, H, bias=shared, dtype=torch.float64)
+    cell.weight_ih.data, cell.weight_hh.data = lstm.weight_ih.data, lstm.weight_hh.data
+    with torch.no_grad():
+        if lstm.head_bias is not None:
+            lstm.head_bias.copy_(draw(OUT))
+        out, new = lstm(x, hidden, lstm.weights(x, common if shared else None, straight))
+        for p in range(2):
+            if lstm.bias is not None and lstm.weight_shared is not None:  # what all coordinates share is a bias
+                cell.bias_ih.data, cell.bias_hh.data = lstm.bias.data, lstm.weight_shared @ common[p]
+            h, c = cell(x[p].t(), (hidden.h[p].t(), hidden.c[p].t()))
+            expected = h @ lstm.head.t() + x[p].t() @ straight.t()
+            if lstm.head_bias is not None:
+                expected = expected + lstm.head_bias
+            torch.testing.assert_close(new.h[p].t(), h)
+            torch.testing.assert_close(new.c[p].t(), c)
+            torch.testing.assert_close(out[p].t(), expected)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_backward_pass_is_that_of_the_forward_pass(shared: bool) -> None:
+    lstm = build(shared=shared).requires_grad_(True)
+    x, hidden, common, straight = inputs(2, 7)
+    for leaf in (x, *hidden, common, straight):
+        leaf.requires_grad_(True)
+
+    def two_steps(*_: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        weights = lstm.weights(x, common if shared else None, straight)
+        first, middle = lstm(x, hidden, weights)
+        second, last = lstm(x + first.mean(1, keepdim=True), middle, weights)
+        return first, second, *last
+
+    leaves = [x, *hidden, straight, *lstm.parameters(), *([common] if shared else [])]
+    assert torch.autograd.gradcheck(two_steps, leaves)
+    for out, plain in zip(two_steps(), _without_graph(two_steps), strict=True):
+        torch.testing.assert_close(out.detach(), plain)
+
+
+def _without_graph(function):
+    with torch.no_grad():
+        return function()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [13, 784, BLOCK - 1, BLOCK, 2 * BLOCK + 40])
+def test_blocks_and_batches_change_no_bit(d: int, dtype: torch.dtype) -> None:
+    lstm = build()
+    x, hidden, common, straight = inputs(7, d)
+    x, hidden = x.to(dtype), Hidden(hidden.h.to(dtype), hidden.c.to(dtype))
+    with torch.no_grad():
+        weights = lstm.weights(x, common.to(dtype), straight)
+        together = lstm(x, hidden, weights)
+        for p in (slice(0, 1), slice(5, 6), slice(2, 5)):
+            mine = lstm.weights(x[p], common[p].to(dtype), straight)
+            alone = lstm(x[p].clone(), Hidden(hidden.h[p].clone(), hidden.c[p].clone()), mine)
+            assert torch.equal(alone[0], together[0][p])
+            assert torch.equal(alone[1].h, together[1].h[p])
+            assert torch.equal(alone[1].c, together[1].c[p])
+
+
+def test_frozen_weights_still_pass_gradients_on() -> None:
+    lstm = build(shared=False).requires_grad_(False)
+    x, hidden, _, _ = inputs(2, 7)
+    x.requires_grad_(True)
+    out, new = lstm(x, hidden)
+    (out.sum() + new.c.sum()).backward()
+    assert x.grad is not None
+    assert bool((x.grad != 0).all())
+    assert lstm.head.grad is None
