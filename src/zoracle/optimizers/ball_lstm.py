@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from zoracle.directions import orthonormalise
 from zoracle.errors import InputError
-from zoracle.estimators import combine
+from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal, uniform
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, SamplingConfig, Start
-from zoracle.optimizers.guided_lstm import RATES, _Gates, _soft
-from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Hidden, rowwise
+from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden
 from zoracle.types import Key, Queries
 
+#: Initial rates of the memories, running means of the estimates.
+RATES = (0.5, 0.12, 0.03)
 _FEATURES = len(RATES) + 4
-_SCALARS = 6
+_SCALARS = 7
 _TINY = 1e-12
 _TILES, _GRID, _ROWS, _COLUMNS = 0, 1, 2, 3  # streams: tiles, how many of them, where they begin
 
@@ -31,7 +32,6 @@ class BallLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         guesses: G, how many of them lie along guesses of the gradient, 1 or 2.
         cells: how many tiles the longer side of an image is cut into; one of them is drawn each step.
         hidden: hidden size of the LSTM.
-        horizon: steps that time is measured in where the run does not say how many it will take.
         weight_seed: keys the initial weights.
     """
 
@@ -39,7 +39,6 @@ class BallLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     guesses: int = 1
     cells: tuple[int, ...] = (7,)
     hidden: int = 10
-    horizon: int = 100
     weight_seed: int = 0
 
 
@@ -49,8 +48,6 @@ class BallLSTMState(NamedTuple):
     x: Tensor
     key: Key
     mu: Tensor
-    horizon: Tensor
-    """(B,) T."""
     unit: Tensor
     """(B,) the size of a perturbation's coordinate in this ball."""
     middle: Tensor
@@ -67,6 +64,8 @@ class BallLSTMState(NamedTuple):
     """(B,) the last iterate's loss."""
     first_loss: Tensor
     """(B,) the first iterate's loss."""
+    mean_loss: Tensor
+    """(B,) running mean of the iterates' losses."""
     first_norm: Tensor
     """(B,) the first estimate's norm."""
     hidden: Hidden
@@ -84,7 +83,8 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
 
     One coordinatewise LSTM sees the estimate and three gated running means of it, each over its root mean square, the
     position in the ball, the last step and the middle of the coordinate's range, and shared scalars (time, the loss
-    against the first one and the last one, the estimate's norm, what the guesses explained). It answers with a target
+    in nats and against the first, the last and the mean one, the estimate's norm, what the guesses explained). It
+    follows no schedule, since it does not know when it will succeed. It answers with a target
     in units r of the ball and a rate,
 
     x \leftarrow P(x + a (r \tanh(h) - x)),
@@ -112,13 +112,13 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         )
         # Straight from the features, so that an untrained optimizer already descends: the target against the second
         # running mean, guesses along it and along the estimate.
-        skip = torch.zeros(1 + g, _FEATURES)
+        skip = torch.zeros(2 + g, _FEATURES)
         skip[0, 2] = -2.0
         for row, column in enumerate((2, 0)[:g]):
-            skip[1 + row, column] = 1.0
+            skip[2 + row, column] = 1.0
         self.skip = nn.Parameter(skip)
         self.rate = nn.Parameter(torch.tensor([2.0]))
-        self.gates = _Gates(_SCALARS + g, seed=mix(seed, 2))
+        self.gates = Gates(_SCALARS + g, RATES, seed=mix(seed, 2))
         self.requires_grad_(False)
 
     @classmethod
@@ -153,7 +153,6 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
             x=x,
             key=start.key,
             mu=start.mu,
-            horizon=torch.where(start.horizon > 0, start.horizon, self.config.horizon),
             unit=unit,
             middle=(0.5 * (space.high + space.low)).to(x) / unit.unsqueeze(1),
             shape=space.shape.clone(),
@@ -162,6 +161,7 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
             step=zero,
             loss=x.new_zeros(b),
             first_loss=x.new_zeros(b),
+            mean_loss=x.new_zeros(b),
             first_norm=x.new_zeros(b),
             hidden=self.rnn.start(zero),
         )
@@ -172,10 +172,9 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         started = (state.key.step.to(state.x.device) > 0)[:, None, None]
         # Where a row depends on those before it, itself shifted by a pixel takes its place: it is tiled otherwise.
         rows = torch.cat((torch.where(started, state.guesses, z[:, :g]), z[:, g:]), dim=1)
-        u = orthonormalise(rows, z.roll(1, 2)) * math.sqrt(d)
-        x = state.x.detach().unsqueeze(1)
+        u = orthonormalise(rows, lambda: z.roll(1, 2)) * math.sqrt(d)
         # The points keep the graph of u: training by directional derivatives sends gradients through the values.
-        return Queries(torch.cat((x, x + state.mu[:, None, None] * u), dim=1), u)
+        return Queries(forward_points(state.x.detach(), u, state.mu), u)
 
     def _tiles(self, state: BallLSTMState) -> Tensor:
         """Directions (B, q, d) that are constant on the tiles of a grid, Gaussian from tile to tile."""
@@ -184,7 +183,7 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         cells = torch.tensor(self.config.cells)
         drawn = cells[(uniform(state.key, _GRID) * len(cells)).long()].double()
         side = max(h, w) / drawn
-        n_rows, n_columns = (int(math.ceil(size / float(max(h, w)) * int(cells.max()))) + 1 for size in (h, w))
+        n_rows, n_columns = (math.ceil(size * int(cells.max()) / max(h, w)) + 1 for size in (h, w))
         z = normal(state.key, (q, c, n_rows, n_columns), _TILES, x.dtype)
         rows, columns = (
             ((torch.arange(size) / side.unsqueeze(1)) + uniform(state.key, stream).unsqueeze(1)).long()
@@ -205,14 +204,16 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         norm = gradient.detach().norm(dim=1)
         first_norm = torch.where(started, state.first_norm, norm)
         explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
+        mean_loss = torch.where(started, 0.9 * state.mean_loss + 0.1 * loss, loss)
         time = state.key.step.to(loss)
         columns = (
-            2 * (time / state.horizon.to(loss)).clamp(max=1) - 1,
             0.5 * (1 + time).log() - 1,
+            2 * torch.exp(-0.2 * time) - 1,
             0.5 * (loss / first_loss.clamp(min=_TINY) + 1e-2).log().clamp(-4, 2) + 1,
+            0.3 * (loss + 1e-2).log().clamp(-5, 5),
             torch.where(started, 5 * (loss - state.loss) / first_loss.clamp(min=_TINY), 0.0).clamp(-2, 2),
+            (2 * (loss - mean_loss) / mean_loss.clamp(min=_TINY)).clamp(-2, 2),
             0.5 * (norm / first_norm.clamp(min=_TINY) + 1e-3).log().clamp(-4, 4),
-            (loss + 1e-2).log().clamp(-5, 5) * 0.3,
         )
         scalars = torch.cat((torch.stack(columns, dim=1), explained), dim=1)
 
@@ -231,26 +232,25 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
                 state.step,
                 state.middle,
             ),
-            dim=2,
+            dim=1,
         )
-        output, hidden = self.rnn(features, state.hidden, scalars)
-        straight = rowwise(features, self.skip)
-        target = torch.tanh(straight[..., 0] + 2 * output[..., 0])
-        rate = 0.5 + 0.5 * torch.tanh(0.5 * (self.rate.to(dtype) + 5 * output[..., 1]))
+        output, hidden = self.rnn(features, state.hidden, self.rnn.weights(features, scalars, self.skip))
+        target = torch.tanh(output[:, 0])
+        rate = 0.5 + 0.5 * torch.tanh(0.5 * (self.rate.to(dtype) + 5 * output[:, 1]))
         step = rate * (target - position)
         return BallLSTMState(
             x=state.x + unit * step,
             key=state.key.next(),
             mu=state.mu,
-            horizon=state.horizon,
             unit=state.unit,
             middle=state.middle,
             shape=state.shape,
-            guesses=(straight[..., 1:] + output[..., 2:]).transpose(1, 2).contiguous(),
+            guesses=output[:, 2:],
             memories=memories,
             step=step,
             loss=loss,
             first_loss=first_loss,
+            mean_loss=mean_loss,
             first_norm=first_norm,
             hidden=hidden,
         )
@@ -259,3 +259,8 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
 def _unit(v: Tensor) -> Tensor:
     """Divided by the root mean square over coordinates; zero stays zero, and has a gradient."""
     return v / (v.square().mean(1, keepdim=True) + _TINY**2).sqrt()
+
+
+def _soft(v: Tensor) -> Tensor:
+    """Softly limited to ten."""
+    return v / (1 + 0.1 * v.abs())

@@ -13,7 +13,7 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
-from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Hidden, blockwise, step
+from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, blockwise, step
 from zoracle.types import Key, Queries
 
 #: Initial rates of the memories, running means of the estimates.
@@ -182,7 +182,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         self.skip = nn.Parameter(skip)
         self.pace = nn.Parameter(torch.zeros(4))
         self.shrink = nn.Parameter(torch.tensor([-3.0]))
-        self.gates = _Gates(_SCALARS + g, seed=mix(seed, 2))
+        self.gates = Gates(_SCALARS + g, RATES, seed=mix(seed, 2))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
@@ -379,25 +379,6 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             h=h,
             c=c,
         )
-
-
-class _Gates(nn.Module):
-    """Rates of the memories from the scalars, in (0, 1)."""
-
-    def __init__(self, scalars: int, *, seed: int, width: int = 16) -> None:
-        super().__init__()
-        g = torch.Generator().manual_seed(seed)
-        self.inner = nn.Parameter(torch.randn(width, scalars, generator=g) / math.sqrt(scalars))
-        self.inner_bias = nn.Parameter(torch.zeros(width))
-        self.outer = nn.Parameter(torch.randn(len(RATES), width, generator=g) * 0.1)
-        self.outer_bias = nn.Parameter(torch.tensor([math.log(rate / (1 - rate)) for rate in RATES]))
-
-    def forward(self, scalars: Tensor) -> Tensor:
-        """Rates (B, M) for scalars (B, S); sums instead of products of matrices, so that no batch changes them."""
-        weights = (weight.to(scalars.dtype) for weight in (self.inner, self.inner_bias, self.outer, self.outer_bias))
-        inner, inner_bias, outer, outer_bias = weights
-        middle = torch.tanh((scalars.unsqueeze(1) * inner).sum(2) + inner_bias)
-        return 0.5 + 0.5 * torch.tanh(0.5 * ((middle.unsqueeze(1) * outer).sum(2) + outer_bias))
 
 
 def _rms(v: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -107,18 +108,46 @@ class CoordinatewiseLSTM(nn.Module):
         half[2 * h : 3 * h] = 1.0
         return Weights(torch.cat(gates, 2) * half, torch.cat(head, 2))
 
-    def forward(self, features: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """One step of an LSTM without shared inputs.
+    def forward(self, features: Tensor, hidden: Hidden, weights: Weights | None = None) -> tuple[Tensor, Hidden]:
+        """One step.
 
         Args:
             features: (B, inputs, d).
             hidden: state of the previous step.
+            weights: what :meth:`weights` makes; needed where there are shared inputs.
 
         Returns:
             Outputs (B, outputs, d) and the new state.
         """
-        out, h, c = blockwise(lambda x, *rest: step((x,), *rest), (features, *hidden), self.weights(features))
+        made = self.weights(features) if weights is None else weights
+        out, h, c = blockwise(lambda x, *rest: step((x,), *rest), (features, *hidden), made)
         return out, Hidden(h, c)
+
+
+class Gates(nn.Module):
+    """Rates of running means, in (0, 1), from scalars that all coordinates of a problem share.
+
+    Args:
+        scalars: S, how many.
+        rates: M initial rates.
+        seed: keys the initial weights.
+        width: of the layer between.
+    """
+
+    def __init__(self, scalars: int, rates: tuple[float, ...], *, seed: int, width: int = 16) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.inner = nn.Parameter(torch.randn(width, scalars, generator=g) / math.sqrt(scalars))
+        self.inner_bias = nn.Parameter(torch.zeros(width))
+        self.outer = nn.Parameter(torch.randn(len(rates), width, generator=g) * 0.1)
+        self.outer_bias = nn.Parameter(torch.tensor([math.log(rate / (1 - rate)) for rate in rates]))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """Rates (B, M) for scalars (B, S); sums instead of products of matrices, so that no batch changes them."""
+        weights = (weight.to(scalars.dtype) for weight in (self.inner, self.inner_bias, self.outer, self.outer_bias))
+        inner, inner_bias, outer, outer_bias = weights
+        middle = torch.tanh((scalars.unsqueeze(1) * inner).sum(2) + inner_bias)
+        return 0.5 + 0.5 * torch.tanh(0.5 * ((middle.unsqueeze(1) * outer).sum(2) + outer_bias))
 
 
 def blockwise(
