@@ -139,7 +139,7 @@ def test_probabilities_and_misclassified_images():
     _, _, success = attack(wrapped(Probabilities()), IMAGES, wrong, epsilons=0.05)
     assert success.all()
     assert attack.results[0].misclassified.all()
-    assert attack.queries.tolist() == [6] * NUMBER  # the step that found out
+    assert attack.queries.tolist() == [1] * NUMBER  # the look that found out
 
 
 def test_what_cannot_be_attacked_is_told():
