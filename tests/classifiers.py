@@ -9,8 +9,11 @@ from torch import nn
 SHAPE, CLASSES, NUMBER = (3, 4, 5), 6, 5
 _RNG = np.random.default_rng(0)
 WEIGHT = _RNG.normal(size=(60, CLASSES)).astype(np.float32)
-IMAGES = torch.from_numpy(_RNG.uniform(0.2, 0.8, size=(NUMBER, *SHAPE)).astype(np.float32))
-LABELS = (IMAGES.flatten(1) @ torch.from_numpy(WEIGHT)).argmax(1)
+LABELS = torch.tensor([5, 1, 2, 0, 4])
+# Grey, some noise, and more and more of what each class looks like, so that some are easier to attack than others.
+_MARGIN = np.array([0.01, 0.02, 0.03, 0.04, 0.05])[:, None]
+_PIXELS = 0.5 + _RNG.uniform(-0.1, 0.1, size=(NUMBER, 60)) + _MARGIN * WEIGHT[:, LABELS.numpy()].T
+IMAGES = torch.from_numpy(_PIXELS.clip(0.05, 0.95).astype(np.float32)).view(NUMBER, *SHAPE)
 TARGETS = (LABELS + 2) % CLASSES
 
 
@@ -27,4 +30,4 @@ class Linear(nn.Module):
     def forward(self, x):
         self.seen += len(x)
         self.lowest, self.highest = min(self.lowest, float(x.min())), max(self.highest, float(x.max()))
-        return ((x - self.low) / (self.high - self.low)).flatten(1) @ self.weight
+        return ((x - self.low) / (self.high - self.low) - 0.5).flatten(1) @ self.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -28,6 +29,10 @@ def classify(x):
     return np.asarray(x).reshape(len(x), -1) @ WEIGHTS[: np.asarray(x)[0].size]
 
 
+def square(x):
+    return classify(np.asarray(x) ** 2)
+
+
 def digits(x):
     from zoracle.tasks import task
 
@@ -52,6 +57,7 @@ def house(monkeypatch, tmp_path):
     """A working directory with a model and data; a module of this name is imported anew in each test."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     Path("house.py").write_text(MODEL)
     labels = np.array([0, 1, 2, 3])
     np.savez("own.npz", images=images(4), labels=labels, targets=(labels + 1) % 10)
@@ -111,8 +117,7 @@ def test_an_attack_on_ones_own_images_and_model(capsys):
     assert np.array_equal(found["images"], images(4))
     assert np.abs(found["adversarial"][0] - images(4)).max() <= 0.2 + 1e-6
     assert (found["queries"] <= 300).all()
-    import house as model
-
+    model = importlib.import_module("house")
     predicted = model.classify(found["adversarial"][0]).argmax(1)
     assert ((predicted != found["labels"]) == found["success"][0]).all()
     assert found["success"].any()
@@ -213,6 +218,13 @@ def test_a_folder_of_pictures(capsys, plain):
         ("--eps 0.1 is the radius of a ball", "{both} --eps .1"),
         ("no images are given for the valid split", "{both} --split valid"),
         ("--tune needs validation images", "{both} --tune"),
+        ("--workers is 2, and your own target", "{both} --workers 2"),
+        ("reduce is 'tile'", "{both} --reduce tile"),
+        ("option timeout goes with OpenInference", "{both} --timeout 3"),
+        ("preprocess has 2 channels", "{both} --mean 0,0 --std 1,1"),
+        ("model.onnx does not exist", "--target model.onnx --data own.npz"),
+        ("would have to be unpickled", "--target model.pt --data own.npz"),
+        ("holds a user or password", "--target http://me:secret@host/v2/models/m --data own.npz"),
         ("labels goes with a folder", "{both} --labels house.py"),
         ("--resize is '0x4'; expected HxW", "{target} --data . --resize 0x4"),
         ("--resize is '4'; expected HxW", "{target} --data . --resize 4"),
@@ -243,6 +255,26 @@ def test_what_cannot_work_is_one_line_and_code_2(capsys, monkeypatch, message, a
 def test_a_target_that_fails_is_one_line(capsys):
     run("attack", "--target", "house:fails", "--data", "own.npz", *SHORT, "--out", "run", code=2)
     one_line(capsys.readouterr().err, "the model raised OSError: gone when given")
+
+
+def test_options_of_a_target_reach_it(capsys, plain):
+    Path("scaled.py").write_text(
+        "import numpy as np\nimport house\n\n\ndef classify(x):\n"
+        "    assert x.shape[1:] == (4, 4, 1)\n"
+        "    return house.square(np.moveaxis(x, 3, 1) / 255 * 2 + 0.25)\n"
+    )
+    model = importlib.import_module("house")
+    np.savez("own.npz", images=images(4), labels=model.square(images(4)).argmax(1))
+    argv = ["attack", "--data", "own.npz", *SHORT, "--dtype", "float64"]
+    given = ["--input-layout", "NHWC", "--pixel-max", "255", "--mean", "63.75", "--std", "2"]
+    run(*argv, "--target", "house:square", "--out", "plain")
+    run(*argv, "--target", "scaled:classify", *given, "--outputs", "logits", "--out", "run")
+    moved = adversarial("plain")["adversarial"] - images(4)
+    assert np.allclose(adversarial()["adversarial"] - images(4), moved, atol=1e-3 * np.abs(moved).max())
+    there = config()["task"]
+    told = '{"layout": "NHWC", "outputs": "logits", "pixel_max": 255.0, "preprocess": [63.75, 2.0]}'
+    assert there["target"] == f"scaled:classify {told}"
+    assert there["outputs"] == "logits"
 
 
 def test_labels_that_the_target_does_not_have_are_told_at_its_first_answer(capsys):

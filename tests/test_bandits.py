@@ -79,10 +79,11 @@ def test_a_prior_that_is_certain_can_change_its_mind() -> None:
 
 def test_the_prior_has_the_size_of_its_cells() -> None:
     x0 = torch.zeros(3, DIM, dtype=torch.float64)
-    assert Bandits().init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, 2 * 3 * 2)
-    large = torch.zeros(1, 3 * 299 * 299)
-    box = Space(large - 1, large + 1, torch.tensor([torch.inf]), torch.tensor([[3, 299, 299]]))
-    assert Bandits().init(large, space=box).dual.shape == (1, 3 * 50 * 50)
+    assert Bandits().init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, DIM)
+    for side, cells in ((8, 4), (28, 14), (299, 50)):
+        image = torch.zeros(1, 3 * side * side)
+        box = Space(image - 1, image + 1, torch.tensor([torch.inf]), torch.tensor([[3, side, side]]))
+        assert Bandits().init(image, space=box).dual.shape == (1, 3 * cells * cells)
     assert Bandits(tile=1).init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, DIM)
     assert Bandits(tile=2).init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, 2 * 3 * 2)
     assert Bandits(tile=9).init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, 2)

@@ -145,6 +145,12 @@ def test_tune_writes_what_it_chose(capsys):
     (record,) = json.loads(Path("tuned.json").read_text())["tuned settings"]
     assert (record["optimizer"], record["split"], record["problems"]) == ("zo-sgd", "valid", 2)
     assert capsys.readouterr().out.startswith("zo-sgd: lr = ")
+    assert record["criterion"] == "ratio"
+    small = ["--threat", "linf", "--eps", 0.3, "--reduce", "tile:2", "--optimizers", "snes", "--problems", 2]
+    run("tune", *small, "--steps", 3, "--out", "ball.json")
+    (record,) = json.loads(Path("ball.json").read_text())["tuned settings"]
+    assert (record["criterion"], record["task_config"]["reduce"]) == ("queries", "tile:2")
+    assert set(record["chosen"]) == {"sigma"}
 
 
 TRAINING = """

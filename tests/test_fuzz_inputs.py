@@ -20,7 +20,7 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import strategies as st  # noqa: E402
 
 #: ZORACLE_FUZZ sets how many examples each test draws; they are the same in every run.
-EXAMPLES = int(os.environ.get("ZORACLE_FUZZ", "60"))
+EXAMPLES = int(os.environ.get("ZORACLE_FUZZ", "40"))
 fuzzed = hypothesis.settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -53,9 +53,9 @@ ODD = [None, "", "a", b"a", [], {}, [[]], [[0.5], [0.5, 0.5]], object(), 0, 0.5,
 
 
 @st.composite
-def arrays(draw):
+def arrays(draw, shapes=SHAPES):
     """Arrays, tensors and lists of all kinds, of pixels and of what is none."""
-    shape = draw(st.sampled_from(SHAPES))
+    shape = draw(st.sampled_from(shapes))
     values = np.resize(PIXELS, shape)
     factor = draw(st.sampled_from([1, 1, 1, 255, -1, np.nan, np.inf, 1e300]))
     with warnings.catch_warnings():
@@ -90,6 +90,9 @@ SETTINGS = {
     "budget": numbers,
     "norm": st.sampled_from(["l1", "l2", "linf", "l3", None, 2, []]),
     "outputs": st.sampled_from(["logits", "probabilities", "log-probabilities", "labels", None, 1, []]),
+    "reduce": st.sampled_from(
+        ["tile:2", "tile:1x2", "tile:0", "tile:", "tile:9", "bilinear:2", "bilinear:x", "", 2, None]
+    ),
     "framework": st.sampled_from(["auto", "numpy", "torch", "jax", None, 1]),
     "targets": labels,
     "ids": labels,
@@ -125,14 +128,17 @@ def test_each_setting_of_attack(name, data):
     refused_in_one_line(zoracle.attack, classify, given, [0, 1], **settings)
 
 
-ANSWERS = st.one_of(arrays(), labels, st.sampled_from(ODD))
+ANSWERS = st.one_of(
+    arrays([(4, 3), (4, 3), (4, 2), (4, 1), (4, 0), (4,), (4, 3, 1), (3, 4), (1, 4, 3), ()]),
+    st.sampled_from([*ODD, torch.zeros(4, 3).to_sparse(), torch.zeros(4, 3, device="meta"), [[1, 2, 3]] * 4]),
+)
 
 
 @fuzzed
 @hypothesis.given(ANSWERS, st.sampled_from(["logits", "probabilities", "log-probabilities"]))
 def test_whatever_the_model_answers(answer, outputs):
-    given = torch.from_numpy(PIXELS.reshape(2, 1, 3, 4))
-    settings = {"optimizer": "zo-sgd", "budget": 2, "num_directions": 1, "outputs": outputs}
+    given = torch.from_numpy(PIXELS.reshape(2, 1, 3, 4))  # two images, two points each: four inputs
+    settings = {"optimizer": "zo-sgd", "budget": 2, "num_directions": 1, "outputs": outputs, "framework": "torch"}
     refused_in_one_line(zoracle.attack, lambda _: answer, given, [0, 1], **settings)
 
 
@@ -271,7 +277,7 @@ WORDS = st.one_of(
 _OPTIONS = """
     target data labels classes images-key labels-key targets-key data-layout resize channels targets outputs mean std
     input-layout pixel-max input-name output-name top-k num-classes device timeout attempts concurrency threat eps split
-    ids problems steps budget
+    ids problems steps budget reduce
 """
 OPTIONS = st.sampled_from([f"--{name}" for name in _OPTIONS.split()])
 

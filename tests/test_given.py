@@ -83,6 +83,7 @@ def test_targets_reach_the_objective():
     assert build(norm="l2", eps=0.5).objective((0,)).eps == 0.5
     assert build(norm="l2", eps=0.5).start_std == 0
     assert build(start_std=0.1).start_std == 0.1
+    assert build(reduce="tile:1x2").dim == build(reduce="tile:1x2").objective((0,)).dim == 2
 
 
 def test_a_run_counts_what_the_model_saw():

@@ -10,7 +10,7 @@ from zoracle.errors import BlackBoxError, InputError
 
 pytest.importorskip("art", reason="ART is not installed (extra art)")
 
-from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier
+from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier, SklearnClassifier
 from art.exceptions import EstimatorError
 
 from zoracle.interop.art import ZoracleAttack
@@ -19,7 +19,7 @@ SETTINGS = {"optimizer": "zo-sgd", "lr": 0.002, "num_directions": 5}
 X, Y = IMAGES.numpy(), LABELS.numpy()
 ONE_HOT = np.eye(CLASSES, dtype=np.float32)[Y]
 THREATS = [
-    ({"norm": np.inf, "eps": 0.07}, {"norm": "linf", "eps": 0.07, "stop_on_success": True}),
+    ({"norm": np.inf, "eps": 0.05}, {"norm": "linf", "eps": 0.05, "stop_on_success": True}),
     ({"norm": 2, "eps": 0.3}, {"norm": "l2", "eps": 0.3, "stop_on_success": True}),
     ({"norm": 1, "eps": None, "c": 0.2}, {"norm": "l1", "c": 0.2}),
     ({"norm": "2", "eps": None, "stop_on_success": True}, {"norm": "l2", "stop_on_success": True}),
@@ -53,9 +53,9 @@ def test_it_is_zoracles_attack_with_exact_counts(threat, same_threat):
 @pytest.mark.parametrize("y", [Y, Y.astype(np.int32)[:, None], ONE_HOT, IMAGES.new_tensor(ONE_HOT), Y.tolist()])
 def test_labels_in_any_form(y):
     model = Linear()
-    attack = ZoracleAttack(black_box(model), budget=200, eps=0.07, **SETTINGS)
+    attack = ZoracleAttack(black_box(model), budget=200, eps=0.05, **SETTINGS)
     expected = zoracle.attack(
-        Linear(), IMAGES, LABELS, budget=200, norm="linf", eps=0.07, stop_on_success=True, **SETTINGS
+        Linear(), IMAGES, LABELS, budget=200, norm="linf", eps=0.05, stop_on_success=True, **SETTINGS
     )
     np.testing.assert_array_equal(attack.generate(X, y), expected.adversarial.numpy())
     assert model.seen == attack.queries.sum() == expected.queries.sum()
@@ -63,7 +63,7 @@ def test_labels_in_any_form(y):
 
 def test_no_labels_cost_a_query_an_image():
     model = Linear()
-    attack = ZoracleAttack(black_box(model), budget=200, eps=0.07, **SETTINGS)
+    attack = ZoracleAttack(black_box(model), budget=200, eps=0.05, **SETTINGS)
     labelled = attack.generate(X, Y)
     known, model.seen = attack.queries, 0
     np.testing.assert_array_equal(attack.generate(X), labelled)  # the classifier is right about these
@@ -102,8 +102,9 @@ def test_targeted(y):
         attack.generate(X)
 
 
-def test_probabilities():
-    attack = ZoracleAttack(black_box(Linear(), "probabilities"), budget=200, outputs="probabilities", **SETTINGS)
+@pytest.mark.parametrize("given", [{}, {"outputs": "probabilities"}])
+def test_probabilities(given):
+    attack = ZoracleAttack(black_box(Linear(), "probabilities"), budget=200, **given, **SETTINGS)
     expected = zoracle.attack(
         Linear(), IMAGES, LABELS, budget=200, norm="linf", eps=0.3, stop_on_success=True, **SETTINGS
     )
@@ -111,13 +112,30 @@ def test_probabilities():
     assert (attack.estimator.predict(attack.generate(X, Y)).argmax(1) != Y).all()
 
 
+def test_a_classifier_of_features():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features = IMAGES.flatten(1).repeat(20, 1).double().numpy()
+    features += np.random.default_rng(1).normal(scale=0.02, size=features.shape)
+    fitted = linear_model.LogisticRegression().fit(features, np.tile(Y, 20))
+    classifier = SklearnClassifier(fitted, clip_values=(0, 1))
+    x = features[:NUMBER].astype(np.float32)
+    given = {"optimizer": "zo-signsgd", "lr": 0.02}
+    attack = ZoracleAttack(classifier, budget=400, eps=0.3, **given)
+    y = classifier.predict(x).argmax(1)
+    adversarial = attack.generate(x)
+    assert adversarial.shape == x.shape
+    assert np.abs(adversarial - x).max() <= 0.3 * (1 + 1e-5)
+    assert (classifier.predict(adversarial).argmax(1) != y).tolist() == attack.result.success.tolist()
+    assert attack.result.success.any()
+
+
 def test_channels_last():
     model = Linear()
     classifier = black_box(model)
     classifier.channels_first = False
     classifier._predict_fn = lambda x: model(torch.from_numpy(x).movedim(-1, 1)).numpy()
-    attack = ZoracleAttack(classifier, budget=200, eps=0.07, **SETTINGS)
-    expected = ZoracleAttack(black_box(Linear()), budget=200, eps=0.07, **SETTINGS).generate(X, Y)
+    attack = ZoracleAttack(classifier, budget=200, eps=0.05, **SETTINGS)
+    expected = ZoracleAttack(black_box(Linear()), budget=200, eps=0.05, **SETTINGS).generate(X, Y)
     adversarial = attack.generate(np.moveaxis(X, 1, -1), Y)
     assert adversarial.shape == (NUMBER, 4, 5, 3)
     np.testing.assert_array_equal(np.moveaxis(adversarial, -1, 1), expected)
@@ -182,6 +200,6 @@ def test_what_cannot_be_attacked_is_told():
 
 def test_clip_values_that_are_arrays_of_one_number():
     limits = np.zeros(SHAPE, dtype=np.float32), np.ones(SHAPE, dtype=np.float32)
-    attack = ZoracleAttack(black_box(Linear(), clip_values=limits), budget=200, eps=0.07, **SETTINGS)
-    expected = ZoracleAttack(black_box(Linear()), budget=200, eps=0.07, **SETTINGS)
+    attack = ZoracleAttack(black_box(Linear(), clip_values=limits), budget=200, eps=0.05, **SETTINGS)
+    expected = ZoracleAttack(black_box(Linear()), budget=200, eps=0.05, **SETTINGS)
     np.testing.assert_array_equal(attack.generate(X, Y), expected.generate(X, Y))

@@ -12,7 +12,7 @@ foolbox = pytest.importorskip("foolbox", reason="Foolbox is not installed (extra
 
 from zoracle.interop.foolbox import L2ZoracleAttack, LinfZoracleAttack, ZoracleMinimizationAttack  # noqa: E402
 
-BALLS = [(LinfZoracleAttack, "linf", 0.07), (L2ZoracleAttack, "l2", 0.3)]  # some succeed, some do not
+BALLS = [(LinfZoracleAttack, "linf", 0.05), (L2ZoracleAttack, "l2", 0.3)]  # some succeed, some do not
 SETTINGS = {"optimizer": "zo-sgd", "lr": 0.002, "num_directions": 5}
 PIXELS = foolbox.distances
 
@@ -129,17 +129,37 @@ def test_a_model_without_a_data_format():
     assert success.all()
 
 
-def test_probabilities_and_misclassified_images():
+@pytest.mark.parametrize("given", [{}, {"outputs": "probabilities"}])
+def test_probabilities_and_misclassified_images(given):
     class Probabilities(Linear):
         def forward(self, x):
             return super().forward(x).softmax(1)
 
-    attack = LinfZoracleAttack(budget=200, outputs="probabilities", **SETTINGS)
+    attack = LinfZoracleAttack(budget=200, **given, **SETTINGS)
     wrong = (LABELS + 1) % CLASSES
     _, _, success = attack(wrapped(Probabilities()), IMAGES, wrong, epsilons=0.05)
     assert success.all()
     assert attack.results[0].misclassified.all()
     assert attack.queries.tolist() == [1] * NUMBER  # the look that found out
+
+
+@pytest.mark.parametrize(("kind", "norm", "eps"), BALLS)
+def test_square_attack(kind, norm, eps):
+    model = Linear()
+    attack = kind(budget=300, optimizer="square", seed=2)
+    raw, _, success = attack(wrapped(model), IMAGES, LABELS, epsilons=eps)
+    given = {"norm": norm, "eps": eps, "stop_on_success": True, "optimizer": "square", "seed": 2}
+    assert torch.equal(raw, zoracle.attack(Linear(), IMAGES, LABELS, budget=300, **given).adversarial)
+    assert success.tolist() == attack.results[0].success.tolist()
+    assert success.any()
+    assert model.seen == int(attack.queries.sum()) + NUMBER
+
+
+def test_what_else_zoracles_attack_takes_goes_through():
+    attack = LinfZoracleAttack(budget=200, reduce="tile:2x2", **SETTINGS)
+    raw, _, _ = attack(wrapped(Linear()), IMAGES, LABELS, epsilons=0.1)
+    given = {"norm": "linf", "eps": 0.1, "stop_on_success": True, "reduce": "tile:2x2", **SETTINGS}
+    assert torch.equal(raw, zoracle.attack(Linear(), IMAGES, LABELS, budget=200, **given).adversarial)
 
 
 def test_what_cannot_be_attacked_is_told():
@@ -171,6 +191,6 @@ def test_its_repr_names_the_settings():
     attack = L2ZoracleAttack(budget=200, **SETTINGS)
     attack(wrapped(Linear()), IMAGES, LABELS, epsilons=0.1)
     assert repr(attack) == (
-        "L2ZoracleAttack(budget=200, optimizer=zo-sgd, confidence=0.0, outputs=logits, seed=0, chunk=None, "
+        "L2ZoracleAttack(budget=200, optimizer=zo-sgd, confidence=0.0, outputs=auto, seed=0, chunk=None, "
         "settings={'lr': 0.002, 'num_directions': 5}, stop_on_success=True)"
     )

@@ -10,10 +10,11 @@ from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
 from zoracle.interop.torch_optim import DEFAULT_LR, ZerothOrder
-from zoracle.optimizers.registry import make
+from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks import task
 
-NAMES = ("zo-sgd", "zo-signsgd", "zo-adam", "zo-lstm", "zo-lstm-paper")
+NEED_A_SPACE = ("square", "sign-hunter")
+NAMES = [name for name in REGISTRY if make(name).order == 0 and name not in NEED_A_SPACE]
 TARGET = torch.linspace(-1, 1, 7, dtype=torch.float64)
 
 
@@ -58,15 +59,15 @@ def value(points: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "difference"),
-    [*((name, "forward") for name in NAMES), *((name, "central") for name in NAMES if name != "zo-lstm")],
+    ("name", "settings"),
+    [*((name, {}) for name in NAMES), ("zo-sgd", {"difference": "central"}), ("zo-adam", {"num_directions": 5})],
 )
-def test_steps_and_counts_are_those_of_the_optimizer_driven_by_hand(name, difference):
-    inner = make(name, num_directions=5, difference=difference)
+def test_steps_and_counts_are_those_of_the_optimizer_driven_by_hand(name, settings):
+    inner = make(name, **settings)
     params = parameters()
     optimizer = ZerothOrder(params, inner, seed=3, horizon=4)
     lr = optimizer.param_groups[0].get("lr")
-    by_hand = inner if lr is None else make(name, num_directions=5, difference=difference, lr=lr)
+    by_hand = inner if lr is None else make(name, **settings, lr=lr)
     state = by_hand.init(flat(params).unsqueeze(0), seed=3, horizon=4)
     closure = Closure(params)
     for step in range(1, 5):
@@ -80,7 +81,7 @@ def test_steps_and_counts_are_those_of_the_optimizer_driven_by_hand(name, differ
         assert torch.equal(torch.stack(closure.seen[-m:]), queries.points[0])
         assert torch.equal(flat(params), state.x[0])
         assert loss.shape == ()
-        torch.testing.assert_close(loss, values[0, 0] if difference == "forward" else values.mean())
+        torch.testing.assert_close(loss, values[0, 0] if inner.evaluates_iterate else values.mean())
 
 
 def test_the_closure_runs_forward_only():
@@ -186,11 +187,11 @@ def test_a_saved_training_goes_on_bit_for_bit(name):
             optimizer.step(Closure(params))
 
     whole = parameters()
-    straight = ZerothOrder(whole, make(name, num_directions=5), horizon=6, seed=5)
+    straight = ZerothOrder(whole, make(name), horizon=6, seed=5)
     steps(straight, whole, 6)
 
     params = parameters()
-    first = ZerothOrder(params, make(name, num_directions=5), horizon=6, seed=5)
+    first = ZerothOrder(params, make(name), horizon=6, seed=5)
     steps(first, params, 2)
     file = io.BytesIO()
     torch.save({"params": [p.detach() for p in params], "optimizer": first.state_dict()}, file)
@@ -198,7 +199,7 @@ def test_a_saved_training_goes_on_bit_for_bit(name):
     kept = torch.load(file, weights_only=True)
 
     again = parameters()
-    second = ZerothOrder(again, make(name, num_directions=5), horizon=6, seed=99)
+    second = ZerothOrder(again, make(name), horizon=6, seed=99)
     with torch.no_grad():
         for p, saved in zip(again, kept["params"], strict=True):
             p.copy_(saved)
@@ -252,6 +253,9 @@ def test_where_the_step_size_comes_from():
     assert ZerothOrder(params, make("zo-adam", lr=0.3)).param_groups[0]["lr"] == 0.3
     assert ZerothOrder(params, make("zo-adam", lr=0.3), lr=0.2).param_groups[0]["lr"] == 0.2
     assert "lr" not in ZerothOrder(params, make("zo-lstm")).param_groups[0]
+    assert "lr" not in ZerothOrder(params, make("nes")).param_groups[0]  # it adapts its step size itself
+    with pytest.raises(InputError, match=r"a group has an lr, and GuidedLSTM takes none"):
+        ZerothOrder([{"params": params, "lr": 0.1}], make("zo-lstm"))
     groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.1}]
     with pytest.raises(InputError, match=r"several step sizes \(\[0\.001, 0\.1\]\)"):
         ZerothOrder(groups, "zo-adam").step(Closure(params))
@@ -287,6 +291,12 @@ def test_closures_that_are_none(closure, told):
     with pytest.raises(InputError, match=told):
         ZerothOrder(params, "zo-sgd").step(closure)
     assert torch.equal(flat(params), before)
+
+
+@pytest.mark.parametrize("name", NEED_A_SPACE)
+def test_optimizers_that_search_a_ball_are_refused(name):
+    with pytest.raises(InputError, match=r"here points may lie anywhere"):
+        ZerothOrder(parameters(), name)
 
 
 def test_what_cannot_be_trained_is_told():

@@ -182,6 +182,8 @@ def test_inputs_that_cannot_be_used(path):
     for settings, message in (
         ({"providers": ["NoSuchProvider"]}, "has no provider 'NoSuchProvider'; it has "),
         ({"chunk": 0}, "chunk is 0"),
+        ({"chunk": "3"}, "chunk is '3'"),
+        ({"top_k": 3}, "top_k names two outputs"),
         ({"threads": 0}, "threads is 0"),
         ({"layout": "HWC"}, "layout is 'HWC'; expected one of NCHW, NHWC, flat"),
         ({"pixel_max": 0}, "pixel_max is 0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoracle.optimizers.recurrent import BLOCK, CoordinatewiseLSTM, Hidden
+from zoracle.optimizers.recurrent import BLOCK, CoordinatewiseLSTM, Hidden, blockwise, step
 
 F, H, OUT, S = 3, 5, 2, 4
 
@@ -23,6 +23,12 @@ def inputs(b: int, d: int) -> tuple[torch.Tensor, Hidden, torch.Tensor, torch.Te
     return draw(b, F, d), Hidden(draw(b, H, d), draw(b, H, d)), draw(b, S), draw(OUT, F)
 
 
+def run(lstm, x, hidden, common, straight) -> tuple[torch.Tensor, Hidden]:
+    weights = lstm.weights(x, common, straight)
+    out, h, c = blockwise(lambda x, *rest: step((x,), *rest), (x, *hidden), weights)
+    return out, Hidden(h, c)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("d", [1, 13, 32])
 def test_it_is_torchs_cell_with_a_linear_head(d: int, shared: bool) -> None:
@@ -34,7 +40,7 @@ def test_it_is_torchs_cell_with_a_linear_head(d: int, shared: bool) -> None:
     with torch.no_grad():
         if lstm.head_bias is not None:
             lstm.head_bias.copy_(draw(OUT))
-        out, new = lstm(x, hidden, lstm.weights(x, common if shared else None, straight))
+        out, new = run(lstm, x, hidden, common if shared else None, straight)
         for p in range(2):
             if lstm.bias is not None and lstm.weight_shared is not None:  # what all coordinates share is a bias
                 cell.bias_ih.data, cell.bias_hh.data = lstm.bias.data, lstm.weight_shared @ common[p]
@@ -55,9 +61,8 @@ def test_the_backward_pass_is_that_of_the_forward_pass(shared: bool) -> None:
         leaf.requires_grad_(True)
 
     def two_steps(*_: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        weights = lstm.weights(x, common if shared else None, straight)
-        first, middle = lstm(x, hidden, weights)
-        second, last = lstm(x + first.mean(1, keepdim=True), middle, weights)
+        first, middle = run(lstm, x, hidden, common if shared else None, straight)
+        second, last = run(lstm, x + first.mean(1, keepdim=True), middle, common if shared else None, straight)
         return first, second, *last
 
     leaves = [x, *hidden, straight, *lstm.parameters(), *([common] if shared else [])]
@@ -78,11 +83,10 @@ def test_blocks_and_batches_change_no_bit(d: int, dtype: torch.dtype) -> None:
     x, hidden, common, straight = inputs(7, d)
     x, hidden = x.to(dtype), Hidden(hidden.h.to(dtype), hidden.c.to(dtype))
     with torch.no_grad():
-        weights = lstm.weights(x, common.to(dtype), straight)
-        together = lstm(x, hidden, weights)
+        common = common.to(dtype)
+        together = run(lstm, x, hidden, common, straight)
         for p in (slice(0, 1), slice(5, 6), slice(2, 5)):
-            mine = lstm.weights(x[p], common[p].to(dtype), straight)
-            alone = lstm(x[p].clone(), Hidden(hidden.h[p].clone(), hidden.c[p].clone()), mine)
+            alone = run(lstm, x[p].clone(), Hidden(hidden.h[p].clone(), hidden.c[p].clone()), common[p], straight)
             assert torch.equal(alone[0], together[0][p])
             assert torch.equal(alone[1].h, together[1].h[p])
             assert torch.equal(alone[1].c, together[1].c[p])

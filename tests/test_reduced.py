@@ -20,6 +20,7 @@ from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
 from zoracle.tasks import task
+from zoracle.tasks.given import GivenImages
 from zoracle.upsampling import parse
 
 SHAPE, CLASSES, PROBLEMS = (2, 7, 6), 4, 3
@@ -87,6 +88,16 @@ def test_the_map_its_transpose_and_its_norm(reduce: str) -> None:
     expected = [image[:, matrix[:, j] > 0].amin(1) for j in range(made.dim)]
     assert torch.equal(made.lowest(image), torch.stack(expected, 1))
     torch.testing.assert_close(matrix.sum(1), torch.ones(DIM, dtype=torch.float64))
+
+
+@each_map
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_image_alone_is_the_same_image_among_others(reduce: str, dtype: torch.dtype) -> None:
+    made = parse(reduce, SHAPE)
+    small = torch.from_numpy(RNG.normal(size=(7, made.dim))).to(dtype)
+    together = made.up(small)
+    for row in range(7):
+        assert torch.equal(made.up(small[row : row + 1]), together[row : row + 1])
 
 
 @each_map
@@ -235,6 +246,13 @@ def test_a_task_in_a_smaller_space() -> None:
     assert (objective.dim, objective.width) == (16, 64)
     with pytest.raises(InputError, match="does not fit images of 8 by 8"):
         task("digits", reduce="bilinear:9")
+
+
+def test_given_images_in_a_smaller_space() -> None:
+    given = GivenImages(TorchModule(Net()), IMAGES, LABELS, layout="NCHW", norm="linf", eps=0.3, reduce="tile:3x2")
+    assert given.dim == 12
+    objective = given.objective((0, 2), dtype=torch.float64)
+    assert objective.adversarial(given.start((0, 2), dtype=torch.float64), torch.arange(2)).shape == (2, *SHAPE)
 
 
 def test_commands_take_it(tmp_path, capsys) -> None:

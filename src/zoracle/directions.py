@@ -7,7 +7,7 @@ is an estimate of the gradient itself, not of a multiple of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -128,26 +128,11 @@ def guided(
     return a.sqrt() * isotropic + (1 - a).sqrt() * stretch[:, None, None] * torch.bmm(within, basis)
 
 
-def by_problems(function: Callable[[slice], Tensor], b: int, numbers: int) -> Tensor:
-    """A function of some of B problems, put together for all of them, (B, ...).
-
-    It is called for so few of them that its memory stays in the cache, or where a graph is kept for all at once.
-
-    Args:
-        function: from rows to (n, ...).
-        b: B.
-        numbers: how many numbers the largest tensor of one problem has.
-    """
+def cached(b: int, numbers: int) -> Iterator[slice]:
+    """B problems, a few at a time: so few that tensors of ``numbers`` numbers a problem stay in the cache."""
     together = max(1, _CACHED // numbers)
-    if torch.is_grad_enabled() or b <= together:
-        return function(slice(None))
-    whole: Tensor | None = None
     for start in range(0, b, together):
-        part = function(slice(start, start + together))
-        whole = part.new_empty((b, *part.shape[1:])) if whole is None else whole
-        whole[start : start + together] = part
-    assert whole is not None
-    return whole
+        yield slice(start, min(start + together, b))
 
 
 def orthonormalise(vectors: Tensor, spare: Callable[[], Tensor]) -> Tensor:

@@ -49,18 +49,19 @@ def forward_difference(values: Tensor, directions: Tensor, mu: float | Tensor, c
     return combine(differences / count.clamp(min=1), directions)
 
 
-def forward_points(x: Tensor, directions: Tensor, mu: Tensor) -> Tensor:
+def forward_points(x: Tensor, directions: Tensor, mu: Tensor, out: Tensor | None = None) -> Tensor:
     r"""The points of a forward difference, x and then x + \mu u_i: (B, q + 1, d), with the graph of the directions.
 
     Args:
         x: (B, d).
         directions: (B, q, d), u.
         mu: smoothing parameter (B,).
+        out: where they are written, where no graph is kept.
     """
     base, mu = x.unsqueeze(1), mu[:, None, None]
     if torch.is_grad_enabled() and directions.requires_grad:
         return torch.cat((base, base + mu * directions), dim=1)
-    points = x.new_empty((x.shape[0], directions.shape[1] + 1, x.shape[1]))
+    points = x.new_empty((x.shape[0], directions.shape[1] + 1, x.shape[1])) if out is None else out
     points[:, 0] = x
     torch.addcmul(base, directions, mu, out=points[:, 1:])
     return points

@@ -76,6 +76,8 @@ def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
         raise BlackBoxError(
             f"{what} returned a {type(result).__name__}; expected numbers ({one_line(error)})"
         ) from error
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise BlackBoxError(f"{what} returned a tensor that is sparse, quantised or without data; expected a plain one")
     if tensor.is_complex():
         raise BlackBoxError(f"{what} returned complex numbers; expected real ones")
     return tensor.detach().to(like)

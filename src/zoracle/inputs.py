@@ -26,6 +26,8 @@ _WHOLE = 2**63
 def as_tensor(name: str, values: Any) -> Tensor:
     """A tensor of what is one, or of what NumPy takes."""
     if isinstance(values, Tensor):
+        if values.layout is not torch.strided or values.is_meta:
+            raise InputError(f"{name} are a tensor that is sparse or without data; expected an ordinary one")
         return values.detach()
     try:
         # Copied: a view of an array that is read-only, or changed later, must not become ours.

@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 #: Statuses below 500 that say "later": a time-out, too early, too many requests.
 _LATER = (408, 425, 429)
+#: Seconds that a server may ask to wait; where it asks for more, the caller is told instead.
+LONGEST_WAIT = 600.0
+
 #: Statuses of requests that a server did not work on.
 _TURNED_AWAY = (408, 425, 429, 503)
 
@@ -47,11 +50,11 @@ class Policy(NamedTuple):
         for name in ("attempts", "concurrency"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
-        if not 0 < self.timeout < math.inf:
-            raise InputError(f"timeout is {self.timeout}; expected a positive number of seconds")
+        if not (isinstance(self.timeout, int | float) and 0 < self.timeout < math.inf):
+            raise InputError(f"timeout is {self.timeout!r}; expected a positive number of seconds")
         for name in ("backoff", "max_backoff"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise InputError(f"{name} is {value}; expected seconds, at least 0")
+            if not (isinstance(value := getattr(self, name), int | float) and 0 <= value < math.inf):
+                raise InputError(f"{name} is {value!r}; expected seconds, at least 0")
         return self
 
 
@@ -169,9 +172,13 @@ class Connection:
 
     def hide(self, text: str) -> str:
         """A text without the secrets."""
+        return self._hidden(text.encode()).decode("utf-8", "replace")
+
+    def _hidden(self, body: bytes) -> bytes:
+        """As :meth:`hide`; done before a text is cut to size, or the first half of a key might stay."""
         for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+            body = body.replace(secret.encode(), b"***")
+        return body
 
     async def send(
         self,
@@ -248,7 +255,7 @@ class Connection:
                 raise
             except _RefusedError as error:
                 kind, billed, status = "refused", False, error.status
-                raise BlackBoxError(self.hide(str(error))) from None
+                raise BlackBoxError(str(error)) from None
             except InputError:
                 kind = "unusable"  # by what it is, not by accident: labels only, say
                 raise
@@ -282,34 +289,36 @@ class Connection:
         except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
             raise BlackBoxError(f"the request cannot be made: {self.hide(_failure('', error))}") from None
         status: int = response.status_code
+        body = self._hidden(response.content)
         if missing is not None and status in (404, 405, 501):
             return missing(status), status
         if status >= 500 or status in _LATER:
-            raise RetryError(
-                "status",
-                f"status {status}{_told(response.content)}",
-                billed=status not in _TURNED_AWAY,
-                status=status,
-                wait=retry_after(response.headers.get("Retry-After")),
-            )
+            wait = retry_after(response.headers.get("Retry-After"))
+            if wait > LONGEST_WAIT:
+                raise _RefusedError(url, status, body, f"; it asks to wait for {wait:.0f} s, go on then")
+            billed = status not in _TURNED_AWAY
+            raise RetryError("status", f"status {status}{_told(body)}", billed=billed, status=status, wait=wait)
         if not 200 <= status < 300:
-            raise _RefusedError(url, status, response)
+            raise _RefusedError(url, status, body, self._mend(status, response.headers))
         try:
-            return read(Answer(response.content, response.headers), count >= self.policy.attempts), status
+            return read(Answer(body, response.headers), count >= self.policy.attempts), status
         except MalformedError as error:
             raise RetryError("malformed", str(error), status=status) from None
 
+    def _mend(self, status: int, headers: Any) -> str:
+        if status in (401, 403):
+            return "; give a key by api_key_env=NAME of an environment variable"
+        if 300 <= status < 400:
+            there = clip(self.hide(headers.get("Location", "another address")))
+            return f"; it is at {there}, give that address"
+        return ""
+
 
 class _RefusedError(Exception):
-    """The server understood and said no: asking again would not help."""
+    """The server understood and said no: asking again, or soon, would not help."""
 
-    def __init__(self, url: str, status: int, response: Any) -> None:
-        mend = ""
-        if status in (401, 403):
-            mend = "; give a key by api_key_env=NAME of an environment variable"
-        elif 300 <= status < 400:
-            mend = f"; it is at {clip(response.headers.get('Location', 'another address'))}, give that address"
-        super().__init__(f"{url} answered with status {status}{_told(response.content)}{mend}")
+    def __init__(self, url: str, status: int, body: bytes, mend: str) -> None:
+        super().__init__(f"{url} answered with status {status}{_told(body)}{mend}")
         self.status = status
 
 

@@ -74,10 +74,9 @@ class OnnxModel(BlackBox):
         self.preparation = Preparation(preprocess, layout, pixel_max)
         self.outputs = outputs
         self.classes = Classes(classes, class_names)
-        if chunk is not None and chunk < 1:
-            raise InputError(f"chunk is {chunk}; expected at least 1 image a run")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}; expected at least 1")
+        for name, number in (("chunk", chunk), ("threads", threads)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise InputError(f"{name} is {number!r}; expected a whole number of at least 1")
         self._session = _open(self.path, threads or torch.get_num_threads(), providers)
         self.input = self._find_input(input)
         self.wanted = self._find_outputs(output, top_k)
@@ -154,7 +153,7 @@ class OnnxModel(BlackBox):
         every = {one.name: one for one in self._session.get_outputs()}
         told = ", ".join(f"{one.name} {one.type} {tuple(one.shape or ())}" for one in every.values())
         if top_k is not None:
-            if name is not None or len(top_k) != 2 or isinstance(top_k, str):
+            if name is not None or not isinstance(top_k, tuple | list) or len(top_k) != 2:
                 raise InputError("top_k names two outputs, labels and scores, and stands instead of output")
             if missing := [one for one in top_k if one not in every]:
                 raise InputError(f"{self.path} has no output {missing[0]!r}; it has {told}")

@@ -42,8 +42,8 @@ class Pace:
         self, clock: Clock, requests_per_second: float | None = None, images_per_second: float | None = None
     ) -> None:
         for name, rate in (("requests_per_second", requests_per_second), ("images_per_second", images_per_second)):
-            if rate is not None and not 0 < rate < math.inf:
-                raise InputError(f"{name} is {rate}; expected a positive number, or None for no limit")
+            if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+                raise InputError(f"{name} is {rate!r}; expected a positive number, or None for no limit")
         self.clock = clock
         self._request = 0.0 if requests_per_second is None else 1 / requests_per_second
         self._image = 0.0 if images_per_second is None else 1 / images_per_second

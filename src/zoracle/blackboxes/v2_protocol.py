@@ -12,6 +12,7 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
+import msgspec
 import numpy as np
 
 from zoracle.errors import InputError
@@ -75,6 +76,8 @@ def address(url: str, model: str | None = None, version: str | None = None) -> A
         InputError: the address has another form, or names no model.
     """
     form = "expected http://host:port/v2/models/NAME"
+    if not isinstance(url, str):
+        raise InputError(f"the address of the server is a {type(url).__name__}; {form}")
     try:
         split = urlsplit(url)
         host, _ = split.hostname, split.port
@@ -153,7 +156,7 @@ def encode(
         request["outputs"] = [{"name": one} for one in outputs]
     if not binary:
         tensor["data"] = array.ravel().tolist()
-        return json.dumps(request, separators=(",", ":")).encode(), {"Content-Type": "application/json"}
+        return msgspec.json.encode(request), {"Content-Type": "application/json"}
     data = array.tobytes()
     tensor["parameters"] = {"binary_data_size": len(data)}
     if outputs:
@@ -161,7 +164,7 @@ def encode(
             one["parameters"] = {"binary_data": True}
     else:
         request["parameters"] = {"binary_data_output": True}
-    header = json.dumps(request, separators=(",", ":")).encode()
+    header = msgspec.json.encode(request)
     return header + data, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
 
 

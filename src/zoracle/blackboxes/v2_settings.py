@@ -10,6 +10,8 @@ from zoracle.blackboxes.base import SUPPORTED
 from zoracle.blackboxes.v2_protocol import INPUT_TYPES, Tensor, clip
 from zoracle.errors import InputError
 
+_SHORTEST_SECRET = 6
+
 
 class Metadata(NamedTuple):
     """What a server says of itself and of a model."""
@@ -54,7 +56,7 @@ def choose_outputs(
         InputError: no output, or several, may be the scores, or one that was named is none.
     """
     names = ", ".join(f"{clip(one.name, 40)} {clip(one.datatype, 10)} {list(one.shape)}" for one in told)
-    if top_k is not None and (name is not None or isinstance(top_k, str) or len(top_k) != 2):
+    if top_k is not None and (name is not None or not isinstance(top_k, tuple | list) or len(top_k) != 2):
         raise InputError("top_k names two outputs, labels and scores, and stands instead of output")
     asked = tuple(top_k) if top_k is not None else () if name is None else (name,)
     if asked:
@@ -88,8 +90,11 @@ def headers_with_key(
     Raises:
         InputError: the environment variable is not set, or a header cannot be sent.
     """
+    if headers is not None and not isinstance(headers, dict):
+        raise InputError(f"headers are a {type(headers).__name__}; expected a dict of names and values")
     sent = dict(headers or {})
-    secrets = [value for value in sent.values() if isinstance(value, str)]
+    # A short one, such as a number, is no secret, and hiding it would spoil every error that holds it.
+    secrets = [value for value in sent.values() if isinstance(value, str) and len(value) >= _SHORTEST_SECRET]
     if key_env is not None:
         key = os.environ.get(key_env, "").strip()
         if not key:

@@ -101,6 +101,8 @@ def attacked(run: Run, inputs: Inputs) -> Task:
         raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
     if run.threat.startswith("minimise") and run.eps is not None:
         raise InputError(f"--eps {run.eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
+    if run.workers > 1:
+        raise InputError(f"--workers is {run.workers}, and your own target is called by one process; leave it out")
     made = _given(run, inputs, inputs.data, inputs.target)
     if run.tune:
         try:
@@ -145,6 +147,7 @@ def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
         target_file=target.file,
         norm=cast(Norm, norm),
         eps=eps,
+        reduce=run.reduce,
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
 from zoracle.evaluation.compare import Comparison, compare
+from zoracle.evaluation.tune import Criterion
 from zoracle.optimizers.base import Optimizer
 from zoracle.tasks import Task, names, task
 from zoracle.tasks.image_attack import ImageAttackTask
@@ -104,6 +105,11 @@ workers_option = click.option(
     show_default=True,
     help="Processes that share the work, and the threads; one a core is fastest.",
 )
+
+
+def criterion_for(threat: str) -> Criterion:
+    """What is tuned by: small losses, and within a ball, where a success ends the search, the queries until then."""
+    return "ratio" if threat.startswith("minimise") else "queries"
 
 
 def run_options(
@@ -268,6 +274,7 @@ def run_comparison(
         workers=run.workers,
         dtype=cast(Literal["float32", "float64"], run.dtype),
         tuning="fresh" if run.tune else "stored",
+        criterion=criterion_for(run.threat),
         out=run.out,
         title=title,
         console=Console(),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 
 from zoracle import blackboxes
-from zoracle.blackboxes import BlackBox, PythonFunction, load_callable
+from zoracle.blackboxes import BlackBox
 from zoracle.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,7 +79,12 @@ class Target(NamedTuple):
 def target_options() -> Callable[[F], F]:
     """The option ``--target`` and those that go with it."""
     options = [
-        click.option("--target", metavar="SPEC", help="Your model, module:function say; it goes with --data."),
+        click.option(
+            "--target",
+            metavar="SPEC",
+            help="Your model: module:function, torch:module:factory, a file model.onnx, or the http address of a "
+            "server. It goes with --data.",
+        ),
         *(click.option(one.flag, _parameter(one), type=one.kind, help=one.help) for one in _TABLE),
     ]
 
@@ -129,7 +134,7 @@ def open_target(spec: str, arguments: Mapping[str, Any], class_names: Sequence[s
         InputError: there is none, or an option does not go with it.
     """
     named = {} if class_names is None or "top_k" not in arguments else {"class_names": list(class_names)}
-    opened: BlackBox = getattr(blackboxes, "open_target", _function)(spec, **arguments, **named)
+    opened = blackboxes.open_target(spec, **arguments, **named)
     file = Path(spec)
     is_file = _is_file(file)
     kept = {one.argument for one in _TABLE if one.matters} | {"preprocess"}
@@ -147,12 +152,6 @@ def without_secrets(spec: str) -> str:
     except ValueError:
         return spec.partition("://")[0] + "://"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _function(spec: str, **arguments: Any) -> BlackBox:
-    if arguments:
-        raise InputError(f"option {next(iter(arguments))} does not go with a Python function")
-    return PythonFunction(load_callable(spec))
 
 
 def _parameter(option: _Option) -> str:

@@ -47,7 +47,8 @@ def command(config: str, out: Path, tensorboard: bool) -> None:
                 file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
             if told.valid is not None:
                 console.print(
-                    f"{done}/{total}: validation ratio {told.valid:.4f}, best of the stage {told.best:.4f}",
+                    f"{done}/{total}: validation {parsed.validation.criterion} {told.valid:.4f}, "
+                    f"best of the stage {told.best:.4f}",
                     highlight=False,
                 )
             if writer is not None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from zoracle.cli.options import chosen_optimizers, eps_option, reduce_option, task_for, threat_option, workers_option
+from zoracle.cli.options import (
+    chosen_optimizers,
+    criterion_for,
+    eps_option,
+    reduce_option,
+    task_for,
+    threat_option,
+    workers_option,
+)
 from zoracle.errors import InputError
 from zoracle.evaluation.tune import GRIDS, read_tuned, tunable, tune, write_tuned
 from zoracle.evaluation.workers import started
@@ -38,7 +46,10 @@ def command(
     workers: int,
     out: Path,
 ) -> None:
-    """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched."""
+    """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched.
+
+    Within a ball the fewest queries to success are best, otherwise the lowest loss.
+    """
     made = task_for(task_name, threat, eps, reduce)
     check_writable(out)
     ids = made.ids("valid")[:problems]
@@ -59,6 +70,7 @@ def command(
                 ids=ids,
                 steps=steps,
                 num_directions=q,
+                criterion=criterion_for(threat),
                 resume_dir=out.with_suffix(".pieces") / label,
                 workers=pool,
             )

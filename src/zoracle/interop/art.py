@@ -43,12 +43,12 @@ class ZoracleAttack(EvasionAttack):
         targeted: whether ``y`` are the classes to reach instead of the true ones.
         c: weight of the distance, which is measured with pixels in [0, 1]; without ``eps`` only.
         confidence: by how much the wrong class has to lead, in nats.
-        outputs: what ``predict`` returns: "logits", "probabilities" or "log-probabilities". Which images count as
-            successes is the same in any case; the loss that leads there is not.
+        outputs: what ``predict`` returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
+            first answer. Which images count as successes is the same in any case; the loss that leads there is not.
         stop_on_success: leave an image at its first success; None does with ``eps`` and does not without.
         seed: keys starting points and directions; the same seed gives the same images.
         batch_size: images in one call of ``predict`` at most.
-        settings: settings of the optimizer.
+        settings: settings of the optimizer, and what else :func:`zoracle.attack` takes (``reduce="tile:2"``).
 
     Attributes:
         queries: (P,) int64, images that the classifier was given by the last ``generate``, for each image.
@@ -86,7 +86,7 @@ class ZoracleAttack(EvasionAttack):
         targeted: bool = False,
         c: float = 0.1,
         confidence: float = 0.0,
-        outputs: Outputs = "logits",
+        outputs: Outputs = "auto",
         stop_on_success: bool | None = None,
         seed: int = 0,
         batch_size: int = 128,

@@ -129,7 +129,7 @@ class _WithinBall(_ZoracleAttack, FixedEpsilonAttack):
         optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
         stop_on_success: bool = True,
         confidence: float = 0.0,
-        outputs: Outputs = "logits",
+        outputs: Outputs = "auto",
         seed: int = 0,
         chunk: int | None = None,
         **settings: Any,
@@ -163,10 +163,11 @@ class LinfZoracleAttack(_WithinBall):
         optimizer: a name, a folder, or an optimizer; see :func:`zoracle.attack`.
         stop_on_success: leave an image at its first success.
         confidence: by how much the wrong class has to lead, in nats.
-        outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
+        outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
+            first answer.
         seed: keys starting points and directions; the same seed gives the same images.
         chunk: images in one call of the model at most.
-        settings: settings of the optimizer.
+        settings: settings of the optimizer, and what else :func:`zoracle.attack` takes (``reduce="tile:2"``).
 
     Raises:
         InputError: what was given cannot be used; BlackBoxError where the model failed.
@@ -193,10 +194,11 @@ class ZoracleMinimizationAttack(_ZoracleAttack, FlexibleDistanceMinimizationAtta
         c: weight of the distance, which is measured with pixels in [0, 1], against the loss.
         optimizer: as for the others, and so are the arguments that follow.
         confidence: by how much the wrong class has to lead, in nats.
-        outputs: what the model returns: "logits", "probabilities" or "log-probabilities".
+        outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
+            first answer.
         seed: keys starting points and directions.
         chunk: images in one call of the model at most.
-        settings: settings of the optimizer.
+        settings: settings of the optimizer, and what else :func:`zoracle.attack` takes (``reduce="tile:2"``).
 
     Raises:
         InputError: what was given cannot be used; BlackBoxError where the model failed.
@@ -210,7 +212,7 @@ class ZoracleMinimizationAttack(_ZoracleAttack, FlexibleDistanceMinimizationAtta
         c: float = 0.1,
         optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
         confidence: float = 0.0,
-        outputs: Outputs = "logits",
+        outputs: Outputs = "auto",
         seed: int = 0,
         chunk: int | None = None,
         **settings: Any,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoracle.api import minimize
-from zoracle.errors import BlackBoxError, InputError, require
+from zoracle.errors import InputError, require
 from zoracle.optimizers.base import Optimizer
 from zoracle.rollout import Step
 from zoracle.types import StopReason
@@ -150,7 +150,7 @@ def _number(value: Any) -> float:
     """What ``fun`` returned; SciPy takes arrays of one number as well."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "fiub":
-        raise BlackBoxError(f"fun returned {array.dtype} of shape {array.shape}; expected one number")
+        raise ValueError(f"fun returned {array.dtype} of shape {array.shape}; expected one number")
     return float(array.reshape(()))
 
 

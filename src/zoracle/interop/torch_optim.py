@@ -38,22 +38,24 @@ class ZerothOrder(torch.optim.Optimizer):
 
     All calls of a step should see the same mini-batch, so fetch it outside the closure; dropout and the like are
     noise between the calls, and a batch norm in training mode updates its averages at each. A step holds the points
-    and their directions in memory, about 2 q + 1 copies of the parameters; where that is too much, take fewer
-    directions (``num_directions``).
+    and their directions in memory, about 2 q + 1 copies of the parameters and for a moment 4 q; where that is too
+    much, take fewer directions (``num_directions``).
 
     Parameters of any floating-point type and on any devices may be mixed. The iterate is kept in float64 where one of
     them is, and in float32 otherwise, so that steps too small for half precision still add up. Parameters that were
     changed between two steps, by a checkpoint or by clamping, are where the next one begins.
 
     ``param_groups[i]["lr"]`` is honoured for optimizers that have a step size, so learning-rate schedulers work; it
-    has to be the same in all groups. Learned optimizers follow the schedule of ``horizon`` instead.
+    has to be the same in all groups. Those that adapt it themselves, as NES does, have none there, and learned ones
+    follow the schedule of ``horizon`` instead.
 
     Args:
         params: parameters, named parameters or groups of them, as in torch.optim; all of them are trained.
         optimizer: a name, a folder, or an optimizer; "zo-lstm" means the one trained on quadratics here.
         lr: step size; None takes that of the optimizer's settings, and ``DEFAULT_LR`` where they have none.
         scale: by how much a parameter typically has to change, the unit of ``lr``, ``mu`` and learned steps.
-        horizon: steps that the training will take, for optimizers that follow a schedule.
+        horizon: steps that the training will take, for optimizers that follow a schedule; None takes that of their
+            settings.
         seed: keys the random directions.
         settings: settings of the optimizer (``num_directions=50``).
 
@@ -82,14 +84,14 @@ class ZerothOrder(torch.optim.Optimizer):
     ) -> None:
         self._optimizer = _chosen(optimizer, lr, settings)
         self._oracle: Oracle | None = None  # a group may be added as long as there is none
-        own = self._own_lr()
-        super().__init__(params, {} if own is None else {"lr": own})
+        super().__init__(params, {})
         if not 0 < scale < float("inf"):
             raise InputError(f"scale is {scale}; expected a positive number")
         self._loss = _ClosureLoss([p for group in self.param_groups for p in group["params"]])
         self._rescaled = Rescaled(self._loss, scale=scale)
         x0 = (self._loss.read() / scale).unsqueeze(0)
         self._run = self._optimizer.init(x0, seed=seed, horizon=horizon, scale=self._rescaled.scale)
+        self._offer_lr()
         # One point a call: there is one model.
         self._oracle = Oracle(self._rescaled, chunk=1)
         self._publish()
@@ -190,12 +192,16 @@ class ZerothOrder(torch.optim.Optimizer):
             return self._run
         return self._run._replace(x=torch.where(now == left, x, now / self._rescaled.factor))
 
-    def _own_lr(self) -> float | None:
-        """The step size at the start; None where the optimizer has none."""
-        config = self._optimizer.config
-        if not hasattr(config, "lr"):
-            return None
-        return DEFAULT_LR if config.lr is None else float(config.lr)
+    def _offer_lr(self) -> None:
+        """Put the step size into the groups, where it can be set from outside."""
+        # One that is in the state is adapted by the optimizer itself.
+        if hasattr(self._optimizer.config, "lr") and not hasattr(self._run, "lr"):
+            lr = self._optimizer.config.lr
+            self.defaults["lr"] = DEFAULT_LR if lr is None else float(lr)
+        for group in self.param_groups:
+            if "lr" in group and "lr" not in self.defaults:
+                raise InputError(f"a group has an lr, and {type(self._optimizer).__name__} takes none from there")
+            group.update({**self.defaults, **group})
 
     def _at_lr(self) -> Optimizer[Any, Any]:
         """The optimizer with the step size that the groups have now."""

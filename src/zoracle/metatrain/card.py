@@ -26,6 +26,9 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
         + "."
         for number, stage in enumerate(config.stages, 1)
     )
+    threat = _threat(config.task_settings)
+    words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
+    score = provenance[f"validation_{validation.criterion}"]
     gradient = "the objective's own" if config.gradient == "true" else "coordinatewise finite differences"
     values = "directional derivatives of that gradient" if config.values == "directional" else "queries, as in use"
     return f"""# {config.optimizer}, trained on {config.task}
@@ -35,7 +38,7 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 
 ## Training
 
-- Data: {provenance["problems"]} problems of the `train` split of the task `{config.task}`.
+- Data: {provenance["problems"]} problems of the `train` split of the task `{config.task}`{threat}.
 - Optimizee's gradient: {gradient}. Values that answered its queries in training: {values}.
 - Precision {config.dtype}, seed {config.seed}.
 - Took {minutes:.0f} minutes on {provenance["threads"]} thread(s), validation included
@@ -44,8 +47,8 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 {stages}
 
 The weights are those that did best on {validation.problems} problems of the `valid` split, by real queries
-({validation.steps} steps, validated every {validation.every} unrolls): mean final / initial loss
-{provenance["validation_ratio"]:.4g}. That number chose them, so it flatters them; the test score is the one to quote.
+({validation.steps} steps, validated every {validation.every} unrolls): {words[validation.criterion]}
+{score:.4g}. That number chose them, so it flatters them; the test score is the one to quote.
 
 ## Use
 
@@ -53,3 +56,10 @@ It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_
 this task only: compare it with tuned baselines before relying on it elsewhere. It steps in units of x; where
 coordinates have to change by much more or less than in training, give `scale=` to `zoracle.minimize`.
 """
+
+
+def _threat(settings: dict[str, Any]) -> str:
+    """What an attack was allowed to do, where the config says more than the task's own."""
+    if settings.get("eps") is not None:
+        return f", perturbations within {settings['eps']:g} in {settings.get('norm', 'l1')}"
+    return f", distance in {settings['norm']}" if "norm" in settings else ""

@@ -69,6 +69,8 @@ class Validation(_Checked, frozen=True, kw_only=True):
         every: unrolls between two validations; the end of a stage is always validated.
         steps: steps of a validation run.
         seeds: runs of each problem.
+        criterion: what is made small: "ratio", the mean final / initial loss; "queries", the mean queries to first
+            success, with a problem that has none counted at the whole budget.
         settings: settings of the optimizer that hold in validation, on top of the stage's
             ({sampling_probability = 0.5}, say, where the stage has 1).
     """
@@ -77,6 +79,7 @@ class Validation(_Checked, frozen=True, kw_only=True):
     every: int = 25
     steps: int = 200
     seeds: int = 1
+    criterion: Literal["ratio", "queries"] = "ratio"
     settings: dict[str, Any] = {}
 
 

@@ -93,10 +93,9 @@ class TrainingOracle(Oracle):
             return super().evaluate(points, problem, step=step, purpose=purpose)
         base = points[:, 0]
         loss, gradient = self.linearise(base, problem, step)
+        change = torch.bmm(points - base.detach().unsqueeze(1), gradient.unsqueeze(2)).squeeze(2)
         # In float64: the differences are mu times smaller than the values.
-        offsets = points.double() - base.detach().double().unsqueeze(1)
-        change = torch.bmm(offsets, gradient.double().unsqueeze(2)).squeeze(2)
-        return Evaluation(loss.double().unsqueeze(1) + change)
+        return Evaluation(loss.double().unsqueeze(1) + change.double())
 
 
 class _Linked(torch.autograd.Function):

@@ -128,7 +128,7 @@ class Trainer:
         return {
             "config": _as_json(self.config),
             "problems": len(self.ids),
-            "validation_ratio": self.validated,
+            f"validation_{self.config.validation.criterion}": self.validated,
             "seconds": round(self.seconds),
             "threads": torch.get_num_threads(),
             "zoracle": __version__,
@@ -149,7 +149,12 @@ class Trainer:
         )
         x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
         state = optimizer.init(
-            x0, seed=seed, problem=torch.tensor(ids), horizon=stage.steps, scale=self.objective.scale
+            x0,
+            seed=seed,
+            problem=torch.tensor(ids),
+            horizon=stage.steps,
+            scale=self.objective.scale,
+            space=self.objective.space(rows, x0),
         )
         with torch.no_grad():
             initial = oracle.linearise(x0, rows, state.key.step if self.objective.stochastic else None)[0]
@@ -212,26 +217,37 @@ class Trainer:
         return torch.tensor(unique, dtype=torch.int64)
 
     def _validate(self, stage: Stage) -> float:
-        """Mean final / initial loss over validation problems, by real queries; keeps the best weights."""
+        """The criterion over validation problems, by real queries; keeps the best weights."""
         config = self.config.validation
         ids = self.task.ids("valid")[: config.problems]
         trained = self._weights()
         self.module.load_state_dict(self.ema)
         optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
         objective = self.task.objective(ids, dtype=self.dtype)
-        ratios = []
+        scores = []
         for repeat in range(config.seeds):
             seed = keyed.mix(self.config.seed, _VALIDATION, repeat)
             x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
             state = optimizer.init(
-                x0, seed=seed, problem=torch.tensor(ids), horizon=config.steps, scale=objective.scale
+                x0,
+                seed=seed,
+                problem=torch.tensor(ids),
+                horizon=config.steps,
+                scale=objective.scale,
+                space=objective.space(torch.arange(len(ids)), x0),
             )
             oracle = Oracle(objective)
-            _, trajectory = rollout(optimizer, oracle, state, config.steps)
+            by_queries = config.criterion == "queries"
+            _, trajectory = rollout(optimizer, oracle, state, config.steps, stop_on_success=by_queries)
+            if by_queries:
+                whole = config.steps * optimizer.queries_per_step
+                first = trajectory.first_success
+                scores.append(torch.where(first > 0, first, whole).to(self.dtype))
+                continue
             first = trajectory.loss[0] if optimizer.evaluates_iterate else self._losses(oracle, x0)
             # A run that ended in NaN has not improved anything.
-            ratios.append((trajectory.final_loss / first).nan_to_num(nan=1.0, posinf=1.0))
-        score = float(torch.cat(ratios).mean())
+            scores.append((trajectory.final_loss / first).nan_to_num(nan=1.0, posinf=1.0))
+        score = float(torch.cat(scores).mean())
         if score < self.best:
             self.best = score
             self.best_weights = self._weights()

@@ -188,14 +188,15 @@ class Attack(ImageAttack):
         x, adversarial = self._pair(points, problem)
         log_p = self._log_probabilities(adversarial)
         gap = self._gap(log_p, problem)
-        loss = (gap + self.confidence).clamp(min=0)
+        short = gap + self.confidence if self.confidence else gap
+        loss = short.clamp(min=0)
         if self.eps is None:
             change = x.sub_(adversarial)
             # vector_norm of order 1 takes four times as long as this.
-            distance = change.abs().sum(1) if self.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
-            loss = loss + self.c * distance
+            distance = change.abs_().sum(1) if self.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
+            loss = torch.add(loss, distance, alpha=self.c)
         # A gap of exactly zero is a tie, and no success even where no confidence is asked for.
-        return Evaluation(loss, (gap < 0) & (gap + self.confidence <= 0))
+        return Evaluation(loss, (gap < 0) & (short <= 0) if self.confidence else gap < 0)
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         """Images and clipped adversarial images, (N, d) each, in memory of their own."""

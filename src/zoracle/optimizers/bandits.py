@@ -17,8 +17,9 @@ from zoracle.optimizers.base import Config, Optimizer, Positive, Start
 from zoracle.types import Key, Queries
 from zoracle.upsampling import Upsampling
 
-#: Cells along the side of an image, and pixels along that of a cell at least, where no size is given.
-_CELLS_A_SIDE, _SMALLEST_TILE = 50, 2
+#: Cells along the side of an image where no size of theirs is given; smaller images have cells of 2 pixels, as long as
+#: that leaves a few.
+_CELLS_A_SIDE, _FEWEST_CELLS = 50, 4
 
 
 class BanditsConfig(Config, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class BanditsConfig(Config, frozen=True, kw_only=True):
         exploration: length of the random part of a query's direction, delta in the paper; 1 (linf) or 0.01 (l2).
         probe: length of the perturbation that is queried, eta in the paper; 0.1 (linf) or 0.01 (l2).
         tile: pixels along the side of a cell of the prior. None takes a fiftieth of the image's shorter side, 6 of 299
-            as published, and at least 2.
+            as published; and at least 2 where that side has 8 pixels or more.
     """
 
     lr: Positive | None = None
@@ -75,7 +76,8 @@ class Bandits(Optimizer[BanditsState, BanditsConfig]):
 
     and v goes along g by exponentiated gradients in an linf ball, v \leftarrow \tanh(\tanh^{-1} v + \lambda g), and
     by v \leftarrow v + \lambda g in an l2 ball. Then x \leftarrow x + h\,\mathrm{sign}(U v), or
-    x + h U v / \|U v\|. The iterate is not evaluated.
+    x + h U v / \|U v\|. The iterate is not evaluated: the public code looks whether it
+    succeeds without counting that; here one of the two queries has to.
 
     Source: Ilyas, Engstrom and Madry (2019), "Prior convictions: black-box adversarial attacks with bandits and
     priors", algorithms 1 to 3.
@@ -148,5 +150,6 @@ def _tiling(channels: int, height: int, width: int, tile: int | None) -> Upsampl
     if min(height, width) == 1:
         tile = 1
     elif tile is None:
-        tile = max(_SMALLEST_TILE, round(min(height, width) / _CELLS_A_SIDE))
+        side = min(height, width)
+        tile = max(1, min(2, side // _FEWEST_CELLS), round(side / _CELLS_A_SIDE))
     return Upsampling("tile", (channels, height, width), (math.ceil(height / tile), math.ceil(width / tile)))

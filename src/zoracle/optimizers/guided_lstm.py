@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoracle.directions import by_problems, complement, orthonormalise
+from zoracle.directions import cached, complement, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
-from zoracle.optimizers.recurrent import BLOCK, CoordinatewiseLSTM, Hidden, blockwise
+from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, blockwise, step
 from zoracle.types import Key, Queries
 
 #: Initial rates of the memories, running means of the estimates.
@@ -82,39 +82,49 @@ class GuidedLSTMState(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What the LSTM's features are made of, (B, d) each and memories (B, M, d)."""
+    """What the LSTM sees of the coordinates, (B, d) where nothing else is said."""
 
     gradient: Tensor
     memories: Tensor
+    """(B, M, d)."""
     away: Tensor
+    """Displacement from the start."""
     step: Tensor
-    square: Tensor
+    """The last one."""
+    spread: Tensor
+    """Half the logarithm of the estimates' size against that of the last one; zero before there was a step."""
+    h: Tensor
+    """(B, H, d)."""
+    c: Tensor
+    """(B, H, d)."""
 
 
-class _Units(NamedTuple):
-    """Numbers of each problem that all its coordinates share."""
+class _Shared(NamedTuple):
+    """What all coordinates of a problem share."""
 
     size: Tensor
     """(B, M + 2, 1) one over the root mean squares of gradient, memories and displacement."""
-    eta: Tensor
-    """(B, 1) one over eta."""
     near: Tensor
-    """(B, 2, 1) of the displacement, so that tanh tells far from farther, and the start from near it."""
-    spread: Tensor
-    """(B, 1) one over the root mean square of the gradient, as a constant."""
-    known: Tensor
-    """(B, 1) a half, or zero before there was a step."""
+    """(B, 2, 1) what displacements are multiplied by: a tanh then tells far from farther, and the start from near."""
+    half: Tensor
+    """(B, 1) half of one over eta."""
     gain: Tensor
     """(B, 1) of the step's length at this time."""
+    gates: Tensor
+    head: Tensor
 
 
 class _Made(NamedTuple):
-    """What the LSTM makes of them."""
+    """What the LSTM makes of the coordinates."""
 
     step: Tensor
+    """(B, d) in units of eta."""
     guesses: Tensor
+    """(B, G, d)."""
     std: Tensor
-    hidden: Hidden
+    """(B, d) sigma up to its size."""
+    h: Tensor
+    c: Tensor
 
 
 class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], nn.Module):
@@ -172,7 +182,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         self.skip = nn.Parameter(skip)
         self.pace = nn.Parameter(torch.zeros(4))
         self.shrink = nn.Parameter(torch.tensor([-3.0]))
-        self.gates = _Gates(_SCALARS + g, seed=mix(seed, 2))
+        self.gates = Gates(_SCALARS + g, RATES, seed=mix(seed, 2))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
@@ -228,18 +238,24 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         guesses = orthonormalise(
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
-        root = math.sqrt(d)
 
-        def some(rows: slice) -> Tensor:
+        def directions(rows: slice, out: Tensor | None = None) -> Tensor:
+            root, known = math.sqrt(d), guesses[rows]
             key = Key(*(part[rows] for part in state.key))
-            z = self.draw(key, state.x[rows], q - g) if q > g else guesses[rows, :0]
-            rest = complement(z * state.std[rows].unsqueeze(1), guesses[rows])
+            z = self.draw(key, state.x[rows], q - g) if q > g else known[:, :0]
+            rest = complement(z * state.std[rows].unsqueeze(1), known)
             length = torch.linalg.vector_norm(rest, dim=2, keepdim=True).clamp(min=_TINY)
-            return torch.cat((guesses[rows] * root, rest * (root / length)), dim=1)
+            return torch.cat((known * root, rest * (root / length)), dim=1, out=out)
 
-        u = by_problems(some, b, q * d)
-        # The points keep the graph of u: training by directional derivatives sends gradients through the values.
-        return Queries(forward_points(state.x.detach(), u, state.mu), u)
+        x = state.x.detach()
+        if torch.is_grad_enabled():
+            u = directions(slice(None))
+            # The points keep the graph of u: training by directional derivatives sends gradients through the values.
+            return Queries(forward_points(x, u, state.mu), u)
+        u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
+        for rows in cached(b, q * d):
+            forward_points(x[rows], directions(rows, u[rows]), state.mu[rows], out=points[rows])
+        return Queries(points, u)
 
     def _tell(
         self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
@@ -266,18 +282,10 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         rates = torch.where(started.unsqueeze(1), self.gates(scalars), 1.0)  # a memory begins as the first estimate
         memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
         square = torch.lerp(state.square, gradient.square(), 0.05)
-        seen = _Seen(gradient, memories, away, state.step, square)
-        units = self._units(seen, eta, started, progress)
-        weights = self.rnn.weights(state.x, scalars, self._straight())
-
-        def some(rows: slice, cols: slice) -> _Made:
-            part = _Seen(*(leaf[rows, ..., cols] for leaf in seen))
-            unit = _Units(*(leaf[rows] for leaf in units))
-            hidden = Hidden(*(leaf[rows, :, cols] for leaf in state.hidden))
-            output, hidden = self.rnn(self._features(part, unit), hidden, weights.of(rows))
-            return _Made(self._step(output, part.away * unit.eta, unit.gain), *self._next_queries(output), hidden)
-
-        made = blockwise(some, state.x, 4 * BLOCK)
+        spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
+        seen = _Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, *state.hidden)
+        shared = self._shared(seen, eta, progress, scalars)
+        made = _Made(*blockwise(lambda *parts: self._made(_Seen(*parts[:7]), _Shared(*parts[7:])), seen, shared))
         return GuidedLSTMState(
             x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
@@ -295,7 +303,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             lowest=lowest,
             norm=mean_norm,
             first_norm=first_norm,
-            hidden=made.hidden,
+            hidden=Hidden(made.h, made.c),
         )
 
     def _scalars(
@@ -326,68 +334,51 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         )
         return torch.stack(columns, dim=1)
 
-    def _units(self, seen: _Seen, eta: Tensor, started: Tensor, progress: Tensor) -> _Units:
-        """What the coordinates of each problem are measured by."""
-        spread = 1 / _rms(seen.gradient).detach().clamp(min=_TINY)
+    def _shared(self, seen: _Seen, eta: Tensor, progress: Tensor, scalars: Tensor) -> _Shared:
         sides = (seen.gradient.unsqueeze(1), seen.memories, seen.away.unsqueeze(1))
         time = 2 * progress - 1
         powers = torch.stack((torch.ones_like(time), time, time**2, time**3), dim=1)
-        return _Units(
+        # Weights from the features straight to the direction and the guesses. What outputs are multiplied by, and the
+        # constant of the third, goes into the weights as well.
+        straight = torch.cat((self.skip[:1], self.skip.new_zeros((4, _FEATURES)), self.skip[1:]))
+        gates, head = self.rnn.weights(eta, scalars, straight)
+        constant = head.new_zeros(head.shape[1:])
+        constant[2, -1] = 0.5 * self.shrink
+        return _Shared(
             size=torch.cat([1 / (_rms(side) + _TINY) for side in sides], dim=1),
-            eta=1 / eta.unsqueeze(1),
             near=torch.stack((0.25 / eta, 2 / eta), dim=1).unsqueeze(2),
-            spread=spread,
-            known=0.5 * started.to(eta).unsqueeze(1),
+            half=0.5 / eta.unsqueeze(1),
             gain=(powers * self.pace.to(powers.dtype)).sum(1).exp().unsqueeze(1),
+            gates=gates,
+            head=head * head.new_tensor([[1], [3], [2.5], [3], [3], *[[1]] * self.config.guesses]) + constant,
         )
 
-    def _straight(self) -> Tensor:
-        """Weights (outputs, F) from the features straight to the outputs."""
-        return torch.cat((self.skip[:1], self.skip.new_zeros((4, _FEATURES)), self.skip[1:]))
-
-    def _features(self, seen: _Seen, unit: _Units) -> Tensor:
-        """What the LSTM sees of each coordinate, (B, F, d)."""
+    def _made(self, seen: _Seen, shared: _Shared) -> _Made:
+        """What the LSTM makes of some coordinates of some problems."""
         away = seen.away.unsqueeze(1)
-        relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * unit.size
-        spread = (seen.square.sqrt() * unit.spread + 1e-2).log() * unit.known
-        soft = relative / (1 + 0.1 * relative.abs())  # limited to ten
-        others = (torch.tanh(away * unit.near), seen.step.unsqueeze(1), spread.unsqueeze(1))
-        return torch.cat((soft, *others), dim=1)
-
-    def _step(self, output: Tensor, away: Tensor, gain: Tensor) -> Tensor:
-        """The step in units of eta, (B, d), for a displacement in the same units."""
-        length = (gain * (3 * output[:, 1]).clamp(-4, 3).exp()).clamp(max=self.config.cap)
-        direction = torch.tanh(output[:, 0])
+        relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * shared.size
+        features = (
+            relative / (1 + 0.1 * relative.abs()),  # softly limited to ten
+            torch.tanh(away * shared.near),
+            seen.step.unsqueeze(1),
+            seen.spread.unsqueeze(1),
+        )
+        output, h, c = step(features, seen.h, seen.c, shared.gates, shared.head)
+        length = (shared.gain * output[:, 1].clamp(-4, 3).exp()).clamp(max=self.config.cap)
+        direction, back = torch.tanh(output[:, 0:3:2]).unbind(1)
         # Back towards the start, coordinate by coordinate: what noise has moved and the gradient does not miss.
-        back = 0.5 + 0.5 * torch.tanh(0.5 * (self.shrink.to(output.dtype) + 5 * output[:, 2]))
-        return length * direction - back * away
-
-    def _next_queries(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Guesses (B, G, d), and sigma (B, d) up to its size, for the next step."""
+        halfway = seen.away * shared.half
         guesses = output[:, 5:]
         if guesses.shape[1] > 1:  # which displacements still count
-            displacement = guesses[:, 1:2] * (3 * output[:, 4:5]).clamp(-3, 1).exp()
+            displacement = guesses[:, 1:2] * output[:, 4:5].clamp(-3, 1).exp()
             guesses = torch.cat((guesses[:, :1], displacement, guesses[:, 2:]), dim=1)
-        return guesses, (3 * output[:, 3]).clamp(-2, 2).exp()
-
-
-class _Gates(nn.Module):
-    """Rates of the memories from the scalars, in (0, 1)."""
-
-    def __init__(self, scalars: int, *, seed: int, width: int = 16) -> None:
-        super().__init__()
-        g = torch.Generator().manual_seed(seed)
-        self.inner = nn.Parameter(torch.randn(width, scalars, generator=g) / math.sqrt(scalars))
-        self.inner_bias = nn.Parameter(torch.zeros(width))
-        self.outer = nn.Parameter(torch.randn(len(RATES), width, generator=g) * 0.1)
-        self.outer_bias = nn.Parameter(torch.tensor([math.log(rate / (1 - rate)) for rate in RATES]))
-
-    def forward(self, scalars: Tensor) -> Tensor:
-        """Rates (B, M) for scalars (B, S); sums instead of products of matrices, so that no batch changes them."""
-        weights = (weight.to(scalars.dtype) for weight in (self.inner, self.inner_bias, self.outer, self.outer_bias))
-        inner, inner_bias, outer, outer_bias = weights
-        middle = torch.tanh((scalars.unsqueeze(1) * inner).sum(2) + inner_bias)
-        return 0.5 + 0.5 * torch.tanh(0.5 * ((middle.unsqueeze(1) * outer).sum(2) + outer_bias))
+        return _Made(
+            step=length * direction - torch.addcmul(halfway, back, halfway),
+            guesses=guesses,
+            std=output[:, 3].clamp(-2, 2).exp(),
+            h=h,
+            c=c,
+        )
 
 
 def _rms(v: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class NES(DescentOptimizer[NESState, NESConfig]):
         m \leftarrow \beta m + (1 - \beta) \hat g, \quad x \leftarrow x - \eta\, \mathrm{sign}(m)
 
     In an l2 ball the step is \eta m / \|m\|. The step size is halved where the mean value of a step is higher than it
-    was ``plateau_length`` - 1 steps before.
+    was ``plateau_length`` - 1 steps before. The public code spends one more query a step to see whether the iterate
+    succeeds; here a sample that does tells it.
 
     Source: Ilyas, Engstrom, Athalye and Lin (2018), "Black-box adversarial attacks with limited queries and
     information"; momentum and plateaus are those of its public code.

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from zoracle.state import tree_map
+from torch.nn import functional
 
 #: The last bits of a product depend on how its rows are aligned; with rows of a multiple of 16 numbers all are alike.
 _ALIGNED = 16
 #: Coordinates that are worked on at once where no graph is kept: all that a step makes of them stays in the cache.
-BLOCK = 4096
-
-Tree = TypeVar("Tree")
+BLOCK = 8192
 
 
 class Hidden(NamedTuple):
@@ -34,10 +32,6 @@ class Weights(NamedTuple):
     """(B, 4H, K) of features, h and, where there are biases or shared inputs, a one."""
     head: Tensor
     """(B, O, K) of features, the new h, and the one."""
-
-    def of(self, rows: slice) -> Weights:
-        """Those of some problems."""
-        return Weights(self.gates[rows], self.head[rows])
 
 
 class CoordinatewiseLSTM(nn.Module):
@@ -115,7 +109,7 @@ class CoordinatewiseLSTM(nn.Module):
         return Weights(torch.cat(gates, 2) * half, torch.cat(head, 2))
 
     def forward(self, features: Tensor, hidden: Hidden, weights: Weights | None = None) -> tuple[Tensor, Hidden]:
-        """One step. Its backward pass is written by hand, and of first order.
+        """One step.
 
         Args:
             features: (B, inputs, d).
@@ -126,109 +120,103 @@ class CoordinatewiseLSTM(nn.Module):
             Outputs (B, outputs, d) and the new state.
         """
         made = self.weights(features) if weights is None else weights
-        if torch.is_grad_enabled():
-            out, h, c = _Step.apply(features, *hidden, *made)  # type: ignore[no-untyped-call]
-            return out, Hidden(h, c)
-
-        def some(rows: slice, cols: slice) -> tuple[Tensor, Hidden]:
-            x, h, c = (leaf[rows, :, cols] for leaf in (features, *hidden))
-            out, h, c, *_ = _step(x, h, c, *made.of(rows), aligned=_ALIGNED)
-            return out, Hidden(h, c)
-
-        return blockwise(some, features)
+        out, h, c = blockwise(lambda x, *rest: step((x,), *rest), (features, *hidden), made)
+        return out, Hidden(h, c)
 
 
-def blockwise(function: Callable[[slice, slice], Tree], like: Tensor, size: int = BLOCK) -> Tree:
-    """A function of some problems and some of their coordinates, put together for all of ``like`` (B, ..., d).
+class Gates(nn.Module):
+    """Rates of running means, in (0, 1), from scalars that all coordinates of a problem share.
 
-    It is called for a few thousand coordinates at a time, or where a graph is kept for all at once. How a problem's
+    Args:
+        scalars: S, how many.
+        rates: M initial rates.
+        seed: keys the initial weights.
+        width: of the layer between.
+    """
+
+    def __init__(self, scalars: int, rates: tuple[float, ...], *, seed: int, width: int = 16) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.inner = nn.Parameter(torch.randn(width, scalars, generator=g) / math.sqrt(scalars))
+        self.inner_bias = nn.Parameter(torch.zeros(width))
+        self.outer = nn.Parameter(torch.randn(len(rates), width, generator=g) * 0.1)
+        self.outer_bias = nn.Parameter(torch.tensor([math.log(rate / (1 - rate)) for rate in rates]))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """Rates (B, M) for scalars (B, S); sums instead of products of matrices, so that no batch changes them."""
+        weights = (weight.to(scalars.dtype) for weight in (self.inner, self.inner_bias, self.outer, self.outer_bias))
+        inner, inner_bias, outer, outer_bias = weights
+        middle = torch.tanh((scalars.unsqueeze(1) * inner).sum(2) + inner_bias)
+        return 0.5 + 0.5 * torch.tanh(0.5 * ((middle.unsqueeze(1) * outer).sum(2) + outer_bias))
+
+
+def blockwise(
+    function: Callable[..., tuple[Tensor, ...]], coordinates: Sequence[Tensor], problems: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """A function of coordinates, put together for all coordinates of all problems.
+
+    It is called for a few thousand of them at a time, or where a graph is kept for all at once. How a problem's
     coordinates are divided depends on d only.
 
     Args:
-        function: from the rows of problems and the columns of coordinates to a tree of tensors (n, ..., w).
-        like: any tensor of the batch.
-        size: coordinates a call.
+        function: takes a part of each tensor given, and returns tensors (n, ..., w).
+        coordinates: tensors (B, ..., d).
+        problems: tensors (B, ...) whose last dimension is not that of coordinates.
     """
-    b, d = like.shape[0], like.shape[-1]
-    if torch.is_grad_enabled() or b * d <= size:
-        return function(slice(None), slice(None))
-    whole: Tree | None = None
-    for rows, cols in _blocks(b, d, size):
-        part = function(rows, cols)
-        if whole is None:
-            whole = tree_map(lambda leaf: leaf.new_empty((b, *leaf.shape[1:-1], d)), part)
-        tree_map(lambda leaf, new: leaf[rows, ..., cols].copy_(new), whole, part)  # noqa: B023
-    assert whole is not None
-    return whole
+    if torch.is_grad_enabled():
+        return function(*coordinates, *problems)
+    b, d = coordinates[0].shape[0], coordinates[0].shape[-1]
+    together, blocks = max(1, BLOCK // d), -(-d // BLOCK)
+
+    def parts(leaf: Tensor) -> list[Tensor]:
+        rows = torch.split(leaf, together)
+        return list(rows) if blocks == 1 else [part for row in rows for part in torch.split(row, BLOCK, -1)]
+
+    shared = ([part for part in torch.split(leaf, together) for _ in range(blocks)] for leaf in problems)
+    whole: list[Tensor] = []
+    for index, part in enumerate(zip(*map(parts, coordinates), *shared, strict=True)):
+        made = function(*part)
+        if not whole:
+            whole = [leaf.new_empty((b, *leaf.shape[1:-1], d)) for leaf in made]
+            into = list(map(parts, whole))
+        for leaf, new in zip(into, made, strict=True):
+            leaf[index].copy_(new)
+    return tuple(whole)
 
 
-def _blocks(b: int, d: int, size: int) -> Iterator[tuple[slice, slice]]:
-    together = max(1, size // d)
-    for row in range(0, b, together):
-        for col in range(0, d, size):
-            yield slice(row, row + together), slice(col, col + size)
+def step(
+    features: Sequence[Tensor], h: Tensor, c: Tensor, gates: Tensor, head: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of an LSTM on some coordinates.
 
+    Args:
+        features: (n, ., w) each, one below the other.
+        h: (n, H, w) output of the previous step.
+        c: (n, H, w) its cell.
+        gates: of :class:`Weights`.
+        head: of :class:`Weights`.
 
-def _step(
-    features: Tensor, h: Tensor, c: Tensor, gates: Tensor, head: Tensor, aligned: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Outputs, new h and c; and what the backward pass needs: inputs of the head, gates, tanh(c)."""
-    n, f, w = features.shape
-    size, rows = h.shape[1], gates.shape[2]
-    if w % aligned == 0:
-        one = [] if rows == f + size else [features.new_ones((1, 1, 1)).expand(n, 1, w)]
-        inputs = torch.cat((features, h, *one), 1)
-    else:
-        inputs = features.new_ones((n, rows, w + -w % aligned))
-        inputs[:, :f, :w] = features
-        inputs[:, f : f + size, :w] = h
+    Returns:
+        Outputs (n, outputs, w), new h and c.
+    """
+    (n, size, w), rows = h.shape, gates.shape[2]
+    f = sum(part.shape[1] for part in features)
+    one = [h.new_ones((n, 1, w))] if rows > f + size else []
+    inputs = torch.cat((*features, h, *one), 1)
+    if w % _ALIGNED and not torch.is_grad_enabled():
+        inputs = functional.pad(inputs, (0, -w % _ALIGNED))
     activated = torch.bmm(gates, inputs).tanh_()
-    i, forget, g, o = activated[:, :, :w].chunk(4, 1)
+    i, forget, g, o = _columns(activated, w).chunk(4, 1)
     # c = (1 + forget) / 2 c + (1 + i) / 2 g, and the mean of two numbers is a lerp.
     c = torch.addcmul(g, i, g).lerp_(torch.addcmul(c, forget, c), 0.5)
     squashed = torch.tanh(c)
     h = torch.addcmul(squashed, o, squashed).mul_(0.5)
-    inputs[:, f : f + size, :w] = h
-    return torch.bmm(head, inputs)[:, :, :w], h, c, inputs, activated, squashed
+    if torch.is_grad_enabled():
+        inputs = torch.cat((*features, h, *one), 1)
+    else:
+        inputs[:, f : f + size, :w] = h
+    return _columns(torch.bmm(head, inputs), w), h, c
 
 
-class _Step(torch.autograd.Function):
-    """:func:`_step` with its backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, h: Tensor, c: Tensor, gates: Tensor, head: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, new_h, new_c, *kept = _step(features, h, c, gates, head, aligned=1)
-        ctx.features = features.shape[1]
-        ctx.save_for_backward(h, c, gates, head, *kept)
-        return out, new_h, new_c
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        h, c, gates, head, inputs, activated, squashed = ctx.saved_tensors
-        by_out, by_h, by_c = grad_outputs
-        f, size = ctx.features, h.shape[1]
-        i, forget, g, o = activated.chunk(4, 1)
-        by_inputs = torch.bmm(head[:, :, : f + size].transpose(1, 2), by_out)
-        # h = (1 + o) / 2 tanh(c), with by_h and by_c all that reaches h and c.
-        by_h = (by_h + by_inputs[:, f:]).mul_(0.5)
-        through = torch.addcmul(by_h, by_h, o)
-        by_c = (by_c + through).addcmul_(through * squashed, squashed, value=-1).mul_(0.5)
-        by_gates = torch.empty_like(activated)
-        into_i, into_forget, into_g, into_o = by_gates.chunk(4, 1)
-        torch.mul(by_c, g, out=into_i)
-        torch.mul(by_c, c, out=into_forget)
-        torch.addcmul(by_c, by_c, i, out=into_g)
-        torch.mul(by_h, squashed, out=into_o)
-        by_gates.addcmul_(by_gates * activated, activated, value=-1)  # the slope of tanh
-        before = torch.bmm(gates[:, :, : f + size].transpose(1, 2), by_gates)
-        of_gates = of_head = None
-        if ctx.needs_input_grad[3]:
-            of_gates = torch.bmm(by_gates, inputs.transpose(1, 2))
-            of_gates[:, :, f : f + size] = torch.bmm(by_gates, h.transpose(1, 2))
-        if ctx.needs_input_grad[4]:
-            of_head = torch.bmm(by_out, inputs.transpose(1, 2))
-        of_features = by_inputs[:, :f] + before[:, :f]
-        return of_features, before[:, f:], torch.addcmul(by_c, by_c, forget), of_gates, of_head
+def _columns(rows: Tensor, w: int) -> Tensor:
+    return rows if rows.shape[2] == w else rows[:, :, :w]

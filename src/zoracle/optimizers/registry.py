@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
+from zoracle.optimizers.ball_lstm import BallLSTM
 from zoracle.optimizers.bandits import Bandits
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.guided_lstm import GuidedLSTM
@@ -46,6 +47,7 @@ REGISTRY: dict[str, Entry] = {
     ),
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
+    "zo-lstm-ball": Entry(BallLSTM, "learned steps within a ball, few and tiled queries", learned=True),
     "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
     "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
     "zo-lstm-no-update": Entry(partial(ZOLSTM, update="sgd"), "its ablation: learned directions only", learned=True),

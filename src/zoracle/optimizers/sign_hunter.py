@@ -67,7 +67,7 @@ class SignHunter(Optimizer[SignHunterState, SignHunterConfig]):
     def _init(self, start: Start) -> SignHunterState:
         space = bounded_space(start, "SignHunter")
         x = start.x
-        reach = space.radius if is_round(space) else torch.maximum(space.high - x, x - space.low).amax(1)
+        reach = space.radius.clone() if is_round(space) else torch.maximum(space.high - x, x - space.low).amax(1)
         unknown = x.new_full(x.shape[:1], torch.inf)
         first = torch.full(x.shape[:1], -1)
         return SignHunterState(
@@ -76,9 +76,9 @@ class SignHunter(Optimizer[SignHunterState, SignHunterConfig]):
             space=space,
             reach=reach,
             best=unknown,
-            origin=x,
+            origin=x.clone(),
             signs=torch.ones_like(x),
-            level=unknown,
+            level=unknown.clone(),
             depth=first,
             part=torch.zeros_like(first),
         )

@@ -85,18 +85,17 @@ class SimBA(Optimizer[SimBAState, SimBAConfig]):
         space = start.space
         if space is None:
             everywhere = x.new_full((b, d), torch.inf)
-            space = Space(-everywhere, everywhere, everywhere[:, 0], torch.tensor([[1, 1, d]]).repeat(b, 1))
+            space = Space(-everywhere, everywhere, everywhere[:, 0].clone(), torch.tensor([[1, 1, d]]).repeat(b, 1))
         check_alike(space, "SimBA")
-        zero = torch.zeros(b, dtype=torch.int64)
         state = SimBAState(
             x=x,
             key=start.key,
             space=space,
             best=x.new_full((b,), torch.inf),
             order=torch.zeros((b, d), dtype=torch.int64),
-            position=zero,
-            sign=zero,
-            rounds=zero,
+            position=torch.zeros(b, dtype=torch.int64),
+            sign=torch.zeros(b, dtype=torch.int64),
+            rounds=torch.zeros(b, dtype=torch.int64),
         )
         return self._shuffled(state, torch.ones(b, dtype=torch.bool))
 

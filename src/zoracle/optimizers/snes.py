@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zoracle.directions import gaussian
 from zoracle.estimators import combine
@@ -110,8 +111,9 @@ def utilities(values: Tensor) -> Tensor:
     m = values.shape[1]
     ranks = torch.arange(1, m + 1, dtype=torch.float64, device=values.device)
     raw = (math.log(m / 2 + 1) - ranks.log()).clamp(min=0)
-    by_rank = (raw / raw.sum() - 1 / m).to(values.dtype)
+    total = functional.pad((raw / raw.sum() - 1 / m).cumsum(0), (1, 0))
     known = values.nan_to_num(nan=torch.inf)
-    place = known.argsort(dim=1, stable=True).argsort(dim=1)
-    same = (known.unsqueeze(2) == known.unsqueeze(1)).to(values.dtype)
-    return (same * by_rank[place].unsqueeze(1)).sum(2) / same.sum(2)
+    ordered = known.sort(dim=1).values
+    first = torch.searchsorted(ordered, known)
+    after = torch.searchsorted(ordered, known, right=True)
+    return ((total[after] - total[first]) / (after - first)).to(values.dtype)

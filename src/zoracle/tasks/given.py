@@ -44,6 +44,7 @@ class GivenImages(AttackTask):
         confidence: the confidence gap, in nats.
         outputs: what the black box returns; None takes what it declares.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
     Raises:
         InputError: images, labels, targets or ids that cannot be used or do not go together.
@@ -78,6 +79,7 @@ class GivenImages(AttackTask):
         confidence: float = 0.0,
         outputs: Outputs | None = None,
         start_std: float | None = None,
+        reduce: str | None = None,
     ) -> None:
         x = as_images(images, layout)
         y = as_labels(labels, len(x))
@@ -87,7 +89,7 @@ class GivenImages(AttackTask):
         self.class_names = tuple(class_names)
         self.white = (255 if x.dtype == torch.uint8 else 1) if white is None else white
         self.outputs = getattr(box, "outputs", "logits") if outputs is None else outputs
-        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std)
+        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std, reduce=reduce)
         if self.class_names:
             check_classes(y, len(self.class_names), "label")
             if wanted is not None:
