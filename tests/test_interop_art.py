@@ -146,7 +146,7 @@ def test_parameters_in_arts_way():
     assert "budget=200, norm=inf, eps=0.3, optimizer=zo-sgd, targeted=False" in repr(attack)
     attack.set_params(budget=50, eps=0.01, settings={"lr": 0.1})
     assert attack.generate(X, Y).shape == X.shape
-    assert attack.queries.max() == 43  # two steps of 21, the last iterate
+    assert attack.queries.max() == 44  # the image itself, two steps of 21, the last iterate
     with pytest.raises(ValueError, match=r'"speed" cannot be set'):
         attack.set_params(speed=1)
     with pytest.raises(InputError, match=r"budget is 0; expected at least 1"):

@@ -140,7 +140,7 @@ def test_probabilities_and_misclassified_images(given):
     _, _, success = attack(wrapped(Probabilities()), IMAGES, wrong, epsilons=0.05)
     assert success.all()
     assert attack.results[0].misclassified.all()
-    assert attack.queries.tolist() == [6] * NUMBER  # the step that found out
+    assert attack.queries.tolist() == [1] * NUMBER  # the look that found out
 
 
 @pytest.mark.parametrize(("kind", "norm", "eps"), BALLS)

@@ -284,7 +284,8 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
 def sent(optimizer, made):
     return job(
-        optimizer, made, ids=(0,), seed=0, steps=1, budget=None, dtype=torch.float32, device="cpu", stem="nowhere"
+        optimizer, made, ids=(0,), seed=0, steps=1, budget=None, batch=None, stop_on_success=False,
+        check_start=False, dtype=torch.float32, device="cpu", stem="nowhere",
     )  # fmt: skip
 
 

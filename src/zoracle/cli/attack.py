@@ -11,7 +11,9 @@ from zoracle.cli.options import Run, run_comparison, run_options
 from zoracle.cli.resume import resume_option, settled
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.evaluation.result import Result
+from zoracle.evaluation.runfolder import ATTEMPTS
 from zoracle.objectives.attack import ImageAttack
+from zoracle.tasks.given import GivenImages
 
 
 @click.command("attack")
@@ -27,6 +29,9 @@ def command(ctx: click.Context, /, **_: Any) -> None:
     options, kept = settled(ctx)
     inputs = take_inputs(options)
     run = Run(**options)
+    assert run.out is not None  # click insists on it
+    if (inputs.target or "").lower().startswith(("http://", "https://")):
+        inputs = inputs._replace(arguments={**inputs.arguments, "log": run.out / ATTEMPTS})
     made = attacked(run, inputs)
     if not isinstance(made.objective(made.ids(run.split)[:1]), ImageAttack):
         raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
@@ -34,6 +39,9 @@ def command(ctx: click.Context, /, **_: Any) -> None:
         comparison = run_comparison(run, made, title=f"Attack on {made.name}", attack=True, command=kept)
     except BlackBoxError as error:
         raise BlackBoxError(f"{error}; what was paid for is kept: go on with --resume --out {run.out}") from error
+    finally:
+        if isinstance(made, GivenImages):
+            made.close()
     for label, result in comparison.results.items():
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             click.echo(f"{label}, seed {seed}: {told(result, repeat)}")

@@ -136,7 +136,7 @@ def best_points(result: Result) -> Tensor:
 def chosen(result: Result, attack: bool) -> Tensor:
     """Which problems are drawn: the first ones; of an attack some that were broken and some that were not."""
     rows = torch.arange(result.ids.shape[1])
-    if not attack:
+    if not attack or bool(result.misclassified[0].all()):
         return rows[:SHOWN]
     attacked, broken = ~result.misclassified[0], result.success_ever[0]
     failed = rows[attacked & ~broken]

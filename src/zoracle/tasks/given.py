@@ -121,6 +121,10 @@ class GivenImages(AttackTask):
     def _load(self) -> ImageData:
         return self._given
 
+    def close(self) -> None:
+        """Let go of what the black box holds: connections, a log."""
+        self._box.close()
+
     def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> BlackBox:
         return self._box
 
