@@ -252,7 +252,7 @@ def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Eval
     record.steps[live] = row + 1
     # Rows of steps that will not be taken repeat the last value.
     first, paid, lowest = int(row.min()), before + m, record.best_loss[live]
-    if live.numel() == record.steps.numel() and int(row.max()) == first:
+    if int(row.max()) == first and torch.equal(live, torch.arange(record.steps.numel())):
         record.queries[first:], record.best[first:] = paid, lowest
     else:
         onward = torch.arange(first, record.queries.shape[0]).unsqueeze(1) >= row
