@@ -194,9 +194,11 @@ def _ledger(
 
 def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Result], attack: bool) -> Gallery | None:
     rows = chosen(next(iter(results.values())), attack)
+    if not rows.numel():  # every image was misclassified already
+        return None
     first = next(iter(results.values()))
     pictures = task.pictures(tuple(first.ids[0, rows].tolist()))
-    if pictures is None or not isinstance(objective, ImageAttack) or not rows.numel():
+    if pictures is None or not isinstance(objective, ImageAttack):
         return None
     fingerprint = {"config_sha256": config_hash(run.config), "rows": rows.tolist()}
     keep = run.pieces / "pictures.safetensors"
