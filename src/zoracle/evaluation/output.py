@@ -195,8 +195,6 @@ def _ledger(
 def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Result], attack: bool) -> Gallery | None:
     first = next(iter(results.values()))
     rows = chosen(first, attack)
-    if not rows.numel():  # every image was misclassified already
-        return None
     pictures = task.pictures(tuple(first.ids[0, rows].tolist()))
     if pictures is None or not isinstance(objective, ImageAttack):
         return None
