@@ -93,6 +93,11 @@ def one_line(err, message):
 
 
 def test_an_attack_on_ones_own_images_and_model(capsys):
+    model = importlib.import_module("house")
+    read = model.classify(images(4)).argmax(1)
+    read[3] = (read[3] + 1) % 10  # one image that the model gets wrong as it is
+    np.savez("plain.npz", x=images(4), y=read)
+    model.COUNT.clear()
     keys = ["--images-key", "x", "--labels-key", "y"]
     argv = [
         "attack",
@@ -113,19 +118,29 @@ def test_an_attack_on_ones_own_images_and_model(capsys):
     assert "Attack on images" in told.out
     found = adversarial()
     assert found["ids"].tolist() == [0, 1, 2, 3]
-    assert found["labels"].tolist() == [0, 1, 2, 3]
+    assert found["labels"].tolist() == read.tolist()
+    assert "1 misclassified already" in told.out
     assert np.array_equal(found["images"], images(4))
     assert np.abs(found["adversarial"][0] - images(4)).max() <= 0.2 + 1e-6
     assert (found["queries"] <= 300).all()
-    model = importlib.import_module("house")
+    count = sum(model.COUNT)
     predicted = model.classify(found["adversarial"][0]).argmax(1)
     assert ((predicted != found["labels"]) == found["success"][0]).all()
-    assert found["success"].any()
-    model.COUNT.pop()
+    assert found["success"][0, :3].any()
+    assert found["queries"][0, 3] == 1
     queries = json.loads(Path("run/queries.json").read_text())
-    assert sum(model.COUNT) == queries["optimise"]["zo-sgd"] + queries["monitor"]["zo-sgd"] + queries["pictures"]
+    assert count == queries["optimise"]["zo-sgd"] + queries["monitor"]["zo-sgd"] + queries["pictures"]
     there = config()["task"]
     assert (there["name"], there["target"], there["norm"], there["eps"]) == ("images", "house:classify", "linf", 0.2)
+
+
+def test_images_that_are_all_misclassified_already(capsys):
+    np.savez(
+        "own.npz", images=images(2), labels=(importlib.import_module("house").classify(images(2)).argmax(1) + 1) % 10
+    )
+    run("attack", *TARGET, "--data", "own.npz", *SHORT, "--out", "run")
+    assert "2 misclassified already" in capsys.readouterr().out
+    assert Path("run/report.html").is_file()
 
 
 def test_a_folder_of_other_data_is_refused(capsys, plain):

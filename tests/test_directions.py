@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zoracle import directions
+from zoracle.directions import complement, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.keyed import mix, normal, permutation, uniform
 from zoracle.types import Key
@@ -120,3 +121,42 @@ def test_bad_input_is_named() -> None:
         directions.draw("sobol", key(1), 2, LIKE[:1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="alpha"):
         directions.guided(key(1), 2, subspace(LIKE[:1]), alpha=2.0)
+
+
+@pytest.mark.parametrize("d", [13, 64])
+def test_orthonormal_rows_keep_their_span_and_spares_replace_what_depends(d: int) -> None:
+    g = torch.Generator().manual_seed(5)
+    vectors = torch.randn(2, 3, d, generator=g, dtype=torch.float64)
+    spare = torch.randn(2, 3, d, generator=g, dtype=torch.float64)
+    asked = []
+
+    def spares() -> torch.Tensor:
+        asked.append(True)
+        return spare
+
+    rows = orthonormalise(vectors, spares)
+    assert not asked
+    torch.testing.assert_close(rows @ rows.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
+    torch.testing.assert_close(complement(vectors, rows), torch.zeros_like(vectors), atol=1e-12, rtol=0)
+    torch.testing.assert_close(rows[:, 0], vectors[:, 0] / vectors[:, 0].norm(dim=1, keepdim=True))
+
+    broken = vectors.clone()
+    broken[0, 1] = 2 * broken[0, 0]
+    broken[0, 2] = 0
+    mended = orthonormalise(broken, spares)
+    torch.testing.assert_close(mended @ mended.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
+    assert torch.equal(mended[1], rows[1]), "the other problem is left as it was"
+    replaced = torch.stack((vectors[0, 0], spare[0, 1], spare[0, 2])).unsqueeze(0)
+    torch.testing.assert_close(mended[:1], orthonormalise(replaced, spares))
+
+
+def test_directions_orthogonal_to_a_basis_have_length_root_d() -> None:
+    g = torch.Generator().manual_seed(6)
+    basis = orthonormalise(torch.randn(2, 3, 20, generator=g, dtype=torch.float64), lambda: torch.zeros(2, 3, 20))
+    z = torch.randn(2, 5, 20, generator=g, dtype=torch.float64)
+    std = torch.rand(2, 20, generator=g, dtype=torch.float64) + 0.5
+    u = orthogonal_to(basis, z, std)
+    assert float((u @ basis.transpose(1, 2)).abs().max()) < 1e-12
+    torch.testing.assert_close(u.norm(dim=2), torch.full((2, 5), 20**0.5, dtype=torch.float64))
+    both = orthonormalise(torch.cat((basis, z * std.unsqueeze(1)), dim=1), lambda: torch.zeros(2, 8, 20))
+    assert float(complement(u, both).abs().max()) < 1e-10, "in the span of the basis and sigma z"

@@ -154,7 +154,7 @@ def test_bad_input_leaves_no_folder(tmp_path, settings, message):
 def test_stored_settings_are_used_and_told(monkeypatch):
     task = FakeTask(dim=10)
     record = tune(task, "zo-sgd", steps=4, num_directions=4)
-    monkeypatch.setattr(module, "tuned", lambda *which: record if which == ("valley", "zo-sgd", 4, 4) else None)
+    monkeypatch.setattr(module, "tuned", lambda *run: record if run == (record.task_config, "zo-sgd", 4, 4) else None)
     ours = {"plain": make("zo-sgd", num_directions=4), "given": sgd(), "adam": make("zo-adam", num_directions=4)}
     console = Console(file=io.StringIO(), width=200)
     found = compare(task, list(ours.items()), seeds=1, console=console)

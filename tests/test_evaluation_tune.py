@@ -123,9 +123,15 @@ def test_stored_settings_are_found_again(tmp_path, monkeypatch):
     write_tuned(path, [record._replace(chosen={"lr": 1.0})])
     assert [r.chosen for r in read_tuned(path)] == [{"lr": 1.0}, record.chosen]
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
-    assert tuned("valley", "zo-sgd", 99, record.num_directions) == other
-    assert tuned("valley", "zo-sgd", 98, record.num_directions) is None
-    assert tuned("hills", "zo-sgd", 99, record.num_directions) is None
+    config = record.task_config
+    assert tuned({**config, "eps": None, "data_sha256": "1"}, "zo-sgd", 99, record.num_directions) == other
+    assert tuned(config, "zo-sgd", 98, record.num_directions) is None
+    assert tuned({**config, "name": "hills"}, "zo-sgd", 99, record.num_directions) is None
+    assert tuned({**config, "eps": 0.3}, "zo-sgd", 99, record.num_directions) is None
+    ball = record._replace(steps=99, task_config={**config, "eps": 0.3}, chosen={"lr": 2.0})
+    write_tuned(path, [ball])
+    assert tuned({**config, "eps": 0.3}, "zo-sgd", 99, record.num_directions) == ball
+    assert tuned(config, "zo-sgd", 99, record.num_directions) == other
     path.write_text(json.dumps({"tuned settings": [{"task": "valley"}]}))
     with pytest.raises(InputError, match="does not hold tuned settings"):
         read_tuned(path)

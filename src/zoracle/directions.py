@@ -128,11 +128,11 @@ def guided(
     return a.sqrt() * isotropic + (1 - a).sqrt() * stretch[:, None, None] * torch.bmm(within, basis)
 
 
-def cached(b: int, numbers: int) -> Iterator[slice]:
-    """B problems, a few at a time: so few that tensors of ``numbers`` numbers a problem stay in the cache."""
+def cached(count: int, numbers: int) -> Iterator[slice]:
+    """Slices of 0 .. count - 1, so many at a time that tensors of ``numbers`` numbers each stay in the cache."""
     together = max(1, _CACHED // numbers)
-    for start in range(0, b, together):
-        yield slice(start, min(start + together, b))
+    for start in range(0, count, together):
+        yield slice(start, min(start + together, count))
 
 
 def orthonormalise(vectors: Tensor, spare: Callable[[], Tensor]) -> Tensor:
@@ -170,6 +170,19 @@ def complement(vectors: Tensor, basis: Tensor) -> Tensor:
     """Vectors (B, n, d) less their part in the span of orthonormal rows (B, k, d)."""
     wide, rows = _aligned(vectors), _aligned(basis)
     return torch.baddbmm(wide, torch.bmm(wide, rows.transpose(1, 2)), rows, alpha=-1)[:, :, : vectors.shape[2]]
+
+
+def orthogonal_to(basis: Tensor, z: Tensor, std: Tensor) -> Tensor:
+    r"""Directions \sigma z less their part in the span of a basis, of length sqrt(d) each, (B, n, d).
+
+    Args:
+        basis: (B, k, d) orthonormal rows.
+        z: standard normal directions (B, n, d).
+        std: sigma, square root of a diagonal covariance, (B, d).
+    """
+    rest = complement(reparameterise(z, std), basis)
+    length: Tensor = torch.linalg.vector_norm(rest, dim=2, keepdim=True)
+    return rest * (math.sqrt(z.shape[2]) / length.clamp(min=1e-12))
 
 
 def _aligned(rows: Tensor) -> Tensor:

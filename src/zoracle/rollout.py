@@ -245,17 +245,19 @@ def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Eval
         if has_base:
             first_step = (row == 0) & ~record.checked[live]
             record.start_success[live[first_step]] = success[first_step, 0]
-        first = before + success.int().argmax(1) + 1
+        at = before + success.int().argmax(1) + 1
         new = success.any(1) & (record.first_success[live] < 0)
-        record.first_success[live[new]] = first[new]
+        record.first_success[live[new]] = at[new]
         _keep_best(record.success_loss, record.success_point, live, loss.masked_fill(~success, torch.nan), points)
-    record.best[row, live] = record.best_loss[live]
-    record.queries[row, live] = before + m
     record.steps[live] = row + 1
     # Rows of steps that will not be taken repeat the last value.
-    later = torch.arange(record.queries.shape[0]).unsqueeze(1) > row
-    record.queries[:, live] = torch.where(later, before + m, record.queries[:, live])
-    record.best[:, live] = torch.where(later, record.best_loss[live], record.best[:, live])
+    first, paid, lowest = int(row.min()), before + m, record.best_loss[live]
+    if int(row.max()) == first and torch.equal(live, torch.arange(record.steps.numel())):
+        record.queries[first:], record.best[first:] = paid, lowest
+    else:
+        onward = torch.arange(first, record.queries.shape[0]).unsqueeze(1) >= row
+        record.queries[first:, live] = torch.where(onward, paid, record.queries[first:, live])
+        record.best[first:, live] = torch.where(onward, lowest, record.best[first:, live])
 
 
 def _keep_best(best: Tensor, point: Tensor, live: Tensor, loss: Tensor, points: Tensor) -> None:

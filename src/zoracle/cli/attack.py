@@ -17,7 +17,7 @@ from zoracle.tasks.given import GivenImages
 
 
 @click.command("attack")
-@run_options(default_seeds=1, default_optimizers="zo-lstm", out_required=True, check_start=True)
+@run_options(default_seeds=1, one=True, out_required=True, check_start=True)
 @input_options()
 @resume_option()
 @click.pass_context

@@ -11,7 +11,7 @@ from zoracle.cli.options import Run, run_comparison, run_options
 
 
 @click.command("compare")
-@run_options(default_seeds=3, default_optimizers="zo-lstm,zo-sgd,zo-signsgd,zo-adam")
+@run_options(default_seeds=3)
 @input_options()
 def command(**options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""

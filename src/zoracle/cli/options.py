@@ -27,7 +27,7 @@ class Run(NamedTuple):
     task: str
     split: str
     ids: Path | None
-    optimizers: str
+    optimizers: str | None
     seeds: int
     steps: int | None
     num_directions: int | None
@@ -112,8 +112,18 @@ def criterion_for(threat: str) -> Criterion:
     return "ratio" if threat.startswith("minimise") else "queries"
 
 
+def default_optimizers(threat: str, *, one: bool = False) -> tuple[str, ...]:
+    """The optimizers that run where none are named: a learned one first, and unless ``one`` is enough its rivals."""
+    if threat.startswith("minimise"):
+        found: tuple[str, ...] = ("zo-lstm", "zo-sgd", "zo-signsgd", "zo-adam")
+    else:
+        rivals = ("square", "sign-hunter", "simba", "simba-dct", "nes", "bandits", "zo-signsgd", "zo-adamm", "snes")
+        found = (f"zo-lstm-{threat}", *rivals)
+    return found[:1] if one else found
+
+
 def run_options(
-    default_seeds: int, default_optimizers: str, *, out_required: bool = False, check_start: bool = False
+    default_seeds: int, *, one: bool = False, out_required: bool = False, check_start: bool = False
 ) -> Callable[[F], F]:
     """The options of commands that run optimizers on a task; whether starts are checked is each one's own default."""
     options = [
@@ -130,9 +140,9 @@ def run_options(
         click.option("--problems", type=click.IntRange(min=1), help="How many of the split; by default the task's."),
         click.option(
             "--optimizers",
-            default=default_optimizers,
-            show_default=True,
-            help="Names or checkpoint folders, separated by commas; see `zoracle optimizers`.",
+            help="Names or checkpoint folders, separated by commas; see `zoracle optimizers`. By default "
+            f"{','.join(default_optimizers('minimise', one=one))}; in a ball "
+            f"{','.join(default_optimizers('linf', one=one))}.",
         ),
         click.option("--seeds", type=click.IntRange(min=1), default=default_seeds, show_default=True, help="Repeats."),
         click.option("--steps", type=click.IntRange(min=1), help="Steps; by default the task's, or the budget's."),
@@ -250,7 +260,8 @@ def run_comparison(
     """
     if run.ids is not None and run.problems is not None:
         raise InputError("--ids and --problems were both given; expected one of them")
-    optimizers = chosen_optimizers(run.optimizers, made.name)
+    names = run.optimizers or ",".join(default_optimizers(run.threat, one=attack))
+    optimizers = chosen_optimizers(names, made.name)
     ids = read_ids(run.ids)
     if ids is None and run.problems is not None:
         available = made.ids(run.split)

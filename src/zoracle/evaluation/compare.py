@@ -78,9 +78,10 @@ def compare(
         split: which problems, where ``ids`` names none; "test" or "valid".
         ids: problems by id; None takes the first ones of the split, as many as the task's defaults say.
         seeds: how many repeats (0, 1, ...), or which seeds.
-        steps: None takes what the budget pays for, or the task's own number where there is no budget.
+        steps: None takes what the budget pays for.
         num_directions: q of every optimizer that samples directions; None keeps each one's own.
-        budget: points that each problem may cost at most, for each optimizer.
+        budget: points that each problem may cost at most, for each optimizer. Where neither it nor ``steps`` is
+            given, what the task's own steps of q + 1 points cost: the same for all, whatever one's steps cost.
         dtype: "float32" or "float64".
         device: where the points live.
         batch: problems at once, another begins as soon as one has finished; changes memory and speed only.
@@ -111,6 +112,9 @@ def compare(
     notes: list[str] = []
     objective = task.objective(chosen, dtype=_DTYPES[dtype], device=device)  # refuses unknown ids; queries nothing
     stop = objective.ends_at_success if stop_on_success is None else stop_on_success
+    if budget is None and steps is None:
+        q = task.defaults.num_directions if num_directions is None else num_directions
+        budget = task.defaults.steps * (q + 1) + int(check_start)
     entries = [
         make_entry(task, label, made, num_directions, steps, budget, check_start, tuning, notes)
         for label, made in optimizers

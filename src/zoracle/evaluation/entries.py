@@ -55,8 +55,8 @@ def make_entry(
         return Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
     q = directions_of(optimizer)
     others_default = optimizer.config == with_directions(type(optimizer)(), q).config
-    record = tuned(task.name, name, steps, q) if others_default else None
-    if record is None or not _same_task(record.task_config, task_config(task)):
+    record = tuned(task_config(task), name, steps, q) if others_default else None
+    if record is None:
         return Entry(label, optimizer, steps, UNTUNED)
     notes.append(_told(label, record, "stored"))
     return Entry(label, with_settings(optimizer, **record.chosen), steps, "tuned")
@@ -102,15 +102,6 @@ def _told(label: str, record: Tuned, how: str) -> str:
         f"{label}: {settings}, tuned on {record.problems} problems of {record.task}'s {record.split} split "
         f"by {record.criterion} ({how}{edge})"
     )
-
-
-def _same_task(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two tasks have the same settings; their files, a target trained again say, may differ."""
-
-    def plain(config: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in config.items() if not k.endswith("_sha256") and v is not None}
-
-    return plain(one) == plain(other)
 
 
 def folder(index: int, label: str) -> str:

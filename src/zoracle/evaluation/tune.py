@@ -285,26 +285,38 @@ class _Search:
         return axis.values[len(axis.values) // 2] if own is None else float(own)
 
 
-def tuned(task: str, optimizer: str, steps: int, num_directions: int | None) -> Tuned | None:
-    """The settings shipped for this task, optimizer, steps and q, or None: settings for another run are no use."""
-    asset = files("zoracle") / "assets" / "tuned" / f"{task}.json"
+def tuned(task: dict[str, Any], optimizer: str, steps: int, num_directions: int | None) -> Tuned | None:
+    """The settings shipped for this task, optimizer, steps and q, or None: settings for another run are no use.
+
+    Args:
+        task: what :func:`task_config` says of it.
+        optimizer: its registered name.
+        steps: of the run.
+        num_directions: q; None where the optimizer has none.
+    """
+    asset = files("zoracle") / "assets" / "tuned" / f"{task['name']}.json"
     if not asset.is_file():
         return None
-    for record in _records(msgspec.json.decode(asset.read_bytes()), f"{task}.json"):
-        if (record.optimizer, record.steps, record.num_directions) == (optimizer, steps, num_directions):
+    for record in _records(msgspec.json.decode(asset.read_bytes()), asset.name):
+        if _slot(record) == (_plain(task), optimizer, steps, num_directions):
             return record
     return None
 
 
 def write_tuned(path: Path, records: Sequence[Tuned]) -> None:
-    """Write tuned settings as JSON; those of the file for other optimizers, steps or q are kept.
+    """Write tuned settings as JSON; those of the file for other task settings, optimizers, steps or q are kept.
 
     Raises:
         InputError: the file is there and cannot be read, or cannot be written.
     """
-    kept = {_slot(record): record for record in read_tuned(path)} if path.is_file() else {}
-    kept.update({_slot(record): record for record in records})
-    content = [msgspec.to_builtins({**r._asdict(), "scores": [s._asdict() for s in r.scores]}) for r in kept.values()]
+    kept = read_tuned(path) if path.is_file() else []
+    for record in records:
+        places = [i for i, other in enumerate(kept) if _slot(other) == _slot(record)]
+        if places:
+            kept[places[0]] = record
+        else:
+            kept.append(record)
+    content = [msgspec.to_builtins({**r._asdict(), "scores": [s._asdict() for s in r.scores]}) for r in kept]
     write_json(path, {"tuned settings": content})
 
 
@@ -327,8 +339,14 @@ def _records(content: Any, name: str) -> list[Tuned]:
         raise InputError(f"{name} does not hold tuned settings of this version ({error!r}); tune again") from error
 
 
-def _slot(record: Tuned) -> tuple[str, str, int, int | None]:
-    return record.task, record.optimizer, record.steps, record.num_directions
+def _slot(record: Tuned) -> tuple[dict[str, Any], str, int, int | None]:
+    """What a record is for."""
+    return _plain(record.task_config), record.optimizer, record.steps, record.num_directions
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a task. Its files, a target trained again say, may differ; None is the same as no setting."""
+    return {name: value for name, value in config.items() if not name.endswith("_sha256") and value is not None}
 
 
 def _problems(task: Task, split: str, ids: Sequence[int] | None) -> tuple[int, ...]:

@@ -31,7 +31,6 @@ from zoracle.evaluation.jobs import Job, optimizer_of, task_of
 from zoracle.tasks.base import Task
 
 _TELL_SECONDS = 0.1
-_STOP = b""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -44,14 +43,16 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _Worker:
-    """A process, the parent's end of its pipe, and the job at work."""
+    """A process, the parent's ends of the pipes to and from it, and the job at work."""
 
     def __init__(self, threads: int) -> None:
         context = get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, threads), daemon=True)
+        commands, self.commands = context.Pipe(duplex=False)
+        self.replies, replies = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(commands, replies, threads), daemon=True)
         self.process.start()
-        theirs.close()
+        commands.close()
+        replies.close()
         self.ready = False
         self.job: int | None = None
 
@@ -116,10 +117,10 @@ class Workers:
                     if worker.job is None and waiting:
                         worker.job = waiting.popleft()
                         with suppress(BrokenPipeError):  # it died: found out below
-                            worker.connection.send_bytes(msgspec.msgpack.encode(jobs[worker.job]))
+                            worker.commands.send_bytes(msgspec.msgpack.encode(jobs[worker.job]))
                 busy = self._busy()
-                for ready in connection.wait([worker.connection for worker in busy]):
-                    worker = next(worker for worker in busy if worker.connection is ready)
+                for ready in connection.wait([worker.replies for worker in busy]):
+                    worker = next(worker for worker in busy if worker.replies is ready)
                     self._hear(worker, jobs, steps)
                 if on_steps is not None:
                     on_steps(sum(steps))
@@ -132,20 +133,19 @@ class Workers:
         workers, self._workers = self._workers, []
         try:
             for worker in workers:
-                with suppress(OSError):
-                    worker.connection.send_bytes(_STOP)
+                worker.commands.close()  # which it hears as the end, whatever was sent before
             for worker in workers:
                 # What it still tells is read, so that it never waits for room in the pipe.
                 with suppress(EOFError, OSError):
                     while True:
-                        worker.connection.recv_bytes()
+                        worker.replies.recv_bytes()
                 worker.process.join()
         finally:
             for worker in workers:
                 if worker.process.is_alive():
                     worker.process.kill()
                     worker.process.join()
-                worker.connection.close()
+                worker.replies.close()
                 worker.process.close()
 
     def _busy(self) -> list[_Worker]:
@@ -161,7 +161,7 @@ class Workers:
         assert worker.job is not None
         job = jobs[worker.job]
         try:
-            message = msgspec.msgpack.decode(worker.connection.recv_bytes(), type=_Message)
+            message = msgspec.msgpack.decode(worker.replies.recv_bytes(), type=_Message)
         except (EOFError, OSError):
             raise _death(worker, job) from None
         if message.kind == "ready":
@@ -243,22 +243,22 @@ class _StoppedError(Exception):
 
 
 class _Parent:
-    """The worker's end of the pipe."""
+    """The worker's ends of the pipes."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+    def __init__(self, commands: Connection, replies: Connection) -> None:
+        self.commands, self.replies = commands, replies
         self.told = time.monotonic()
 
     def tell(self, message: _Message) -> None:
         try:
-            self.pipe.send_bytes(msgspec.msgpack.encode(message))
+            self.replies.send_bytes(msgspec.msgpack.encode(message))
         except OSError as error:
             raise _StoppedError from error
 
     def steps(self, done: int) -> None:
         """After each step: tells how far it is, and hears whether to stop."""
-        if self.pipe.poll():
-            raise _StoppedError  # nothing but that is sent to a worker at work; or the parent is gone
+        if self.commands.poll():
+            raise _StoppedError  # a worker at work is sent nothing: the pipe was closed
         now = time.monotonic()
         if now - self.told >= _TELL_SECONDS:
             self.told = now
@@ -269,25 +269,25 @@ class _Parent:
             self.tell(_Message("warning", name=category.__name__, text=str(message)))
 
 
-def _work(pipe: Connection, threads: int) -> None:
-    """A worker: jobs come, results go into files, until it is told to stop."""
+def _work(commands: Connection, replies: Connection, threads: int) -> None:
+    """A worker: jobs come, results go into files, until no more can come."""
     # Ctrl-C is heard in a rollout only, which ends its step first; everywhere else the parent says what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(threads)
-    parent = _Parent(pipe)
+    parent = _Parent(commands, replies)
     warnings.showwarning = parent.warn
     with suppress(_StoppedError, EOFError, OSError):
         parent.tell(_Message("ready"))
         known: tuple[Any, Any] | None = None
-        while (message := pipe.recv_bytes()) != _STOP:
-            asked = msgspec.msgpack.decode(message, type=Job)
+        while True:
+            asked = msgspec.msgpack.decode(commands.recv_bytes(), type=Job)
             # The images and the weights are read once, not for each piece.
             if known is None or known[0] != (asked.task, asked.task_settings):
                 known = None
             try:
-                if pipe.poll():
+                if commands.poll():
                     raise _StoppedError  # asked to before it began
                 made = task_of(asked) if known is None else known[1]
                 known = ((asked.task, asked.task_settings), made)

@@ -156,7 +156,8 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
             unit=unit,
             middle=(0.5 * (space.high + space.low)).to(x) / unit.unsqueeze(1),
             shape=space.shape.clone(),
-            guesses=x.new_zeros((b, self.config.guesses, d)),
+            # All coordinates alike: a change of brightness is what classifiers of images are often weakest against.
+            guesses=x.new_ones((b, self.config.guesses, d)),
             memories=x.new_zeros((b, len(RATES), d)),
             step=zero,
             loss=x.new_zeros(b),
@@ -169,9 +170,8 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
     def _ask(self, state: BallLSTMState) -> Queries:
         g, d = self.config.guesses, state.x.shape[1]
         z = self._tiles(state)
-        started = (state.key.step.to(state.x.device) > 0)[:, None, None]
         # Where a row depends on those before it, itself shifted by a pixel takes its place: it is tiled otherwise.
-        rows = torch.cat((torch.where(started, state.guesses, z[:, :g]), z[:, g:]), dim=1)
+        rows = torch.cat((state.guesses, z[:, g:]), dim=1)
         u = orthonormalise(rows, lambda: z.roll(1, 2)) * math.sqrt(d)
         # The points keep the graph of u: training by directional derivatives sends gradients through the values.
         return Queries(forward_points(state.x.detach(), u, state.mu), u)

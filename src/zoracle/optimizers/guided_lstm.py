@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoracle.directions import cached, complement, orthonormalise
+from zoracle.directions import cached, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
@@ -238,23 +238,22 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         guesses = orthonormalise(
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
+        x, root = state.x.detach(), math.sqrt(d)
 
-        def directions(rows: slice, out: Tensor | None = None) -> Tensor:
-            root, known = math.sqrt(d), guesses[rows]
-            key = Key(*(part[rows] for part in state.key))
-            z = self.draw(key, state.x[rows], q - g) if q > g else known[:, :0]
-            rest = complement(z * state.std[rows].unsqueeze(1), known)
-            length = torch.linalg.vector_norm(rest, dim=2, keepdim=True).clamp(min=_TINY)
-            return torch.cat((known * root, rest * (root / length)), dim=1, out=out)
+        def draw(key: Key, x: Tensor) -> Tensor:
+            return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
 
-        x = state.x.detach()
         if torch.is_grad_enabled():
-            u = directions(slice(None))
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
+            u = torch.cat((guesses * root, orthogonal_to(guesses, draw(state.key, x), state.std)), dim=1)
             return Queries(forward_points(x, u, state.mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
-            forward_points(x[rows], directions(rows, u[rows]), state.mu[rows], out=points[rows])
+            z = draw(Key(*(part[rows] for part in state.key)), x[rows])
+            torch.mul(guesses[rows], root, out=u[rows, :g])
+            for some in cached(q - g, d):
+                u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
+            forward_points(x[rows], u[rows], state.mu[rows], out=points[rows])
         return Queries(points, u)
 
     def _tell(

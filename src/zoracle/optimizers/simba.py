@@ -46,7 +46,7 @@ class SimBAState(NamedTuple):
     best: Tensor
     """(B,) loss at x, infinite until it is known."""
     order: Tensor
-    """(B, d) int64 the order in which directions are tried."""
+    """(B, d) int32 the order in which directions are tried."""
     position: Tensor
     """(B,) int64 the one that is tried now."""
     sign: Tensor
@@ -92,7 +92,7 @@ class SimBA(Optimizer[SimBAState, SimBAConfig]):
             key=start.key,
             space=space,
             best=x.new_full((b,), torch.inf),
-            order=torch.zeros((b, d), dtype=torch.int64),
+            order=torch.zeros((b, d), dtype=torch.int32),
             position=torch.zeros(b, dtype=torch.int64),
             sign=torch.zeros(b, dtype=torch.int64),
             rounds=torch.zeros(b, dtype=torch.int64),
@@ -140,9 +140,8 @@ class SimBA(Optimizer[SimBAState, SimBAConfig]):
         blocks = self._blocks(image_shape(state.space)) if self.config.basis == "dct" else None
         for row in over.nonzero().squeeze(1).tolist():
             words = int(state.key.seed[row]), int(state.key.problem[row]), int(state.rounds[row])
-            order[row] = torch.from_numpy(keyed.permutation(d, *words))
-            if blocks is not None:
-                order[row] = order[row][blocks[order[row]].argsort(stable=True)]
+            drawn = torch.from_numpy(keyed.permutation(d, *words))
+            order[row] = drawn if blocks is None else drawn[blocks[drawn].argsort(stable=True)]
         return state._replace(order=order)
 
     def _blocks(self, shape: tuple[int, int, int]) -> Tensor:
@@ -158,7 +157,7 @@ class SimBA(Optimizer[SimBAState, SimBAConfig]):
 
     def _candidate(self, state: SimBAState) -> Tensor:
         x, shape = state.x, image_shape(state.space)
-        index = state.order.gather(1, state.position.unsqueeze(1))
+        index = state.order.gather(1, state.position.unsqueeze(1)).long()
         length = self.config.step * state.sign.to(x).unsqueeze(1)
         if self.config.basis == "pixel":
             moved = x.scatter_add(1, index.to(x.device), length)
