@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoracle.errors import BudgetError, CheckpointError, InputError
-from zoracle.evaluation import evaluate as module
+from zoracle.evaluation import piece as module
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.keyed import normal
 from zoracle.objectives.base import Objective
