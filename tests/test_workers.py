@@ -124,8 +124,8 @@ def test_compare_and_tune_with_workers(pool):
 def test_a_mishap_in_one_worker_is_told_and_what_all_had_done_is_kept(tmp_path, pool, kind, error, message):
     trouble = tmp_path / "trouble"
     trouble.write_text(kind)
-    settings = {"steps": 40, "resume_dir": tmp_path / "run"}
-    made = MishapTask(trouble=str(trouble), at=4, pause=0.01)
+    settings = {"steps": 30, "resume_dir": tmp_path / "run"}
+    made = MishapTask(trouble=str(trouble), at=4, pause=0.03)
     with pytest.raises(error, match=message):
         evaluate(sgd(), made, SIX, **settings, workers=pool)
     names = {path.name for path in (tmp_path / "run").iterdir() if path.suffix not in (".seconds", ".calls")}
@@ -134,8 +134,8 @@ def test_a_mishap_in_one_worker_is_told_and_what_all_had_done_is_kept(tmp_path, 
     assert (kept > 0).all(), "the worker that was well kept its steps"
     trouble.unlink()
     found = evaluate(sgd(), made, SIX, **settings)
-    same(found._replace(queries=found.queries * 0), whole_run(40)._replace(queries=found.queries * 0))
-    assert (found.spent[0, :3] == 40 * 5).all()
+    same(found._replace(queries=found.queries * 0), whole_run(30)._replace(queries=found.queries * 0))
+    assert (found.spent[0, :3] == 30 * 5).all()
 
 
 def whole_run(steps):

@@ -27,11 +27,13 @@ class Bowl(Objective):
     def _evaluate(self, points, problem, step):
         self.calls += 1
         time.sleep(self.task.pause)
-        if self.task.at in self.ids and self.calls == 3 and Path(self.task.trouble).is_file():
-            kind = Path(self.task.trouble).read_text()
+        trouble = Path(self.task.trouble)
+        if self.calls in (1, 3) and trouble.is_file():
+            kind = trouble.read_text()
             if kind != "warns":
-                wait_for_parts(Path(self.task.trouble).parent / "run", 2)
-            mishap(kind)
+                wait_for_parts(trouble.parent / "run", 2)  # neither is done before the other has begun
+            if self.calls == 3 and self.task.at in self.ids:
+                mishap(kind)
         return Evaluation(0.5 * points.square().sum(1))
 
 
