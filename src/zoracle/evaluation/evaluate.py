@@ -13,7 +13,7 @@ from zoracle.evaluation.jobs import Job
 from zoracle.evaluation.parallel import batch_size, kept_size, share
 from zoracle.evaluation.piece import Piece, fingerprint_of, kept, run_piece
 from zoracle.evaluation.result import Result, join
-from zoracle.evaluation.status import OnProgress, OnStatus, Status, Teller, steps_done
+from zoracle.evaluation.status import Counts, OnProgress, OnStatus, Status, Teller, counts, counts_of
 from zoracle.evaluation.workers import Workers
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
@@ -65,7 +65,7 @@ def evaluate(
             success already takes no step. By default nobody looks: the problems of the tasks that ship are known to
             be none.
         on_progress: told after each step how many are done; a few times a second where there are workers.
-        on_status: told after each step what came of them; where there are workers, in the end.
+        on_status: told as often what came of them.
         resume_dir: where each finished piece (a seed on all problems, or on as many as give every worker as much to
             do) is kept as soon as it is done, and every answer of the pieces at work. A second call goes on there.
         workers: processes that run the pieces; None runs them here, one after another.
@@ -94,46 +94,46 @@ def evaluate(
         return Piece(groups[j], seed, steps, batch, stop, check_start, stem, fingerprint)
 
     teller = Teller(on_progress, on_status, len(seeds), len(ids), steps)
+    pieces = [piece(seed, j) for seed in seeds for j in range(len(groups))]
+    objectives: dict[tuple[int, ...], Objective] = {ids: objective}
+    rows: list[Result | None] = []
+    for one in pieces:
+        row = kept(one)
+        if row is None and workers is None:
+            if one.ids not in objectives:
+                objectives[one.ids] = task.objective(one.ids, dtype=dtype, device=device)
+            x0 = task.start(one.ids, seed=one.seed, dtype=dtype, device=device)
+            row = run_piece(optimizer, Oracle(objectives[one.ids], budget=budget), x0, one, teller.step)
+        if row is not None:
+            teller.done(row)
+        rows.append(row)
     if workers is not None:
-        every = [piece(seed, j) for seed in seeds for j in range(len(groups))]
-        missing = [one for one in every if kept(one) is None]
+        missing = [i for i, row in enumerate(rows) if row is None]
+        teller.more(Counts(0, 0, 0, 0, 0))
         share(
             workers,
             optimizer,
             task,
-            missing,
+            [pieces[i] for i in missing],
             budget=budget,
             dtype=dtype,
             device=device,
-            on_steps=lambda done: teller.shared(done, len(missing), len(every)),
+            on_counts=teller.more,
         )
-        teller.on_progress = None  # what is left to do is to read the files
-    objectives: dict[tuple[int, ...], Objective] = {ids: objective}
-    rows: list[Result] = []
-    for seed in seeds:
-        parts: list[Result] = []
-        for j, some in enumerate(groups):
-            one = piece(seed, j)
-            part = kept(one)
-            if part is None:
-                if some not in objectives:
-                    objectives[some] = task.objective(some, dtype=dtype, device=device)
-                x0 = task.start(some, seed=seed, dtype=dtype, device=device)
-                part = run_piece(optimizer, Oracle(objectives[some], budget=budget), x0, one, teller.step)
-            teller.done(part)
-            parts.append(part)
-        rows.append(join(parts, 1))
-    return join(rows, 0)
+        for i in missing:
+            rows[i] = kept(pieces[i])
+    found = [row for row in rows if row is not None]
+    return join([join(found[i : i + len(groups)], 1) for i in range(0, len(found), len(groups))], 0)
 
 
-def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callable[[int], None]) -> None:
+def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callable[[Counts], None]) -> None:
     """In a worker: run a piece and leave its result in its file.
 
     Args:
         asked: which piece.
         optimizer: the worker's copy.
         task: the worker's.
-        tell: told after each step how many are done, of the piece's problems on average.
+        tell: told after each step how far it is.
     """
     dtype = getattr(torch, asked.dtype)
     stop, check = asked.stop_on_success, asked.check_start
@@ -141,7 +141,8 @@ def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callab
     piece = Piece(asked.ids, asked.seed, asked.steps, asked.batch, stop, check, Path(asked.stem), fingerprint)
     oracle = Oracle(task.objective(asked.ids, dtype=dtype, device=asked.device), budget=asked.budget)
     x0 = task.start(asked.ids, seed=asked.seed, dtype=dtype, device=asked.device)
-    run_piece(optimizer, oracle, x0, piece, lambda step: tell(steps_done(step, asked.steps) // len(asked.ids)))
+    result = run_piece(optimizer, oracle, x0, piece, lambda step: tell(counts(step.trajectory, asked.steps)))
+    tell(counts_of(result, asked.steps))
 
 
 def resolve_steps(

@@ -83,7 +83,7 @@ def share(
     budget: int | None,
     dtype: torch.dtype,
     device: torch.device | str,
-    on_steps: Callable[[int], None],
+    on_counts: Callable[[Sequence[int]], object],
 ) -> None:
     """Have workers run pieces; each leaves its result in its file.
 
@@ -95,7 +95,7 @@ def share(
         budget: points that each problem may cost at most.
         dtype: floating-point type of the points.
         device: where the points live.
-        on_steps: told a few times a second how many steps have been done of all pieces together.
+        on_counts: told a few times a second how far all these pieces are together.
 
     Raises:
         InputError: task or optimizer cannot be made again in another process, or a piece failed.
@@ -118,10 +118,9 @@ def share(
         )
         for piece in pieces
     ]
-    on_steps(0)
     if not jobs:
         return
     check_jobs(jobs[0], optimizer, task)
     every = tuple(dict.fromkeys(i for made in jobs for i in made.ids))
     task.objective(every, dtype=dtype, device=device)  # refuses unknown ids before a worker queries others
-    workers.run(jobs, on_steps)
+    workers.run(jobs, on_counts)

@@ -1,16 +1,15 @@
-"""How far an evaluation is, and what came of it so far."""
+"""How far an evaluation is, and what came of it so far, added up over its pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from zoracle.evaluation.result import Result
 from zoracle.rollout import Step
-from zoracle.types import StopReason
+from zoracle.types import StopReason, Trajectory
 
 #: Told after each step: steps done so far and in all, over all seeds and problems; who stopped has done all of them.
 OnProgress = Callable[[int, int], None]
@@ -35,6 +34,37 @@ class Status(NamedTuple):
 OnStatus = Callable[[Status], None]
 
 
+class Counts(NamedTuple):
+    """How far a piece is: numbers that add up over pieces."""
+
+    steps: int
+    """Done; a problem that stopped has done all."""
+    finished: int
+    successes: int
+    misclassified: int
+    queries: int
+
+
+def counts(found: Trajectory, steps: int) -> Counts:
+    """Of a piece at work that takes this many steps."""
+    stopped = found.reason != StopReason.RUNNING
+    return Counts(
+        int(torch.where(stopped, steps, found.steps).sum()),
+        int(stopped.sum()),
+        int((found.first_success > 0).sum()),
+        int((found.checked & found.start_success).sum()),
+        int(found.total_queries.sum()),
+    )
+
+
+def counts_of(row: Result, steps: int) -> Counts:
+    """Of a finished piece."""
+    problems = row.ids.numel()
+    return Counts(
+        problems * steps, problems, int(row.success_ever.sum()), int(row.misclassified.sum()), int(row.spent.sum())
+    )
+
+
 class Teller:
     """Adds up what pieces tell of themselves."""
 
@@ -42,48 +72,24 @@ class Teller:
         self, on_progress: OnProgress | None, on_status: OnStatus | None, seeds: int, problems: int, steps: int
     ) -> None:
         self.on_progress, self.on_status = on_progress, on_status
-        self.steps, self.total, self.problems = steps, seeds * problems * steps, seeds * problems
-        self.before = 0
-        self.status = Status(0, self.problems, 0, 0, 0)
+        self.steps, self.problems = steps, seeds * problems
+        self.before = Counts(0, 0, 0, 0, 0)
 
     def step(self, step: Step) -> None:
-        """A piece at work has made a step."""
-        found = step.trajectory
-        if self.on_progress is not None:
-            self.on_progress(self.before + steps_done(step, self.steps), self.total)
-        if self.on_status is not None:
-            stopped = found.reason != StopReason.RUNNING
-            queries = int(found.total_queries.sum())
-            self.on_status(self._plus(stopped, found.first_success > 0, found.checked & found.start_success, queries))
-
-    def shared(self, done: int, missing: int, pieces: int) -> None:
-        """Workers have done so many steps, each counted once a piece, of the pieces that were missing."""
-        if self.on_progress is not None:
-            share = (done + self.steps * (pieces - missing)) / (self.steps * pieces)
-            self.on_progress(int(self.total * share), self.total)
+        """After a step of a piece at work."""
+        if self.on_progress is None and self.on_status is None:
+            return
+        self.more(counts(step.trajectory, self.steps))
 
     def done(self, row: Result) -> None:
-        """A piece is done."""
-        self.before += row.ids.shape[1] * self.steps
-        everyone = torch.ones_like(row.success_ever)
-        self.status = self._plus(everyone, row.success_ever, row.misclassified, int(row.spent.sum()))
+        """After a piece."""
+        self.before = self.more(counts_of(row, self.steps))
+
+    def more(self, more: Sequence[int]) -> Counts:
+        """Tell of what was done before, and of so much more."""
+        now = Counts(*(a + b for a, b in zip(self.before, more, strict=True)))
         if self.on_progress is not None:
-            self.on_progress(self.before, self.total)
+            self.on_progress(now.steps, self.problems * self.steps)
         if self.on_status is not None:
-            self.on_status(self.status)
-
-    def _plus(self, finished: Tensor, success: Tensor, misclassified: Tensor, queries: int) -> Status:
-        known = self.status
-        return Status(
-            known.finished + int(finished.sum()),
-            self.problems,
-            known.successes + int(success.sum()),
-            known.misclassified + int(misclassified.sum()),
-            known.queries + queries,
-        )
-
-
-def steps_done(step: Step, steps: int) -> int:
-    """Steps of all problems of a piece; who stopped has done all of them."""
-    found = step.trajectory
-    return int(torch.where(found.reason != StopReason.RUNNING, steps, found.steps).sum())
+            self.on_status(Status(now.finished, self.problems, now.successes, now.misclassified, now.queries))
+        return now

@@ -34,10 +34,10 @@ _TELL_SECONDS = 0.1
 
 
 class _Message(msgspec.Struct, frozen=True):
-    """What a worker tells: "ready", "steps", "done", "stopped", "warning", "error" or "crash"."""
+    """What a worker tells: "ready", "counts", "done", "stopped", "warning", "error" or "crash"."""
 
     kind: str
-    steps: int = 0
+    counts: tuple[int, ...] = ()
     name: str = ""
     text: str = ""
 
@@ -97,19 +97,19 @@ class Workers:
         self._scratch.append(TemporaryDirectory(prefix="zoracle-"))
         return Path(self._scratch[-1].name)
 
-    def run(self, jobs: Sequence[Job], on_steps: Callable[[int], None] | None = None) -> None:
+    def run(self, jobs: Sequence[Job], on_counts: Callable[[Sequence[int]], object] = lambda counts: None) -> None:
         """Run all jobs; each leaves its result in its file.
 
         Args:
             jobs: what is done, the first ones first.
-            on_steps: told a few times a second how many steps all jobs have done together.
+            on_counts: told a few times a second what the jobs tell of themselves, added up.
 
         Raises:
             InputError: what a job raised, or a worker died; the other workers have then kept what they had.
             KeyboardInterrupt: Ctrl-C; the last whole step of each job at work is kept.
         """
         waiting = deque(range(len(jobs)))
-        steps = [0] * len(jobs)
+        counts: list[tuple[int, ...]] = [()] * len(jobs)
         try:
             while waiting or self._busy():
                 self._start(min(self.number, len(jobs)))
@@ -121,9 +121,9 @@ class Workers:
                 busy = self._busy()
                 for ready in connection.wait([worker.replies for worker in busy]):
                     worker = next(worker for worker in busy if worker.replies is ready)
-                    self._hear(worker, jobs, steps)
-                if on_steps is not None:
-                    on_steps(sum(steps))
+                    self._hear(worker, jobs, counts)
+                if known := [some for some in counts if some]:
+                    on_counts([sum(one) for one in zip(*known, strict=True)])
         except BaseException:
             self.close()
             raise
@@ -157,7 +157,7 @@ class Workers:
             with _blocked():
                 self._workers.append(_Worker(self.threads))
 
-    def _hear(self, worker: _Worker, jobs: Sequence[Job], steps: list[int]) -> None:
+    def _hear(self, worker: _Worker, jobs: Sequence[Job], counts: list[tuple[int, ...]]) -> None:
         assert worker.job is not None
         job = jobs[worker.job]
         try:
@@ -166,10 +166,10 @@ class Workers:
             raise _death(worker, job) from None
         if message.kind == "ready":
             worker.ready = True
-        elif message.kind == "steps":
-            steps[worker.job] = message.steps
+        elif message.kind == "counts":
+            counts[worker.job] = message.counts
         elif message.kind == "done":
-            steps[worker.job] = job.steps
+            counts[worker.job] = message.counts
             worker.job = None
         elif message.kind == "stopped":
             raise KeyboardInterrupt
@@ -248,6 +248,7 @@ class _Parent:
     def __init__(self, commands: Connection, replies: Connection) -> None:
         self.commands, self.replies = commands, replies
         self.told = time.monotonic()
+        self.counts: tuple[int, ...] = ()
 
     def tell(self, message: _Message) -> None:
         try:
@@ -255,14 +256,15 @@ class _Parent:
         except OSError as error:
             raise _StoppedError from error
 
-    def steps(self, done: int) -> None:
+    def step(self, counts: tuple[int, ...]) -> None:
         """After each step: tells how far it is, and hears whether to stop."""
+        self.counts = tuple(counts)
         if self.commands.poll():
             raise _StoppedError  # a worker at work is sent nothing: the pipe was closed
         now = time.monotonic()
         if now - self.told >= _TELL_SECONDS:
             self.told = now
-            self.tell(_Message("steps", done))
+            self.tell(_Message("counts", self.counts))
 
     def warn(self, message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         with suppress(_StoppedError):
@@ -300,10 +302,10 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
             except Exception:
                 parent.tell(_Message("crash", text=traceback.format_exc()))
             else:
-                parent.tell(_Message("done"))
+                parent.tell(_Message("done", parent.counts))
 
 
 def _run(asked: Job, task: Task, parent: _Parent) -> None:
     from zoracle.evaluation.evaluate import run_job  # it imports this file
 
-    run_job(asked, optimizer_of(asked), task, parent.steps)
+    run_job(asked, optimizer_of(asked), task, parent.step)
