@@ -12,7 +12,7 @@ from benchmarks.attack import optimizer
 from benchmarks.measure import Options, StepClock, interleaved, peak_memory
 from benchmarks.report import Figure, Report, figure
 from zoracle.objectives.base import Objective
-from zoracle.optimizers.base import SamplingConfig
+from zoracle.optimizers.base import directions_of
 from zoracle.optimizers.registry import REGISTRY
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
@@ -40,7 +40,7 @@ class Free(Objective):
 def names() -> list[str]:
     """Registered optimizers that are made of values along directions."""
     made = {name: entry.make() for name, entry in REGISTRY.items()}
-    return [name for name, one in made.items() if one.order == 0 and isinstance(one.config, SamplingConfig)]
+    return [name for name, one in made.items() if one.order == 0 and directions_of(one) is not None]
 
 
 def step_seconds(name: str, b: int, d: int, steps: int, q: int = Q) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 
@@ -275,3 +276,12 @@ def test_sigma_keeps_the_norm_of_the_standard_gaussian() -> None:
     std = optimizer.ask(state).aux.std
     torch.testing.assert_close(std.norm(dim=1), torch.full((2,), 3.0, dtype=torch.float64))
     assert float(std.std()) > 0.005
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_settings_survive_a_file(name: str) -> None:
+    optimizer = build(name)
+    plain = optimizer.config.plain()
+    again = json.loads(json.dumps(plain))
+    assert again == plain
+    assert type(optimizer)(**again).config == optimizer.config

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from test_evaluation import FakeTask
-from worker_tasks import ForgetfulTask, MishapTask
+from worker_tasks import ForgetfulTask, MishapTask, wait_for_parts
 from zoracle.checkpoint import resolve
 from zoracle.cli.main import main as cli
 from zoracle.errors import BlackBoxError, CheckpointError, InputError, MuTooSmallWarning, WorkerError
@@ -232,9 +232,7 @@ def begun(folder: Path) -> subprocess.Popen[str]:
         [sys.executable, str(script), str(folder / "run")],
         env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while len(list((folder / "run").glob("*.part"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_parts(folder / "run", 2)
     time.sleep(0.3)
     return process
 

@@ -7,7 +7,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
@@ -47,7 +46,7 @@ def save_optimizer(folder: Path | str, name: str, optimizer: Optimizer[Any, Any]
         "format": FORMAT,
         "version": VERSION,
         "name": name,
-        "config": msgspec.to_builtins(optimizer.config),
+        "config": optimizer.config.plain(),
         "training": training,
     }
     write_tensors(path, dict(optimizer.state_dict()), metadata)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import msgspec
 from torch import nn
 
 from zoracle.hashing import feed
@@ -14,7 +13,7 @@ from zoracle.optimizers.base import Optimizer
 
 def optimizer_config(optimizer: Optimizer[Any, Any]) -> dict[str, Any]:
     """Class, settings, and where there are weights their SHA-256."""
-    described = {"class": type(optimizer).__name__, "settings": msgspec.to_builtins(optimizer.config)}
+    described = {"class": type(optimizer).__name__, "settings": optimizer.config.plain()}
     if isinstance(optimizer, nn.Module):
         described["weights_sha256"] = weights_hash(optimizer)
     return described

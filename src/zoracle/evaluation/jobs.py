@@ -74,7 +74,7 @@ def job(
         task=_place("task", task),
         task_settings=settings,
         optimizer=_place("optimizer", optimizer),
-        optimizer_settings=msgspec.to_builtins(optimizer.config),
+        optimizer_settings=optimizer.config.plain(),
         weights=weights,
         ids=ids,
         seed=seed,

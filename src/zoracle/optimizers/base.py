@@ -27,6 +27,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of an optimizer. Every optimizer has a subclass; unknown names are refused."""
 
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON values, with lists for tuples: equal to what comes back from a file."""
+        return dict(msgspec.json.decode(msgspec.json.encode(self)))
+
 
 class SamplingConfig(Config, frozen=True, kw_only=True):
     """Settings of optimizers that estimate gradients from finite differences.
