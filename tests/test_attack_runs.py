@@ -181,3 +181,50 @@ def test_progress_in_words():
     evaluate(sgd(), FakeTask(succeeds={20: 2}), (20, 21), steps=3, check_start=True, on_status=told.append)
     assert told[-1] == Status(finished=2, problems=2, successes=1, misclassified=0, queries=2 * (3 * M + 1))
     assert [one.queries for one in told] == sorted(one.queries for one in told)
+
+
+def test_a_server_that_fails_and_comes_back(capsys):
+    """Answers, failures that are retried, a failure for good, and the run that goes on: all of it adds up."""
+    pytest.importorskip("httpx")
+    pytest.importorskip("tenacity")
+    from oip_server import Server
+
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(16, 3)).astype(np.float32)
+    images = rng.uniform(size=(6, 1, 4, 4)).astype(np.float32)
+    labels = (images.reshape(6, -1) @ weight).argmax(1)
+    labels[4] = (labels[4] + 1) % 3
+    np.savez("data.npz", images=images, labels=labels)
+    meta = {"inputs": [("x", "FP32", [-1, 1, 4, 4])], "outputs": [("y", "FP32", [-1, 3])]}
+    tensor = [{"name": n, "datatype": t, "shape": s} for n, t, s in (meta["inputs"] + meta["outputs"])]
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        if len(calls) == 12:
+            server.faults = 1.0
+        return x.reshape(len(x), -1) @ weight
+
+    with Server(
+        model, faults=0.2, kinds=("503", "not-json", "truncated"), seed=3, inputs=tensor[:1], outputs=tensor[1:]
+    ) as server:
+        argv = [
+            "--target", server.url, "--data", "data.npz", "--threat", "linf", "--eps", ".15", "--optimizers", "zo-sgd",
+            "--steps", "6", "--batch", "2", "--outputs", "logits", "--attempts", "4", "--out", "run",
+        ]  # fmt: skip
+        run("attack", *argv, code=2)
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "go on with --resume --out run" in told
+        server.faults = 0.2
+        run("attack", "--resume", "--out", "run")
+    found, queries = arrays("run"), read("run/queries.json")
+    assert found["misclassified"].tolist() == [[False] * 4 + [True, False]]
+    attempts = queries["target"]["attempts"]
+    log = [json.loads(line) for line in Path("run/attempts.jsonl").read_text().splitlines()]
+    assert len(log) == attempts["requests_sent"]
+    assert sum(one["images"] for one in log) == attempts["images_sent"]
+    assert attempts["images_sent"] == attempts["images_answered"] + attempts["images_in_failed_attempts"]
+    counted = queries["optimise"]["zo-sgd"] + queries["monitor"]["zo-sgd"] + queries["pictures"]
+    failed = counted - attempts["images_answered"]
+    assert failed in (21, 42), "the call that failed for good: a step of one image or of two"

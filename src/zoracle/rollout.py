@@ -157,6 +157,7 @@ def rollout(
         waiting = live[~torch.isin(live, queue.running)]
         if not bool(going.all()):  # they stopped at the last step of an interrupted run, and had no time to leave
             record.final_point[queue.running[~going]] = _points(state, ~going)
+            _settle(record, queue.running[~going])
         live = queue.running[going]
         running = state if bool(going.all()) else select(state, going)
     else:
@@ -181,6 +182,7 @@ def rollout(
                 gone = live[~stay]
                 # A problem that took no step, its start being a success, stays where it was.
                 record.final_point[gone] = _points(running, ~stay)
+                _settle(record, gone)
                 paid = _evaluate_final(record, oracle, gone, problem, final, device)
                 if keep_graph:
                     break
@@ -245,19 +247,23 @@ def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Eval
         if has_base:
             first_step = (row == 0) & ~record.checked[live]
             record.start_success[live[first_step]] = success[first_step, 0]
-        at = before + success.int().argmax(1) + 1
+        first = before + success.int().argmax(1) + 1
         new = success.any(1) & (record.first_success[live] < 0)
-        record.first_success[live[new]] = at[new]
+        record.first_success[live[new]] = first[new]
         _keep_best(record.success_loss, record.success_point, live, loss.masked_fill(~success, torch.nan), points)
     record.steps[live] = row + 1
-    # Rows of steps that will not be taken repeat the last value.
-    first, paid, lowest = int(row.min()), before + m, record.best_loss[live]
-    if int(row.max()) == first and torch.equal(live, torch.arange(record.steps.numel())):
-        record.queries[first:], record.best[first:] = paid, lowest
-    else:
-        onward = torch.arange(first, record.queries.shape[0]).unsqueeze(1) >= row
-        record.queries[first:, live] = torch.where(onward, paid, record.queries[first:, live])
-        record.best[first:, live] = torch.where(onward, lowest, record.best[first:, live])
+    # The next row begins with what there is; those after it wait until the problem stops, so that a step costs the
+    # same however many there are.
+    for at in (row, (row + 1).clamp(max=record.queries.shape[0] - 1)):
+        record.queries[at, live] = before + m
+        record.best[at, live] = record.best_loss[live]
+
+
+def _settle(record: Trajectory, rows: Tensor) -> None:
+    """Rows of steps that problems (K,) will not take repeat the last value."""
+    later = torch.arange(record.queries.shape[0]).unsqueeze(1) >= record.steps[rows]
+    record.queries[:, rows] = torch.where(later, record.total_queries[rows], record.queries[:, rows])
+    record.best[:, rows] = torch.where(later, record.best_loss[rows], record.best[:, rows])
 
 
 def _keep_best(best: Tensor, point: Tensor, live: Tensor, loss: Tensor, points: Tensor) -> None:

@@ -99,7 +99,8 @@ class Key(NamedTuple):
 class Trajectory(NamedTuple):
     """What happened to B problems over at most T steps. Everything is a tensor on the CPU, so it saves and resumes.
 
-    Rows of steps that a problem did not take hold NaN (``loss``), or repeat the last value (``best``, ``queries``).
+    Rows of steps that a problem did not take hold NaN (``loss``), or, once it has stopped, repeat the last value
+    (``best``, ``queries``).
     """
 
     loss: Tensor
@@ -143,6 +144,7 @@ class Trajectory(NamedTuple):
     @property
     def total_queries(self) -> Tensor:
         """(B,) int64, points evaluated for optimisation."""
-        if self.queries.shape[0] == 0:
+        room = self.queries.shape[0]
+        if room == 0:
             return torch.zeros_like(self.steps)
-        return self.queries[-1]
+        return self.queries[self.steps.clamp(max=room - 1), torch.arange(self.steps.shape[0])]
