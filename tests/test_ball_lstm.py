@@ -144,9 +144,9 @@ def test_unusable_settings(settings, message):
 
 def test_a_problem_without_bounds_is_refused():
     optimizer = BallLSTM()
-    with pytest.raises(InputError, match="within bounds"):
+    with pytest.raises(InputError, match="searches a ball or a box"):
         optimizer.init(torch.zeros(1, 5))
-    with pytest.raises(InputError, match="give bounds"):
+    with pytest.raises(InputError, match="searches a ball or a box"):
         optimizer.init(torch.zeros(1, D).double(), space=space(reach=math.inf))
 
 

@@ -13,6 +13,7 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal, uniform
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, SamplingConfig, Start
+from zoracle.optimizers.feasible import bounded_space
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden
 from zoracle.types import Key, Queries
 
@@ -136,18 +137,11 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         return made
 
     def _init(self, start: Start) -> BallLSTMState:
-        x, space = start.x, start.space
+        x, space = start.x, bounded_space(start, "zo-lstm-ball")
         b, d = x.shape
-        if space is None:
-            raise InputError("this optimizer works within bounds, and none were given; give it a space")
         # A coordinate's share of the ball: all coordinates are moved at once, so in an l2 ball few of them can go far.
         half = 0.5 * (space.high - space.low).amax(1)
-        unit = torch.minimum(half, 3 * space.radius / math.sqrt(d)).to(x)
-        if not bool(unit.isfinite().all() and (unit > 0).all()):
-            raise InputError(
-                "this optimizer works within bounds or a ball, and the problem has none; give bounds (minimize) or a "
-                "radius eps (attack)"
-            )
+        unit = torch.minimum(half, 3 * space.radius / math.sqrt(d)).to(x).clamp(min=_TINY)
         zero = torch.zeros_like(x)
         return BallLSTMState(
             x=x,
