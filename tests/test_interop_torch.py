@@ -296,7 +296,7 @@ def test_closures_that_are_none(closure, told):
 @pytest.mark.parametrize("name", NEED_A_SPACE)
 def test_optimizers_that_search_a_ball_are_refused(name):
     with pytest.raises(InputError, match=r"here points may lie anywhere"):
-        ZerothOrder(parameters(), name)
+        ZerothOrder(parameters(), make(name))
 
 
 def test_what_cannot_be_trained_is_told():
