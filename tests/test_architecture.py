@@ -20,6 +20,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"rollout"}),
     frozenset({"resumable"}),
     frozenset({"metatrain", "evaluation", "api"}),
+    frozenset({"experiments"}),
     frozenset({"cli", "interop"}),
 )
 PROBLEM_WING = {"blackboxes", "data", "images", "objectives", "tasks"}

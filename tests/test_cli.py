@@ -13,8 +13,9 @@ import pytest
 
 from zoracle.checkpoint import save_optimizer
 from zoracle.cli.main import cli, main
-from zoracle.cli.options import chosen_optimizers, read_ids
+from zoracle.cli.options import read_ids
 from zoracle.errors import InputError
+from zoracle.evaluation.chosen import chosen_optimizers
 from zoracle.evaluation.output import file_name
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks import task

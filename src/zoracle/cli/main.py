@@ -27,6 +27,7 @@ _COMMANDS = {
     "compare": _Entry("zoracle.cli.compare", "Run several optimizers on the same problems."),
     "demo": _Entry("zoracle.cli.demo", "Break a digit classifier; a minute, nothing to download."),
     "optimizers": _Entry("zoracle.cli.optimizers", "List the optimizers that there are."),
+    "reproduce": _Entry("zoracle.cli.reproduce", "Run the paper's experiments."),
     "train": _Entry("zoracle.cli.train", "Train a learned optimizer."),
     "train-target": _Entry("zoracle.cli.train_target", "Train the network that a task attacks."),
     "tune": _Entry("zoracle.cli.tune", "Tune step sizes on validation problems."),

@@ -10,11 +10,10 @@ import click
 import torch
 from rich.console import Console
 
-from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
+from zoracle.evaluation.chosen import chosen_optimizers
 from zoracle.evaluation.compare import Comparison, compare
 from zoracle.evaluation.tune import Criterion
-from zoracle.optimizers.base import Optimizer
 from zoracle.tasks import Task, names, task
 from zoracle.tasks.image_attack import ImageAttackTask
 
@@ -218,36 +217,6 @@ def read_ids(path: Path | None) -> list[int] | None:
     if not found:
         raise InputError(f"--ids {path} holds no ids; expected one whole number a line")
     return found
-
-
-def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, Optimizer[Any, Any]]]:
-    """Labels and optimizers of a comma-separated list.
-
-    Raises:
-        InputError: the list is empty, or holds something unknown, or one twice.
-    """
-    wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
-    if not wanted:
-        raise InputError("--optimizers is empty; expected names or folders, separated by commas")
-    chosen: dict[str, Optimizer[Any, Any]] = {}
-    for name in wanted:
-        if wanted.count(name) > 1:
-            raise InputError(f"--optimizers names {name} more than once; expected each once")
-        loaded = resolve(name, task_name)
-        named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
-        label = name if named else _folder(name)
-        # Folders of one name under different parents; which is which is in the config, by the hash of the weights.
-        unique, number = str(label), 2
-        while unique in chosen:
-            unique, number = f"{label}-{number}", number + 1
-        chosen[unique] = loaded.optimizer
-    return list(chosen.items())
-
-
-def _folder(name: str) -> str:
-    """The last part of a folder's name, or of the folder that the weights lie in."""
-    path = Path(name).resolve()
-    return path.name if path.is_dir() else path.parent.name
 
 
 def run_comparison(

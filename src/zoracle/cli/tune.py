@@ -9,7 +9,6 @@ import click
 from rich.console import Console
 
 from zoracle.cli.options import (
-    chosen_optimizers,
     criterion_for,
     eps_option,
     reduce_option,
@@ -18,6 +17,7 @@ from zoracle.cli.options import (
     workers_option,
 )
 from zoracle.errors import InputError
+from zoracle.evaluation.chosen import chosen_optimizers
 from zoracle.evaluation.tune import GRIDS, read_tuned, tunable, tune, write_tuned
 from zoracle.evaluation.workers import started
 from zoracle.files import check_writable

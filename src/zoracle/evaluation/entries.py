@@ -58,7 +58,7 @@ def make_entry(
     record = tuned(task_config(task), name, steps, q) if others_default else None
     if record is None:
         return Entry(label, optimizer, steps, UNTUNED)
-    notes.append(_told(label, record, "stored"))
+    notes.append(sentence(label, record, "stored"))
     return Entry(label, with_settings(optimizer, **record.chosen), steps, "tuned")
 
 
@@ -90,12 +90,13 @@ def tune_fresh(
             **running,
         )
         records.append(record)
-        notes.append(_told(entry.label, record, "found in this run"))
+        notes.append(sentence(entry.label, record, "found in this run"))
         ready.append(entry._replace(optimizer=with_settings(entry.optimizer, **record.chosen)))
     return ready, records
 
 
-def _told(label: str, record: Tuned, how: str) -> str:
+def sentence(label: str, record: Tuned, how: str) -> str:
+    """What a reader is told of settings that were tuned."""
     settings = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
     edge = f"; {', '.join(record.on_edge)} on the edge of the grid" if record.on_edge else ""
     return (

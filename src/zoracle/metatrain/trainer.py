@@ -76,6 +76,8 @@ class Trainer:
         self.unroll = 0
         self.updates = 0
         self.seconds = 0.0
+        #: Points that were evaluated, and true gradients ("gradients"), counted one each, validation by itself.
+        self.spent: dict[str, int] = {}
         self.best = math.inf
         self.best_weights = self._weights()
         self.ema = self._weights()
@@ -180,6 +182,9 @@ class Trainer:
             previous = segment.losses[-1].detach()
             total += float(segment.value.detach())
         assert previous is not None
+        gradients = int(oracle.gradients.sum())
+        self._count("gradients", gradients)
+        self._count("points", sum(int(counts.sum()) for counts in oracle.counts.values()) - gradients)
         return total / segments, float((previous / initial).mean())
 
     def _update(self, stage: Stage, value: Tensor, progress: float) -> None:
@@ -243,8 +248,10 @@ class Trainer:
                 whole = config.steps * optimizer.queries_per_step
                 first = trajectory.first_success
                 scores.append(torch.where(first > 0, first, whole).to(self.dtype))
+                self._count("validation", sum(int(counts.sum()) for counts in oracle.counts.values()))
                 continue
             first = trajectory.loss[0] if optimizer.evaluates_iterate else self._losses(oracle, x0)
+            self._count("validation", sum(int(counts.sum()) for counts in oracle.counts.values()))
             # A run that ended in NaN has not improved anything.
             scores.append((trajectory.final_loss / first).nan_to_num(nan=1.0, posinf=1.0))
         score = float(torch.cat(scores).mean())
@@ -258,6 +265,9 @@ class Trainer:
     def _losses(oracle: Oracle, x: Tensor) -> Tensor:
         """Losses (B,) at x (B, d), counted as monitoring."""
         return oracle.evaluate(x.unsqueeze(1), torch.arange(x.shape[0]), purpose=Purpose.MONITOR).loss[:, 0]
+
+    def _count(self, what: str, number: int) -> None:
+        self.spent[what] = self.spent.get(what, 0) + number
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
@@ -292,6 +302,7 @@ class Trainer:
             "unroll": self.unroll,
             "updates": self.updates,
             "seconds": self.seconds,
+            "spent": self.spent,
             "validated": None if math.isinf(self.validated) else self.validated,
             "best": None if math.isinf(self.best) else self.best,
         }
@@ -315,6 +326,7 @@ class Trainer:
         self.stage, self.unroll = metadata["stage"], metadata["unroll"]
         self.updates = metadata["updates"]
         self.seconds = metadata["seconds"]
+        self.spent = metadata.get("spent", {})  # not in trainings that version 0.1.0 began
         self.validated = math.inf if metadata["validated"] is None else metadata["validated"]
         self.best = math.inf if metadata["best"] is None else metadata["best"]
         self.adam = self._start_stage()

@@ -1,0 +1,60 @@
+"""`zoracle reproduce`: the paper's experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from zoracle.cli.options import workers_option
+from zoracle.errors import InputError
+from zoracle.experiments import registry
+from zoracle.experiments.reproduce import reproduce
+
+
+@click.command("reproduce")
+@click.argument("name", metavar="NAME|all")
+@click.option("--quick", is_flag=True, help="Tiny sizes: shows in a minute that it runs. Its numbers say nothing.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/reproduce"),
+    show_default=True,
+    help="Folder; a folder a experiment is made in it, and the same one resumes.",
+)
+@click.option("--optimizers", help="Names or folders of learned optimizers, by commas, for those that take any.")
+@workers_option
+def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: int) -> None:
+    """Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
+
+    \b
+    NAME is one of
+      mnist-attack, cifar10-attack, binary-classification, ablation,
+      gradient-quality, dimension, num-directions, sampling-frequency,
+      training-oracle, transfer
+    """
+    every = name == "all"
+    chosen = [registry.experiment(one) for one in (registry.names() if every else (name,))]
+    console = Console()
+    failed: list[str] = []
+    for experiment in chosen:
+        folder = out / (f"{experiment.name}-quick" if quick else experiment.name)
+        console.print(f"{experiment.name}: {experiment.summary}", markup=False, highlight=False)
+        try:
+            done = reproduce(
+                experiment, folder, quick=quick, optimizers=optimizers, workers=workers, console=console
+            )
+        except InputError as error:
+            if not every:
+                raise
+            failed.append(f"{experiment.name}: {error}")  # the others need not wait for its data
+            console.print(f"  did not run: {error}", markup=False, highlight=False)
+            continue
+        for note in done.notes:
+            console.print(f"  {note}", style="dim", markup=False, highlight=False)
+        for finding in done.outcome.findings:
+            console.print(f"  {finding}", markup=False, highlight=False)
+        console.print(f"  {done.paths.get('page', done.paths['table.md'])}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(chosen)} experiments did not run; {'; '.join(failed)}")

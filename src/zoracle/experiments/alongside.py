@@ -1,0 +1,152 @@
+"""Estimates of several optimizers at the iterates of one trajectory, against the true gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.experiments.context import Named
+from zoracle.optimizers.base import FiniteDifferenceOptimizer, Optimizer
+from zoracle.oracle import Oracle
+from zoracle.rollout import Step, rollout
+from zoracle.state import select
+from zoracle.tasks.base import Task
+from zoracle.types import Purpose, Queries
+
+#: What is measured of an estimator at each iterate.
+MEASURES = ("cosine", "error", "variance")
+_DRAWS = 2
+_OTHER_DRAW = 1_000_003  # what is added to the seed
+
+
+class Quality(NamedTuple):
+    """Estimators along one trajectory each of P problems."""
+
+    measured: dict[str, Tensor]
+    """By estimator, (3, T, P) in the order of MEASURES; NaN where a step was not taken, or the gradient is zero."""
+    success: Tensor
+    """(T, P) bool, whether some point had succeeded before the step."""
+    loss: Tensor
+    """(T, P) of the iterate."""
+    points: int
+    """Points and true gradients evaluated, of all problems."""
+
+
+def alongside(
+    reference: Optimizer[Any, Any],
+    riders: Named,
+    made: Task,
+    ids: Sequence[int],
+    *,
+    label: str,
+    seed: int,
+    steps: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Quality:
+    r"""Run an optimizer, and at each of its iterates measure its own gradient estimate and those of others.
+
+    A rider keeps a state of its own, made of its own estimates, but is put on the reference's iterate after each step.
+    Each estimator is measured by two independent draws of its directions from the same state, g_1 and g_2. With g the
+    true gradient,
+
+    cosine = mean of <g_i, g> / (|g_i| |g|); error = min_a mean of |a g_i - g|^2 / |g|^2, one scale a for both draws;
+    variance = |g_1 - g_2|^2 / 2, divided by the square of the mean estimate's size, mean of |g_i|^2.
+
+    The reference's own queries are what it optimises with; all others, and the true gradients, are monitoring.
+
+    Args:
+        reference: an optimizer whose first point of a step is the iterate.
+        riders: labels and estimators.
+        made: a task whose objective is differentiable.
+        ids: problems.
+        label: of the reference's own estimates.
+        seed: keys starts and directions.
+        steps: T.
+        on_step: told steps done and in all.
+    """
+    objective = made.objective(tuple(ids))
+    oracle = Oracle(objective)
+    x0 = made.start(tuple(ids), seed=seed)
+    rows = torch.arange(len(ids))
+
+    def begin(optimizer: Optimizer[Any, Any]) -> Any:
+        return optimizer.init(
+            x0, seed=seed, problem=torch.tensor(tuple(ids)), horizon=steps, scale=objective.scale,
+            space=objective.space(rows, x0),
+        )  # fmt: skip
+
+    before = begin(reference)
+    states = {name: begin(optimizer) for name, optimizer in riders}
+    measured = {name: torch.full((3, steps, len(ids)), torch.nan) for name in (label, *states)}
+    success = torch.zeros((steps, len(ids)), dtype=torch.bool)
+    live = rows
+
+    def evaluate(queries: Queries, problem: Tensor, step: Tensor | None) -> Tensor:
+        return oracle.evaluate(queries.points, problem, step=step, purpose=Purpose.MONITOR).loss
+
+    def look(step: Step) -> None:
+        nonlocal before, live
+        if step.live.numel() < live.numel():  # who has nothing finite left has left
+            stay = torch.isin(live, step.live)
+            before = select(before, stay)
+            for name in states:
+                states[name] = select(states[name], stay)
+            live = step.live
+        t = int(before.key.step[0])
+        first = step.trajectory.first_success[live]
+        # Successes among the points of this very step do not count as before it.
+        success[t, live] = (first > 0) & (first <= (step.trajectory.queries[t - 1, live] if t else 0))
+        noise = before.key.step if objective.stochastic else None
+        _, gradient = oracle.gradient(before.x, live, step=noise, purpose=Purpose.MONITOR)
+
+        def draw(optimizer: Optimizer[Any, Any], state: Any, own: tuple[Queries, Tensor] | None) -> tuple[Tensor, Any]:
+            estimates, after = [], state
+            for i in range(_DRAWS):
+                other = state._replace(key=state.key._replace(seed=state.key.seed + i * _OTHER_DRAW))
+                queries = own[0] if own is not None and not i else optimizer.ask(other)
+                values = own[1] if own is not None and not i else evaluate(queries, live, noise)
+                told = optimizer.tell(other, queries, values)
+                estimates.append(_estimate(optimizer, other, queries, values, told))
+                after = after if i else told
+            return torch.stack(estimates), after
+
+        own, _ = draw(reference, before, (step.queries, step.evaluation.loss))
+        measured[label][:, t, live] = _measures(own, gradient)
+        for name, optimizer in riders:
+            estimates, after = draw(optimizer, states[name], None)
+            measured[name][:, t, live] = _measures(estimates, gradient)
+            moved = {"x": step.state.x}
+            if hasattr(after, "step"):
+                moved["step"] = step.state.x - before.x
+            states[name] = after._replace(**moved)
+        before = step.state
+        if on_step is not None:
+            on_step(t + 1, steps)
+
+    _, trajectory = rollout(reference, oracle, before, steps, final=None, on_step=look)
+    points = sum(int(counts.sum()) for counts in oracle.counts.values())
+    return Quality(measured, success, trajectory.loss, points)
+
+
+def _estimate(optimizer: Optimizer[Any, Any], state: Any, queries: Queries, values: Tensor, told: Any) -> Tensor:
+    """The gradient estimate (B, d) that an optimizer made of a step."""
+    if hasattr(told, "gradient"):
+        found: Tensor = told.gradient
+        return found
+    assert isinstance(optimizer, FiniteDifferenceOptimizer)
+    return optimizer.estimate(queries, values, state.mu)
+
+
+def _measures(estimates: Tensor, gradient: Tensor) -> Tensor:
+    """The three measures (3, B) of estimates (R, B, d)."""
+    estimates, gradient = estimates.double(), gradient.double()
+    size, true = estimates.norm(dim=2), gradient.norm(dim=1)
+    along = (estimates * gradient).sum(2)
+    power = size.square().mean(0)
+    cosine = (along / (size * true)).mean(0)
+    error = 1 - along.mean(0).square() / (power * true.square())
+    variance = (estimates - estimates.mean(0)).square().sum(2).sum(0) / (estimates.shape[0] - 1) / power
+    return torch.stack((cosine, error, variance)).float()

@@ -1,0 +1,162 @@
+"""The paper's main experiment: black-box attacks on a classifier of images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
+from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries
+from zoracle.experiments.context import Context
+from zoracle.experiments.drawing import BAND, best_line, lines_figure, loss_line, panels_figure
+from zoracle.experiments.external import external
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of an attack.
+
+    Attributes:
+        task: which.
+        problems: first test images.
+        seeds: repeats of each.
+        budget: queries an image.
+        valid: validation images that step sizes are tuned on, where none are stored.
+        panels: first test images that get a panel each.
+        panel_seeds: repeats of those.
+        external: first test images for evolution strategies of other packages.
+        optimizers: learned ones, where the user names none.
+    """
+
+    task: str
+    problems: int = 100
+    seeds: int = 5
+    budget: int = 4200
+    valid: int = 100
+    panels: int = 10
+    panel_seeds: int = 10
+    external: int = 20
+    optimizers: str = "zo-lstm"
+
+
+def run(context: Context) -> Outcome:
+    """Run the attack."""
+    s: Settings = context.settings
+    made = context.task(s.task)
+    ids = made.ids("test")
+    learned = [(label, loaded.optimizer) for label, loaded in context.learned(made.name, s.optimizers)]
+    optimizers = [*learned, *baselines((*BASELINES, "snes"))]
+    shared = {"budget": s.budget, "valid": s.valid}
+    main = context.compared("attack", made, optimizers, ids[: s.problems], seeds=s.seeds, **shared)
+    tables: list[Table] = [
+        rows_table("attack", f"{made.name}: {len(ids[: s.problems])} test images, {s.seeds} repeats", main.rows),
+        differences_table("differences", "Paired differences, 95 % intervals over images", main.rows),
+    ]
+    curves = arrays(main.results)
+    figures: list[Figure] = [
+        lines_figure(
+            "loss",
+            "Loss of the iterate",
+            f"{BAND} Two dots: the optimizer does not evaluate its iterates; both ends were monitored.",
+            {label: loss_line(result) for label, result in main.results.items()},
+            x="queries per image", y="loss", log_y=True,
+        ),
+        lines_figure(
+            "best",
+            "Best loss so far",
+            f"The lowest loss of any point evaluated so far. {BAND}",
+            {label: best_line(result) for label, result in main.results.items()},
+            x="queries per image", y="best loss so far", log_y=True,
+        ),
+    ]  # fmt: skip
+    panels = context.compared("panels", made, optimizers, ids[: s.panels], seeds=s.panel_seeds, **shared)
+    curves |= arrays(panels.results, "panels")
+    pictures = made.pictures(ids[: s.panels])
+    headings = [
+        f"image {ids[i]}" + ("" if pictures is None else f", a {pictures.class_names[int(pictures.labels[i])]}")
+        for i in range(len(ids[: s.panels]))
+    ]
+
+    def one(i: int) -> dict[str, object]:
+        some = {label: type(r)(*(leaf[:, i : i + 1] for leaf in r)) for label, r in panels.results.items()}
+        return {label: loss_line(result) for label, result in some.items()}
+
+    figures.append(
+        panels_figure(
+            "panels",
+            f"Image by image, {s.panel_seeds} repeats each",
+            "Lines are means over the repeats of one image, bands 95 % intervals over them.",
+            {heading: one(i) for i, heading in enumerate(headings)},  # type: ignore[misc]
+            x="queries", y="loss", log_y=True,
+        )
+    )  # fmt: skip
+    others, why = external(context.quick)
+    if why is not None:
+        context.note(why)
+    if others:
+        rivals = [*learned, *baselines(("snes",)), *others]
+        found = context.compared("external", made, rivals, ids[: s.external], seeds=1, batch=4, **shared)
+        title = f"Evolution strategies on the first {len(ids[: s.external])} of these images, equal queries"
+        tables.append(rows_table("external", title, found.rows))
+        tables.append(differences_table("external_differences", "Their paired differences", found.rows))
+        curves |= arrays(found.results, "external")
+        figures.append(
+            lines_figure(
+                "external",
+                "Best loss so far, evolution strategies",
+                BAND,
+                {label: best_line(result) for label, result in found.results.items()},
+                x="queries per image", y="best loss so far", log_y=True,
+            )
+        )  # fmt: skip
+    best = main.rows[0]
+    findings = [f"Lowest final / initial loss: {best.optimizer}."]
+    return Outcome(tables, figures, curves, findings)
+
+
+def work(s: Settings, *, stored: bool) -> Work:
+    """What a form has to do."""
+    tuned = (*BASELINES, "snes")
+    learned = len(s.optimizers.split(","))
+    queries = comparison_queries(s.problems, s.seeds, s.budget, learned, tuned, 0 if stored else s.valid)
+    queries += comparison_queries(s.panels, s.panel_seeds, s.budget, learned, tuned, 0)
+    return Work(queries + comparison_queries(s.external, 1, s.budget, learned + 3, (), 0))
+
+
+_ABOUT = """Each optimizer attacks the first {problems} test images of the task {task} with {budget:,} queries an image, \
+under seeds 0 to {last}. Loss, success and distances are those of `zoracle compare`; intervals are over images, each \
+averaged over its seeds first, and failures stay in every mean.
+
+Step sizes (and betas, and the evolution strategy's sigma) were tuned on validation images by the same command where \
+none are stored for this task, number of steps and q; the test images are in no choice. The panels show the first \
+{panels} test images with seeds 0 to {last_panel}. The first {external} test images are attacked by pycma too \
+(full covariance, sigma 0.03, and diagonal, sigma 0.1; population 21, seed 0) where the extra `baselines` is installed: \
+its final loss is that of its mean, its best that of its best evaluated point. evosax is left out, since it needs JAX."""
+
+
+def _experiment(name: str, summary: str, full: Settings, quick: Settings, stored: bool) -> Experiment:
+    about = _ABOUT.format(
+        problems=full.problems, task=full.task, budget=full.budget, last=full.seeds - 1, panels=full.panels,
+        last_panel=full.panel_seeds - 1, external=full.external,
+    )  # fmt: skip
+    return Experiment(name, summary, about, full, quick, run, partial(work, stored=stored))
+
+
+_SMALL = {
+    "problems": 4, "seeds": 2, "budget": 420, "valid": 4, "panels": 4, "panel_seeds": 2, "external": 2,
+}  # fmt: skip
+
+MNIST = _experiment(
+    "mnist-attack",
+    "Learned and hand-designed optimizers on the paper's MNIST attack.",
+    Settings(task="mnist"),
+    Settings(task="mnist", **_SMALL),
+    True,
+)
+CIFAR10 = _experiment(
+    "cifar10-attack",
+    "The same attack on a ResNet-20 that reads CIFAR-10, the optimizer trained on MNIST carried over.",
+    Settings(task="cifar10", seeds=3, external=10, optimizers="zo-lstm-mnist"),
+    Settings(task="cifar10", optimizers="zo-lstm-mnist", **{**_SMALL, "problems": 2, "panels": 2, "valid": 2}),
+    False,
+)

@@ -1,0 +1,303 @@
+"""What every experiment works with: comparisons, trainings and measurements that go on where they were interrupted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle import __version__
+from zoracle.checkpoint import Loaded
+from zoracle.errors import CheckpointError, InputError
+from zoracle.evaluation.chosen import chosen
+from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
+from zoracle.evaluation.entries import folder, sentence
+from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.progress import Display
+from zoracle.evaluation.result import Result
+from zoracle.evaluation.runfolder import Run
+from zoracle.evaluation.table import Row, rows_of
+from zoracle.evaluation.tune import GRIDS, Axis, Tuned, tunable, tune, tuned, untouched
+from zoracle.evaluation.workers import Workers
+from zoracle.experiments.base import Work
+from zoracle.files import read_tensors, write_tensors
+from zoracle.metatrain.config import TrainConfig
+from zoracle.metatrain.trainer import Report, Trainer
+from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
+from zoracle.tasks import task
+from zoracle.tasks.base import Task
+from zoracle.tasks.mnist import MNISTAttack
+
+_FORMAT = "zoracle-measurement-1"
+_HISTORY = "history.jsonl"
+_HOW = {"tuned": "stored", "tuned in this run": "found in this run"}
+
+Named = Sequence[tuple[str, Optimizer[Any, Any]]]
+
+
+class Compared(NamedTuple):
+    """Optimizers on the same problems and seeds."""
+
+    rows: list[Row]
+    """The best first."""
+    results: dict[str, Result]
+    """In the order given."""
+
+
+class Trained(NamedTuple):
+    """What a meta-training led to."""
+
+    optimizer: Optimizer[Any, Any]
+    history: list[dict[str, Any]]
+    """A report an unroll."""
+    seconds: float
+    evaluations: dict[str, int]
+    """Points and true gradients that training evaluated, by purpose; validation by itself."""
+
+
+class Meter:
+    """Adds up what an experiment did, and the time that it took, for an estimate of the full form."""
+
+    def __init__(self) -> None:
+        self.queries: dict[str, int] = {}
+        self.seconds = 0.0
+        self.timed = 0
+        self.trained = 0
+        self.training_seconds = 0.0
+
+    def add(self, purpose: str, points: int) -> None:
+        """So many points were evaluated."""
+        self.queries[purpose] = self.queries.get(purpose, 0) + points
+
+    def time(self, seconds: float, points: int) -> None:
+        """So many points took so many seconds, those of interrupted runs included."""
+        self.seconds += seconds
+        self.timed += points
+
+    def estimate(self, work: Work) -> float | None:
+        """Seconds of one process that so much work would take at the pace measured here; None where none was."""
+        if (work.queries and not self.timed) or (work.training and not self.trained):
+            return None
+        evaluating = work.queries * self.seconds / max(1, self.timed)
+        return evaluating + work.training * self.training_seconds / max(1, self.trained)
+
+
+class Context:
+    """One run of an experiment.
+
+    Args:
+        run: its folder.
+        settings: of its form.
+        quick: whether that is the quick one.
+        optimizers: names or folders that the user gave, separated by commas; None takes the experiment's own.
+        workers: processes that share evaluations.
+        display: where progress is shown.
+
+    Attributes:
+        notes: what a reader should know of the run.
+        tuned: step sizes that were searched for, or found stored.
+        meter: what was done.
+    """
+
+    def __init__(
+        self, run: Run, settings: Any, quick: bool, optimizers: str | None, workers: Workers | None, display: Display
+    ) -> None:
+        self.run, self.settings, self.quick, self.optimizers = run, settings, quick, optimizers
+        self.workers, self.display = workers, display
+        self.notes: list[str] = []
+        self.tuned: list[Tuned] = []
+        self.meter = Meter()
+
+    def task(self, name: str, **settings: Any) -> Task:
+        """A task; in a quick run the digits attack stands in for an attack whose data are missing.
+
+        Raises:
+            InputError: in a full run, that the data are missing.
+        """
+        if not self.quick:
+            return task(name, **settings)
+        try:
+            if name == MNISTAttack.name and not MNISTAttack.has_target():
+                raise InputError("no target network")  # asked first: the images alone would be downloaded
+            made = task(name, **settings)
+            made.ids("test")
+        except InputError as error:
+            self.note(f"{name} cannot run here ({error}); the digits attack stands in for it in this quick run")
+            return task("digits")
+        return made
+
+    def learned(self, task_name: str, default: str) -> list[tuple[str, Loaded]]:
+        """The user's optimizers for a task, or the experiment's own."""
+        return chosen(self.optimizers or default, task_name)
+
+    def note(self, text: str) -> None:
+        """Tell the reader, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def compared(
+        self,
+        key: str,
+        made: Task,
+        optimizers: Named,
+        ids: Sequence[int],
+        *,
+        seeds: int,
+        budget: int,
+        valid: int,
+        num_directions: int | None = None,
+        batch: int | None = None,
+    ) -> Compared:
+        """Run optimizers at equal queries; hand-designed ones whose settings are defaults are tuned first.
+
+        Settings that are stored for this very task, number of steps and q are taken; others are searched for on
+        validation problems, over the grids of :data:`zoracle.evaluation.tune.GRIDS`, in quick runs over three step
+        sizes.
+
+        Args:
+            key: names the comparison within the experiment.
+            made: the task.
+            optimizers: labels and optimizers.
+            ids: test problems.
+            seeds: repeats, 0, 1, ...
+            budget: points that each problem may cost.
+            valid: validation problems for tuning.
+            num_directions: q; None keeps each one's own.
+            batch: problems at once.
+        """
+        results: dict[str, Result] = {}
+        sources: dict[str, str] = {}
+        settings: dict[str, dict[str, Any]] = {}
+        base = self.run.pieces / key
+        for index, (label, given) in enumerate(optimizers):
+            optimizer, sources[label] = self._tuned(base, index, label, with_directions(given, num_directions), made,
+                                                    budget, valid)  # fmt: skip
+            found = evaluate(
+                optimizer,
+                made,
+                tuple(ids),
+                seeds=range(seeds),
+                budget=budget,
+                batch=batch,
+                stop_on_success=False,
+                on_progress=self.display.steps_of(f"{key} {label}"),
+                on_status=self.display.status_of(f"{key} {label}"),
+                resume_dir=base / folder(index, label),
+                workers=self.workers,
+            )
+            results[label] = found
+            self.meter.add("optimise", int(found.spent.sum()))
+            self.meter.add("monitor", int(found.monitored.sum()))
+            self.meter.time(float(found.seconds.sum()), int((found.spent + found.monitored).sum()))
+            settings[label] = optimizer_config(optimizer)["settings"]
+        return Compared(rows_of(results, settings, sources), results)
+
+    def _tuned(
+        self,
+        base: Path,
+        index: int,
+        label: str,
+        optimizer: Optimizer[Any, Any],
+        made: Task,
+        budget: int,
+        valid: int,
+    ) -> tuple[Optimizer[Any, Any], str]:
+        """An optimizer with tuned settings where its own are defaults, and where they came from."""
+        name = tunable(optimizer)
+        if name is None or not untouched(optimizer):
+            return optimizer, "given"
+        steps = max(1, budget // optimizer.queries_per_step)
+        q = directions_of(optimizer)
+        others_default = optimizer.config == with_directions(type(optimizer)(), q).config
+        record = tuned(task_config(made), name, steps, q) if others_default else None
+        source: Literal["tuned", "tuned in this run"] = "tuned"
+        if record is None:
+            source = "tuned in this run"
+            record = tune(
+                made,
+                optimizer,
+                ids=made.ids("valid")[:valid],
+                steps=steps,
+                grid=_quick_grid(name) if self.quick else None,
+                resume_dir=base / "tuning" / folder(index, label),
+                on_progress=self.display.steps_of(f"tuning {label}"),
+                workers=self.workers,
+            )
+            self.meter.add("tuning", record.queries)
+        self.tuned.append(record)
+        self.note(f"{made.name}, d = {made.dim}, {steps} steps: {sentence(label, record, _HOW[source])}")
+        return with_settings(optimizer, **record.chosen), source
+
+    def trained(self, key: str, config: TrainConfig) -> Trained:
+        """Meta-train an optimizer, or go on with it.
+
+        Args:
+            key: names the training within the experiment.
+            config: what to do.
+        """
+        place = self.run.pieces / key
+        place.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(config, task(config.task, **config.task_settings), place)
+        total = sum(stage.unrolls for stage in config.stages)
+        tell = self.display.steps_of(f"training {key}")
+
+        def report(told: Report) -> None:
+            done = sum(stage.unrolls for stage in config.stages[: told.stage]) + told.unroll
+            tell(done, total)
+            with (place / _HISTORY).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
+
+        optimizer = trainer.run(report)
+        lines = (place / _HISTORY).read_text(encoding="utf-8").splitlines()
+        # A killed training repeats what its checkpoint did not hold; the last report of an unroll counts.
+        history = {record["done"]: record for record in map(json.loads, lines)}
+        for purpose, count in trainer.spent.items():
+            self.meter.add(f"training, {purpose}", count)
+        self.meter.trained += sum(s.unrolls * s.steps * s.meta_batch for s in config.stages)
+        self.meter.training_seconds += trainer.seconds
+        return Trained(optimizer, [history[i] for i in sorted(history)], trainer.seconds, dict(trainer.spent))
+
+    def kept(
+        self, key: str, made: Task, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Tensors that are computed once, and read from the folder from then on.
+
+        Args:
+            key: names them within the experiment.
+            made: the task that they were computed on.
+            about: JSON values; what else they depend on.
+            compute: makes them.
+
+        Raises:
+            CheckpointError: what is kept there was computed for something else.
+        """
+        path = self.run.pieces / f"{key}.safetensors"
+        asked = {"zoracle": __version__, "task": task_config(made), **about}
+        asked = json.loads(json.dumps(asked))
+        if path.is_file():
+            tensors, metadata = read_tensors(path)
+            if metadata.get("format") != _FORMAT or metadata.get("about") != asked:
+                raise CheckpointError(f"{path} belongs to another run; choose another folder, or the same settings")
+            return tensors
+        began = time.perf_counter()
+        tensors = compute()
+        tensors["seconds"] = torch.tensor(time.perf_counter() - began, dtype=torch.float64)
+        write_tensors(path, tensors, {"format": _FORMAT, "about": asked})
+        return tensors
+
+
+def described(optimizer: Optimizer[Any, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """What a measurement of an optimizer on some problems depends on."""
+    return {"optimizer": optimizer_config(optimizer), "ids_sha256": ids_hash(ids)}
+
+
+def _quick_grid(name: str) -> list[Axis]:
+    """Three sizes of the first setting, a factor of four apart; no extension."""
+    axis = GRIDS[name][0]
+    middle = len(axis.values) // 2
+    return [axis._replace(values=axis.values[middle - 2 : middle + 3 : 2], factor=None)]

@@ -1,0 +1,211 @@
+"""How good the gradient estimates are: several estimators along the same trajectories, against the true gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.evaluation.describe import optimizer_config, task_config
+from zoracle.evaluation.intervals import clustered
+from zoracle.evaluation.tune import tuned
+from zoracle.experiments.alongside import MEASURES, alongside
+from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, records_table
+from zoracle.experiments.context import Context, Named, described
+from zoracle.experiments.drawing import BAND, line, lines_figure
+from zoracle.experiments.weights import PAPER, paper_weights, training_steps
+from zoracle.optimizers.base import with_directions, with_settings
+from zoracle.optimizers.registry import make
+from zoracle.tasks.base import Task
+
+_GROUP = 10  # problems that are kept as one
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the experiment.
+
+    Attributes:
+        split: whose first problems.
+        problems: how many.
+        seeds: repeats.
+        steps: T.
+        num_directions: q of every estimator.
+    """
+
+    split: str = "valid"
+    problems: int = 40
+    seeds: int = 1
+    steps: int = 200
+    num_directions: int = 20
+
+
+def estimators(context: Context, made: Task, q: int) -> Named:
+    """Those that ride along: QueryRNN, standard Gaussian, orthogonal, and Guided-ES in both scalings."""
+    paper = with_settings(paper_weights(context, "weights", made), num_directions=q)
+    guided = {s: with_settings(paper, query="guided-es", guided_scaling=s) for s in ("published", "balanced")}
+    return [
+        ("query-rnn", with_settings(paper, sampling_probability=1.0)),
+        ("gaussian", make("zo-sgd", num_directions=q)),
+        ("orthogonal", make("zo-sgd", num_directions=q, directions="orthogonal")),
+        *((f"guided-es-{scaling}", optimizer) for scaling, optimizer in guided.items()),
+    ]
+
+
+def run(context: Context) -> Outcome:
+    """Run the experiment."""
+    s: Settings = context.settings
+    made = context.task("mnist")
+    ids = made.ids(s.split)[: s.problems]
+    own = [(label, loaded) for label, loaded in context.learned(made.name, "zo-lstm")]
+    candidates = [(label, loaded.optimizer) for label, loaded in own if loaded.metadata.get("name") == "zo-lstm"]
+    if not candidates:
+        raise InputError("--optimizers names no zo-lstm whose trajectories to follow; add one, zo-lstm say")
+    label, learned = candidates[0]
+    riders = estimators(context, made, s.num_directions)
+    references = [(label, with_directions(learned, s.num_directions)), ("zo-sgd", _descent(context, made, s))]
+    tables: list[Table] = []
+    figures: list[Figure] = []
+    curves: dict[str, Any] = {}
+    findings = []
+    for name, reference in references:
+        # ZO-SGD's own estimate is the standard Gaussian one; it is measured once.
+        others = riders if name == label else [rider for rider in riders if rider[0] != "gaussian"]
+        heading = name if name == label else "gaussian"
+        found = _measured(context, made, ids, name, heading, reference, others)
+        records = [_record(estimator, values, found["success"]) for estimator, values in found.items() if "/" in estimator]
+        records.sort(key=lambda record: -record["cosine"])
+        title = f"Along trajectories of {name}: {len(ids)} {s.split} problems of {made.name}, q = {s.num_directions}"
+        tables.append(records_table(f"along {name}", title, _COLUMNS, records))
+        curves |= {f"{name}/{key}": tensor.numpy() for key, tensor in found.items() if key not in ("seconds", "points")}
+        figures.append(
+            lines_figure(
+                f"cosine-{name}",
+                f"Cosine similarity to the true gradient, along {name}",
+                f"{BAND} Smoothed over {_WINDOW} steps.",
+                {
+                    key.removeprefix("estimate/"): _smooth(values[0])
+                    for key, values in found.items()
+                    if key.startswith("estimate/")
+                },
+                x="step", y="cosine",
+            )
+        )  # fmt: skip
+        mine = next(record for record in records if record["estimator"] == heading)
+        findings.append(
+            f"Along {name}, the estimate of {heading} has a mean cosine of {mine['cosine']:.4f} over all "
+            f"{s.steps} steps at q = {s.num_directions}."
+        )
+    return Outcome(tables, figures, curves, findings)
+
+
+def _measured(
+    context: Context, made: Task, ids: tuple[int, ...], name: str, label: str, reference: Any, riders: Named
+) -> dict[str, Tensor]:
+    """Everything along one reference, (3, S, P, T) an estimator; kept ten problems at a time."""
+    s: Settings = context.settings
+    tell = context.display.steps_of(f"along {name}")
+    seeds: list[dict[str, Tensor]] = []
+    groups = [ids[i : i + _GROUP] for i in range(0, len(ids), _GROUP)]
+    for seed in range(s.seeds):
+        parts = []
+        for j, some in enumerate(groups):
+            before, total = seed * len(groups) + j, s.seeds * len(groups) * s.steps
+
+            def compute(some: tuple[int, ...] = some, seed: int = seed, before: int = before) -> dict[str, Tensor]:
+                quality = alongside(
+                    reference, riders, made, some, label=label, seed=seed, steps=s.steps,
+                    on_step=lambda done, _: tell(before * s.steps + done, total),
+                )  # fmt: skip
+                tensors = {f"estimate/{key}": value.transpose(1, 2) for key, value in quality.measured.items()}
+                points = torch.tensor(quality.points)
+                return tensors | {"success": quality.success.T, "loss": quality.loss.T, "points": points}
+
+            about = {
+                **described(reference, some),
+                "riders": [[key, optimizer_config(optimizer)] for key, optimizer in riders],
+                "seed": seed, "steps": s.steps,
+            }  # fmt: skip
+            part = context.kept(f"along-{name}-{seed}-{j}", made, about, compute)
+            parts.append(part)
+            context.meter.add("optimise and monitor", int(part["points"]))
+            context.meter.time(float(part["seconds"]), int(part["points"]))
+        keys = [key for key in parts[0] if key not in ("seconds", "points")]
+        seeds.append({key: torch.cat([part[key] for part in parts], dim=-2) for key in keys})
+    return {key: torch.stack([one[key] for one in seeds], dim=-3) for key in seeds[0]}
+
+
+def _descent(context: Context, made: Task, s: Settings) -> Any:
+    """ZO-SGD with the step size that is stored for the task, else the 4 / d of the public code."""
+    record = tuned(task_config(made), "zo-sgd", s.steps, s.num_directions)
+    lr = 4 / made.dim if record is None else record.chosen["lr"]
+    context.note(f"zo-sgd: lr = {lr:.4g}, {'4 / d' if record is None else 'tuned on validation problems, stored'}")
+    return make("zo-sgd", num_directions=s.num_directions, lr=lr)
+
+
+_COLUMNS = [
+    ("estimator", "estimator", ""),
+    ("cosine, all steps", "cosine", ".4f"),
+    ("before success", "cosine_before", ".4f"),
+    ("after", "cosine_after", ".4f"),
+    ("error", "error", ".4f"),
+    ("before", "error_before", ".4f"),
+    ("after", "error_after", ".4f"),
+    ("variance", "variance", ".4f"),
+    ("before", "variance_before", ".4f"),
+    ("after", "variance_after", ".4f"),
+]
+
+
+def _record(key: str, values: Tensor, success: Tensor) -> dict[str, Any]:
+    """Means over steps, a problem first, of all steps and of those before and after its first success."""
+    record: dict[str, Any] = {"estimator": key.removeprefix("estimate/")}
+    phases = {"": torch.ones_like(success), "_before": ~success, "_after": success}
+    for measure, value in zip(MEASURES, values, strict=True):
+        for phase, mask in phases.items():
+            interval = clustered(value.masked_fill(~mask, torch.nan).nanmean(2))
+            record[measure + phase] = interval.mean
+            record |= {f"{measure}{phase}_low": interval.low, f"{measure}{phase}_high": interval.high}
+    return record
+
+
+_WINDOW = 10
+
+
+def _smooth(values: Tensor) -> Any:
+    """(S, P, T) as a line of means over windows of steps."""
+    t = values.shape[2]
+    width = min(_WINDOW, t)
+    whole = values[..., : t - t % width].unflatten(2, (-1, width)).nanmean(3)
+    return line(np.arange(whole.shape[2]) * width + width / 2, whole)
+
+
+def work(s: Settings) -> Work:
+    """What a form has to do."""
+    per_step = (1 + 2 * 5) * (s.num_directions + 1) + 1 + (1 + 2 * 4) * (s.num_directions + 1) + 1
+    return Work(s.problems * s.seeds * s.steps * per_step, training_steps((PAPER,)))
+
+
+FULL = Settings()
+EXPERIMENT = Experiment(
+    "gradient-quality",
+    "Cosine, error and variance of gradient estimates along the same trajectories.",
+    f"""At every iterate of a trajectory each estimator draws its q = {FULL.num_directions} directions twice, and the \
+two estimates are compared with the true gradient (counted as monitoring, as all queries are that the trajectory does \
+not need). Cosine: its mean. Error: after the best scaling of both draws by one number, squared, relative to the \
+gradient. Variance: of the estimate, relative to its own mean square. "Before" are the steps that begin before any \
+point of the problem has succeeded. All steps count, the last ones near a minimum too.
+
+Trajectories: {FULL.steps} steps of zo-lstm, and of ZO-SGD, on the first {FULL.problems} validation images of the MNIST \
+attack, seed 0. QueryRNN and Guided-ES keep states of their own along them, made of their own estimates and the steps \
+that the trajectory took. zo-lstm is measured along its own trajectory only: its state holds steps in units of its own. \
+QueryRNN has the weights given by `--optimizers`, or is trained in the run. Intervals are over images, each averaged \
+over its steps first.""",
+    FULL,
+    Settings(problems=3, steps=10),
+    run,
+    work,
+)

@@ -1,0 +1,153 @@
+"""Runs an experiment and writes down what came of it: config, raw curves, tables, figures and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from rich.console import Console
+
+from zoracle import __version__
+from zoracle.errors import MissingExtraError, require
+from zoracle.evaluation.entries import OnProgress
+from zoracle.evaluation.metrics import DEFINITIONS
+from zoracle.evaluation.progress import shown
+from zoracle.evaluation.runfolder import VERSIONS, locked, open_run, write_npz
+from zoracle.evaluation.tune import write_tuned
+from zoracle.evaluation.workers import check_workers, started
+from zoracle.experiments.base import Experiment, Outcome, markdown
+from zoracle.experiments.context import Context
+from zoracle.experiments.drawing import write_figure
+from zoracle.files import read_json, write_json, write_text
+
+
+class Reproduced(NamedTuple):
+    """What an experiment left behind."""
+
+    outcome: Outcome
+    notes: list[str]
+    paths: dict[str, Path]
+    """The files written, by name."""
+    queries: dict[str, int]
+    """Points evaluated, by purpose."""
+
+
+def reproduce(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    quick: bool = False,
+    settings: Any = None,
+    optimizers: str | None = None,
+    workers: int = 1,
+    command: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    on_progress: OnProgress | None = None,
+) -> Reproduced:
+    """Run an experiment, or go on with it where it was interrupted.
+
+    Args:
+        experiment: which.
+        out: its folder.
+        quick: the form that shows in a minute that it runs; its numbers say nothing.
+        settings: other settings than those of its form.
+        optimizers: names or folders of learned optimizers, separated by commas, where it takes any.
+        workers: processes that share evaluations; changes speed only.
+        command: how it was asked for, JSON values; kept in the folder.
+        console: where progress is shown; None shows none.
+        on_progress: told after each step.
+
+    Raises:
+        InputError: data are missing, an optimizer is unknown, or the folder cannot be used.
+    """
+    check_workers(workers)
+    settings = settings or (experiment.quick if quick else experiment.full)
+    config = {
+        "command": "reproduce",
+        "zoracle": __version__,
+        "experiment": experiment.name,
+        "quick": quick,
+        "settings": msgspec.to_builtins(settings),
+        # Without the folders' paths; which weights they hold, the pieces know by their hash.
+        "optimizers": None if optimizers is None else [Path(part.strip()).name for part in optimizers.split(",")],
+    }
+    with locked(out), started(workers) as pool, shown(console, on_progress) as display:
+        run = open_run(out, config, command)
+        context = Context(run, settings, quick, optimizers, pool, display)
+        outcome = experiment.run(context)
+        seconds = context.meter.estimate(experiment.work(experiment.full))
+        paths = {name: run.path / name for name in ("table.json", "table.md", "curves.npz", "queries.json")}
+        write_json(paths["table.json"], {table.name: list(table.records) for table in outcome.tables})
+        write_text(paths["table.md"], markdown(outcome.tables))
+        write_npz(paths["curves.npz"], outcome.curves)
+        write_json(
+            paths["queries.json"],
+            {
+                "queries": context.meter.queries,
+                "seconds": context.meter.seconds + context.meter.training_seconds,
+                "full_form": {**experiment.work(experiment.full)._asdict(), "estimated_seconds": seconds},
+            },
+        )
+        if context.tuned:
+            paths["tuned.json"] = run.path / "tuned.json"
+            paths["tuned.json"].unlink(missing_ok=True)  # of an interrupted run
+            write_tuned(paths["tuned.json"], context.tuned)
+        try:
+            _draw(run.path, experiment, outcome, context, config, paths)
+        except MissingExtraError as error:
+            context.note(f"no figures and no page were written: {error}")
+    return Reproduced(outcome, context.notes, paths, context.meter.queries)
+
+
+def duration(seconds: float | None) -> str:
+    """About how long the full form takes, as a sentence."""
+    if seconds is None:
+        return "No estimate of the full form's time: nothing was timed here."
+    alone = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1.0, seconds / 60):.0f} minutes"
+    return (
+        f"An estimate of the full form's time, from its queries and the pace measured in this run: {alone} of one "
+        "process; two workers on two cores share its evaluations, and training stays with one."
+    )
+
+
+def _draw(
+    folder: Path,
+    experiment: Experiment,
+    outcome: Outcome,
+    context: Context,
+    config: Mapping[str, Any],
+    paths: dict[str, Path],
+) -> None:
+    """Write figures and the page."""
+    jinja2 = require("jinja2", "report")
+    for figure in outcome.figures:
+        for path in write_figure(figure, folder / "figures"):
+            paths[path.name] = path
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("zoracle.experiments") / "templates" / "page.html.jinja"
+    quick = " --quick" if context.quick else ""
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+        name=experiment.name,
+        summary=experiment.summary,
+        about=experiment.about.split("\n\n"),
+        quick=context.quick,
+        command=f"zoracle reproduce {experiment.name}{quick} --out DIR",
+        findings=outcome.findings,
+        tables=outcome.tables,
+        figures=outcome.figures,
+        notes=context.notes,
+        queries=", ".join(f"{purpose} {count:,}" for purpose, count in context.meter.queries.items()) or "none",
+        duration=duration(context.meter.estimate(experiment.work(experiment.full))),
+        config=json.dumps(config, indent=1, sort_keys=True),
+        definitions=DEFINITIONS,
+        version=__version__,
+        versions=read_json(folder / VERSIONS),
+    )
+    paths["page"] = folder / "index.html"
+    write_text(paths["page"], page)

@@ -1,0 +1,136 @@
+"""Where the optimizee's gradient comes from in meta-training: result and cost."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from zoracle.experiments.base import Experiment, Outcome, Work, differences_table, records_table, rows_table
+from zoracle.experiments.common import arrays, comparison_queries
+from zoracle.experiments.context import Context, Trained
+from zoracle.experiments.drawing import Line, lines_figure
+from zoracle.experiments.weights import recipe
+from zoracle.metatrain.config import TrainConfig, parse
+from zoracle.tasks import task
+
+#: Name, the optimizee's gradient, and what training answers queries with.
+_KINDS = (
+    ("first-order, directional", "true", "directional"),
+    ("first-order, queries", "true", "queries"),
+    ("coordinatewise, queries", "coordinatewise", "queries"),
+)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the experiment.
+
+    Attributes:
+        problems: first test problems.
+        seeds: repeats.
+        budget: queries a problem.
+    """
+
+    problems: int = 100
+    seeds: int = 3
+    budget: int = 4200
+
+
+def config(quick: bool) -> TrainConfig:
+    """What is trained."""
+    if not quick:
+        return recipe("zo-lstm-digits")
+    text = files("zoracle.experiments") / "configs" / "training-oracle.toml"
+    return parse(text.read_text(encoding="utf-8"), "training-oracle")
+
+
+def run(context: Context) -> Outcome:
+    """Run the experiment."""
+    s: Settings = context.settings
+    base = config(context.quick)
+    trained: dict[str, Trained] = {}
+    for name, gradient, values in _KINDS:
+        chosen = msgspec.structs.replace(base, gradient=gradient, values=values)
+        trained[name] = context.trained(name.replace(", ", "-"), chosen)
+    made = task(base.task, **base.task_settings)
+    ids = made.ids("test")[: s.problems]
+    optimizers = [(name, one.optimizer) for name, one in trained.items()]
+    found = context.compared("test", made, optimizers, ids, seeds=s.seeds, budget=s.budget, valid=0)
+    first = trained[_KINDS[0][0]]
+    costs = [_cost(name, one, first) for name, one in trained.items()]
+    columns = [
+        ("training", "training", ""),
+        ("points", "points", ",d"),
+        ("true gradients", "gradients", ",d"),
+        ("validation points", "validation", ",d"),
+        ("seconds", "seconds", ",.0f"),
+        ("first meta-loss", "first_meta_loss", ".6g"),
+        ("apart from the first row's", "apart", ".1e"),
+        ("best validation ratio", "validated", ".4f"),
+    ]
+    tables = [
+        records_table("cost", "Trainings: what they cost, and what they led to", columns, costs),
+        rows_table("test", f"{made.name}: {len(ids)} test problems, {s.seeds} repeats", found.rows),
+        differences_table("differences", "Paired differences", found.rows),
+    ]
+    lines = {name: _line(one) for name, one in trained.items()}
+    figure = lines_figure(
+        "training",
+        "Final / initial loss of the training problems",
+        "One point an unroll: the mean over its meta-batch. The three trainings draw the same problems.",
+        lines, x="unroll", y="final / initial loss", log_y=True,
+    )  # fmt: skip
+    curves: dict[str, Any] = arrays(found.results)
+    curves |= {f"{name}.{key}": np.array([h[key] for h in one.history], dtype=float) for name, one in trained.items()
+               for key in ("ratio", "meta_loss")}  # fmt: skip
+    return Outcome(tables, [figure], curves)
+
+
+def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
+    """What a training cost, and how far its first unroll is from that of another."""
+    begun, reference = one.history[0]["meta_loss"], first.history[0]["meta_loss"]
+    return {
+        "training": name,
+        "points": one.evaluations.get("points", 0),
+        "gradients": one.evaluations.get("gradients", 0),
+        "validation": one.evaluations.get("validation", 0),
+        "seconds": one.seconds,
+        "first_meta_loss": begun,
+        "apart": abs(begun - reference) / abs(reference),
+        "validated": one.history[-1]["best"],
+    }
+
+
+def _line(one: Trained) -> Line:
+    values = np.array([report["ratio"] for report in one.history], dtype=float)
+    nothing = np.full_like(values, np.nan)
+    return Line(np.arange(1, values.size + 1, dtype=float), values, nothing, nothing)
+
+
+def work(s: Settings) -> Work:
+    """What a form has to do."""
+    stages = config(False).stages
+    steps = len(_KINDS) * sum(stage.unrolls * stage.steps * stage.meta_batch for stage in stages)
+    return Work(comparison_queries(s.problems, s.seeds, s.budget, len(_KINDS), (), 0), steps)
+
+
+FULL = Settings()
+EXPERIMENT = Experiment(
+    "training-oracle",
+    "Meta-training through true gradients against coordinatewise differences: result and cost.",
+    f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with true \
+gradients of the target and queries answered by inner products with them; with true gradients and real queries; and \
+with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is never differentiated. \
+Points and true gradients that training evaluates are counted (a gradient counts one), and validation by itself. All \
+three begin with the same weights, problems and directions, so the meta-losses of their first unrolls say how far the \
+approximations are apart before the weights are.
+
+What they led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to \
+{FULL.seeds - 1}.""",
+    FULL,
+    Settings(problems=4, seeds=1, budget=420),
+    run,
+    work,
+)

@@ -1,0 +1,168 @@
+"""Every shipped optimizer on every task that it was not trained on, beside baselines tuned on that very task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from zoracle.checkpoint import Loaded, resolve, shipped
+from zoracle.errors import InputError
+from zoracle.evaluation.metrics import paired
+from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, records_table, rows_table
+from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries, verdict
+from zoracle.experiments.context import Context
+from zoracle.experiments.drawing import BAND, best_line, panels_figure
+from zoracle.tasks import names, task
+
+_TUNED = (*BASELINES, "snes")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the experiment.
+
+    Attributes:
+        problems: first test problems of a task.
+        seeds: repeats.
+        budget: queries a problem.
+        valid: validation problems for step sizes.
+    """
+
+    problems: int = 100
+    seeds: int = 2
+    budget: int = 4200
+    valid: int = 50
+
+
+def candidates(context: Context) -> dict[str, Loaded]:
+    """The optimizers that are carried over: all shipped ones and the user's, less those for attacks in a ball."""
+    found = {name: resolve(name) for name in shipped()}
+    if context.optimizers is not None:
+        found |= dict(context.learned("", ""))
+    kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") != "zo-lstm-ball"}
+    if dropped := sorted(set(found) - set(kept)):
+        context.note(f"{', '.join(dropped)} need a ball to search in, and these tasks have none")
+    return kept
+
+
+def run(context: Context) -> Outcome:
+    """Run the experiment."""
+    s: Settings = context.settings
+    every = candidates(context)
+    tables: list[Table] = []
+    curves: dict[str, Any] = {}
+    panels = {}
+    records: list[dict[str, Any]] = []
+    for name in names():
+        foreign = {label: loaded.optimizer for label, loaded in every.items() if trained_on(loaded) != name}
+        if not foreign:
+            context.note(f"{name}: every optimizer was trained on it")
+            continue
+        try:
+            made = task(name) if not context.quick else context.task(name)
+            ids = made.ids("test")[: s.problems]
+        except InputError as error:
+            context.note(f"{name} was left out, and counts neither as won nor as lost: {error}")
+            continue
+        if made.name != name:
+            continue  # its data are missing; another task stands in, and is run by its own name
+        found = context.compared(
+            name, made, [*foreign.items(), *baselines(_TUNED)], ids, seeds=s.seeds, budget=s.budget, valid=s.valid
+        )
+        tables.append(rows_table(name, f"{name}: {len(ids)} test problems, {s.seeds} repeats", found.rows))
+        curves |= arrays(found.results, name)
+        panels[name] = {label: best_line(result) for label, result in found.results.items()}
+        for label in foreign:
+            for rival in _TUNED:
+                difference = paired(found.results[label], found.results[rival])["final_loss"]
+                records.append(
+                    {
+                        "task": name, "optimizer": label, "against": rival, "final_loss": difference.mean,
+                        "final_loss_low": difference.low, "final_loss_high": difference.high,
+                        "verdict": verdict(difference.low, difference.high),
+                    }
+                )  # fmt: skip
+    columns = [
+        ("task", "task", ""),
+        ("optimizer", "optimizer", ""),
+        ("against", "against", ""),
+        ("final loss, difference", "final_loss", "+.4g"),
+        ("verdict", "verdict", ""),
+    ]
+    title = "Each optimizer minus each tuned baseline, paired; a win or a loss where the interval excludes zero"
+    counts = [_count(label, records) for label in every if any(r["optimizer"] == label for r in records)]
+    summary = [("optimizer", "optimizer", ""), *((key, key, "d") for key in ("wins", "losses", "undecided"))]
+    summary.append(("tasks where it beats every baseline", "clean", ""))
+    tables = [
+        records_table("summary", "Wins and losses over all tasks and baselines", summary, counts),
+        records_table("verdicts", title, columns, records),
+        *tables,
+    ]
+    figures: list[Figure] = []
+    if panels:
+        figures.append(
+            panels_figure(
+                "curves", "Best loss so far, task by task",
+                f"{BAND} The legend is that of the first task.",
+                _alike(panels), x="queries per problem", y="best loss so far", log_y=True,
+            )
+        )  # fmt: skip
+    return Outcome(tables, figures, curves, [_sentence(count) for count in counts])
+
+
+def trained_on(loaded: Loaded) -> str | None:
+    """The task that an optimizer was trained on, as its file says."""
+    config = loaded.metadata.get("training", {}).get("config", {})
+    found = config.get("task")
+    return found if isinstance(found, str) else None
+
+
+def _count(label: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Wins and losses of one optimizer, and the tasks on which it beats every baseline."""
+    own = [record for record in records if record["optimizer"] == label]
+    tasks = list(dict.fromkeys(record["task"] for record in own))
+    clean = [name for name in tasks if all(r["verdict"] == "win" for r in own if r["task"] == name)]
+    verdicts = [record["verdict"] for record in own]
+    return {
+        "optimizer": label,
+        "wins": verdicts.count("win"),
+        "losses": verdicts.count("loss"),
+        "undecided": verdicts.count("undecided"),
+        "clean": f"{len(clean)} of {len(tasks)}" + (f": {', '.join(clean)}" if clean else ""),
+    }
+
+
+def _sentence(count: dict[str, Any]) -> str:
+    return f"{count['optimizer']} beats every tuned baseline by final loss on {count['clean']} (tasks not trained on)."
+
+
+def _alike(panels: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every label in every panel in one order, so that one legend serves all; empty lines where one did not run."""
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    some = next(iter(next(iter(panels.values())).values()))
+    nothing = type(some)(*(part[:0] for part in some))
+    return {name: {label: lines.get(label, nothing) for label in labels} for name, lines in panels.items()}
+
+
+def work(s: Settings) -> Work:
+    """What a form has to do."""
+    learned = max(1, len(shipped()) - 1)
+    return Work(len(names()) * comparison_queries(s.problems, s.seeds, s.budget, learned, _TUNED, s.valid))
+
+
+FULL = Settings()
+EXPERIMENT = Experiment(
+    "transfer",
+    "Every shipped optimizer on every task that it was not trained on.",
+    f"""The shipped learned optimizers (and those named by `--optimizers`) run as they are, with no setting changed, on \
+every task that they were not trained on, beside ZO-SGD, ZO-signSGD, ZO-ADAM and SNES tuned on that very task's \
+validation problems: the first {FULL.valid}, or stored settings. The first {FULL.problems} test problems of each task, \
+{FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
+
+A win (a loss) is a paired difference of final loss whose 95 % interval over problems lies below (above) zero. Every \
+task is reported; one whose data are missing is named and counts neither way.""",
+    FULL,
+    Settings(problems=3, seeds=1, budget=210, valid=3),
+    run,
+    work,
+)
