@@ -42,9 +42,7 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
         folder = out / (f"{experiment.name}-quick" if quick else experiment.name)
         console.print(f"{experiment.name}: {experiment.summary}", markup=False, highlight=False)
         try:
-            done = reproduce(
-                experiment, folder, quick=quick, optimizers=optimizers, workers=workers, console=console
-            )
+            done = reproduce(experiment, folder, quick=quick, optimizers=optimizers, workers=workers, console=console)
         except InputError as error:
             if not every:
                 raise
@@ -55,6 +53,8 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
             console.print(f"  {note}", style="dim", markup=False, highlight=False)
         for finding in done.outcome.findings:
             console.print(f"  {finding}", markup=False, highlight=False)
-        console.print(f"  {done.paths.get('page', done.paths['table.md'])}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"  {done.paths.get('page', done.paths['table.md'])}", markup=False, highlight=False, soft_wrap=True
+        )
     if failed:
         raise InputError(f"{len(failed)} of {len(chosen)} experiments did not run; {'; '.join(failed)}")

@@ -45,6 +45,8 @@ def command(config: str, out: Path, tensorboard: bool) -> None:
             bars.update(bar, completed=done, description=f"stage {told.stage + 1}, ratio {told.ratio:.4f}")
             with (out / "history.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
+            if told.skipped:
+                console.print(f"{done}/{total}: {told.skipped} meta-gradients were not finite and changed nothing")
             if told.valid is not None:
                 console.print(
                     f"{done}/{total}: validation {parsed.validation.criterion} {told.valid:.4f}, "

@@ -76,7 +76,9 @@ def run(context: Context) -> Outcome:
         others = riders if name == label else [rider for rider in riders if rider[0] != "gaussian"]
         heading = name if name == label else "gaussian"
         found = _measured(context, made, ids, name, heading, reference, others)
-        records = [_record(estimator, values, found["success"]) for estimator, values in found.items() if "/" in estimator]
+        records = [
+            _record(estimator, values, found["success"]) for estimator, values in found.items() if "/" in estimator
+        ]
         records.sort(key=lambda record: -record["cosine"])
         title = f"Along trajectories of {name}: {len(ids)} {s.split} problems of {made.name}, q = {s.num_directions}"
         tables.append(records_table(f"along {name}", title, _COLUMNS, records))

@@ -50,7 +50,9 @@ def run(context: Context) -> Outcome:
         for name, (what, values) in measures.items()
     ]  # fmt: skip
     table = rows_table("sampling", f"{made.name}: {len(ids)} test images, {s.seeds} repeats", found.rows)
-    return Outcome([table], figures, arrays(found.results), [f"Lowest final / initial loss: {found.rows[0].optimizer}."])
+    return Outcome(
+        [table], figures, arrays(found.results), [f"Lowest final / initial loss: {found.rows[0].optimizer}."]
+    )
 
 
 def work(s: Settings) -> Work:

@@ -44,9 +44,11 @@ class Report(NamedTuple):
     ratio: float
     """Mean final / initial loss of the unroll's problems."""
     valid: float | None
-    """Mean final / initial loss on validation problems, where this unroll was followed by a validation."""
+    """The criterion on validation problems, where this unroll was followed by a validation."""
     best: float
     """The lowest so far in this stage."""
+    skipped: int = 0
+    """Segments of this unroll whose meta-gradient was not finite: they changed nothing."""
 
 
 class Trainer:
@@ -75,6 +77,7 @@ class Trainer:
         self.stage = 0
         self.unroll = 0
         self.updates = 0
+        self.skipped = 0
         self.seconds = 0.0
         #: Points that were evaluated, and true gradients ("gradients"), counted one each, validation by itself.
         self.spent: dict[str, int] = {}
@@ -111,7 +114,10 @@ class Trainer:
                 if not last:
                     self._save()
                 if on_report is not None:
-                    on_report(Report(self.stage, self.unroll, stage.unrolls, meta_loss, ratio, valid, self.best))
+                    told = Report(
+                        self.stage, self.unroll, stage.unrolls, meta_loss, ratio, valid, self.best, self.skipped
+                    )
+                    on_report(told)
             self.module.load_state_dict(self.best_weights)
             self.validated = self.best
             self.stage, self.unroll, self.updates, self.best = self.stage + 1, 0, 0, math.inf
@@ -142,6 +148,7 @@ class Trainer:
 
     def _unroll(self, stage: Stage) -> tuple[float, float]:
         """One unroll from fresh starting points, with an update after each segment of K steps."""
+        self.skipped = 0
         seed = keyed.mix(self.config.seed, _UNROLL, self.stage, self.unroll)
         rows = self._draw_problems(stage.meta_batch)
         ids = tuple(self.ids[row] for row in rows.tolist())
@@ -198,6 +205,7 @@ class Trainer:
         if stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
         if not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
+            self.skipped += 1
             return  # one exploded segment must not destroy the weights; its unroll simply goes on
         self.updates += 1
         final = stage.lr if stage.final_lr is None else stage.final_lr

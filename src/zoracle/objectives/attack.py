@@ -213,8 +213,8 @@ class Attack(ImageAttack):
             return inside
         length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)
         # Towards zero, which lies in the pixel range: what is in range stays there.
-        share: Tensor = self.eps / length.clamp(min=torch.finfo(points.dtype).tiny)
-        return inside * share.clamp(max=1)
+        # The smaller of 1 and eps / length, in a form whose gradient is finite at zero.
+        return inside * (self.eps / length.clamp(min=self.eps))
 
     def _gap(self, log_p: Tensor, problem: Tensor) -> Tensor:
         """How far a point is from success, (N,); negative where it succeeds. NaN outputs give NaN."""

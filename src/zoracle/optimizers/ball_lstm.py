@@ -221,7 +221,8 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         features = torch.stack(
             (
                 _soft(own),
-                *(_soft(_unit(memory)) for memory in memories.unbind(1)),
+                # After a success there is no slope, and memories of estimates of size one fade: a floor for them.
+                *(_soft(_unit(memory, 1e-3)) for memory in memories.unbind(1)),
                 position,
                 state.step,
                 state.middle,
@@ -250,9 +251,9 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         )
 
 
-def _unit(v: Tensor) -> Tensor:
-    """Divided by the root mean square over coordinates; zero stays zero, and has a gradient."""
-    return v / (v.square().mean(1, keepdim=True) + _TINY**2).sqrt()
+def _unit(v: Tensor, floor: float = _TINY) -> Tensor:
+    """Divided by the root mean square over coordinates, or about the floor where that is larger."""
+    return v / (v.square().mean(1, keepdim=True) + floor**2).sqrt()
 
 
 def _soft(v: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ def within(space: Space, points: Tensor) -> Tensor:
     if bool(space.radius.isinf().all()):
         return inside
     length = torch.linalg.vector_norm(inside, dim=1)
-    share: Tensor = space.radius / length.clamp(min=torch.finfo(points.dtype).tiny)
-    return inside * share.clamp(max=1).unsqueeze(1)
+    share = torch.where(space.radius.isinf(), 1.0, space.radius / length.maximum(space.radius))
+    return inside * share.unsqueeze(1)
 
 
 def is_round(space: Space) -> bool:
