@@ -248,7 +248,7 @@ def attack(
         budget: points that may be evaluated for each image; never passed.
         steps: steps of the optimizer instead, and one query more for the last iterate (and one to check the start);
             one of both is needed.
-        optimizer: a name, a folder, or an optimizer.
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means in a ball the one trained for its norm.
         targets: (P,) classes to reach; None for any other than the label.
         c: weight of the distance.
         norm: "l1" or "l2"; of a ball "l2" or "linf".
@@ -276,6 +276,8 @@ def attack(
     Raises:
         InputError: what was given cannot be used; BlackBoxError where the model failed.
     """
+    if optimizer == "zo-lstm" and eps is not None:
+        optimizer = f"zo-lstm-{norm}"
     chosen = _optimizer(optimizer, settings)
     if (budget is None) == (steps is None):
         raise InputError("give either a budget of queries an image or a number of steps")
