@@ -11,22 +11,25 @@ from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.metrics import paired
 from zoracle.metatrain import config as configs
 from zoracle.optimizers.base import with_settings
+from zoracle.optimizers.ball_lstm import BallLSTM
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.optimizers.registry import make
 from zoracle.tasks import task
 
 
 def test_they_are_there_with_their_cards_and_recipes() -> None:
-    assert set(shipped()) == {"zo-lstm-digits", "zo-lstm-mnist", "zo-lstm-quadratic"}
+    balls = {f"zo-lstm-{norm}-{task}" for norm in ("linf", "l2") for task in ("digits", "mnist")}
+    assert set(shipped()) == {"zo-lstm-digits", "zo-lstm-mnist", "zo-lstm-quadratic", *balls}
     for name, folder in shipped().items():
         loaded = load_optimizer(folder)
-        assert isinstance(loaded.optimizer, GuidedLSTM)
+        assert isinstance(loaded.optimizer, BallLSTM if name in balls else GuidedLSTM)
         training = loaded.metadata["training"]
         # The weights were trained by the recipe that is committed beside them.
         recipe = (folder.parents[1].parent / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
         assert configs.msgspec.convert(training["config"], configs.TrainConfig) == configs.parse(recipe)
         card = (folder / CARD).read_text(encoding="utf-8")
-        assert f"{training['validation_ratio']:.4g}" in card
+        score = training["validation_queries" if name in balls else "validation_ratio"]
+        assert f"{score:.4g}" in card
 
 
 def test_the_plain_name_means_the_task_at_hand() -> None:

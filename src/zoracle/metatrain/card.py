@@ -28,6 +28,12 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     )
     threat = _threat(config.task_settings)
     words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
+    unit = (
+        "It steps in units of x; where\ncoordinates have to change by much more or less than in training, give `scale=` to "
+        "`zoracle.minimize`."
+        if config.task_settings.get("eps") is None
+        else "Its steps are in\nunits of the ball."
+    )
     score = provenance[f"validation_{validation.criterion}"]
     gradient = "the objective's own" if config.gradient == "true" else "coordinatewise finite differences"
     values = "directional derivatives of that gradient" if config.values == "directional" else "queries, as in use"
@@ -47,14 +53,13 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 {stages}
 
 The weights are those that did best on {validation.problems} problems of the `valid` split, by real queries
-({validation.steps} steps, validated every {validation.every} unrolls): {words[validation.criterion]}
+({validation.steps} steps, validated every {validation.every} unrolls): {words[validation.criterion]},
 {score:.4g}. That number chose them, so it flatters them; the test score is the one to quote.
 
 ## Use
 
 It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, and on
-this task only: compare it with tuned baselines before relying on it elsewhere. It steps in units of x; where
-coordinates have to change by much more or less than in training, give `scale=` to `zoracle.minimize`.
+this task only: compare it with tuned baselines before relying on it elsewhere. {unit}
 """
 
 
