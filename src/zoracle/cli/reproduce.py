@@ -26,7 +26,7 @@ from zoracle.experiments.reproduce import reproduce
 @click.option("--optimizers", help="Names or folders of learned optimizers, by commas, for those that take any.")
 @workers_option
 def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: int) -> None:
-    """Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
+    r"""Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
 
     \b
     NAME is one of
@@ -42,9 +42,7 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
         folder = out / (f"{experiment.name}-quick" if quick else experiment.name)
         console.print(f"{experiment.name}: {experiment.summary}", markup=False, highlight=False)
         try:
-            done = reproduce(
-                experiment, folder, quick=quick, optimizers=optimizers, workers=workers, console=console
-            )
+            done = reproduce(experiment, folder, quick=quick, optimizers=optimizers, workers=workers, console=console)
         except InputError as error:
             if not every:
                 raise
@@ -55,6 +53,7 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
             console.print(f"  {note}", style="dim", markup=False, highlight=False)
         for finding in done.outcome.findings:
             console.print(f"  {finding}", markup=False, highlight=False)
-        console.print(f"  {done.paths.get('page', done.paths['table.md'])}", markup=False, highlight=False, soft_wrap=True)
+        page = done.paths.get("page", done.paths["table.md"])
+        console.print(f"  {page}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise InputError(f"{len(failed)} of {len(chosen)} experiments did not run; {'; '.join(failed)}")

@@ -142,5 +142,3 @@ def _json(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-

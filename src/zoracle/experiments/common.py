@@ -24,9 +24,7 @@ def baselines(names: Sequence[str] = BASELINES) -> Named:
     return [(name, make(name)) for name in names]
 
 
-def comparison_queries(
-    problems: int, seeds: int, budget: int, learned: int, tuned: Sequence[str], valid: int
-) -> float:
+def comparison_queries(problems: int, seeds: int, budget: int, learned: int, tuned: Sequence[str], valid: int) -> float:
     """About how many points a comparison evaluates, the search for settings included.
 
     Args:

@@ -130,6 +130,7 @@ def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 
         known = np.isfinite(found.mean)
         here = [part[known] for part in found]
         if not here[0].size:
+            axes.plot([], [], color=colour, dashes=dash, linewidth=width, label=label)  # for the legend
             continue
         ends = not markers and here[0].size <= 2 < found.x.size
         if ends:
@@ -153,6 +154,8 @@ def scale(axes: Any, lines: Mapping[str, Line], *, log_x: bool, log_y: bool) -> 
             low, high = axis.get_view_interval()
             axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0)))
             axis.set_minor_formatter(ticker.NullFormatter())
+        if axis is axes.yaxis:
+            axes.set_ylim(*_limits(lines, log=bool(wanted)))
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}")
 
 
@@ -188,6 +191,25 @@ def write_figure(figure: Figure, folder: Path) -> list[Path]:
             paths.append(folder / f"{figure.name}.{form}")
             write_bytes(paths[-1], buffer.getvalue())
     return paths
+
+
+def _limits(lines: Mapping[str, Line], *, log: bool) -> tuple[float | None, float | None]:
+    """Limits that show every mean, and as much of the bands as does not squeeze the means together."""
+    means = np.concatenate([one.mean[np.isfinite(one.mean)] for one in lines.values()] or [np.empty(0)])
+    if not means.size:
+        return None, None
+    low, high = float(means.min()), float(means.max())
+    bands = np.concatenate([band[np.isfinite(band)] for one in lines.values() for band in (one.low, one.high)])
+    bands = np.concatenate((bands, means))
+    if log:
+        room = 1.6 * (high / low) ** 0.1
+        bottom, top = max(low / room, 0.95 * max(float(bands.min()), 1e-300)), min(high * room, 1.05 * bands.max())
+    else:
+        room, pad = 0.35 * (high - low), 0.05 * (high - low)
+        bottom, top = max(low - room, bands.min() - pad), min(high + room, bands.max() + pad)
+    if not bottom < top:  # all the same
+        return None, None
+    return float(bottom), float(top)
 
 
 def _thin(found: Line, most: int = 400) -> Line:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from zoracle import __version__
 from zoracle.errors import MissingExtraError, require
+from zoracle.evaluation.chosen import chosen
 from zoracle.evaluation.entries import OnProgress
 from zoracle.evaluation.metrics import DEFINITIONS
 from zoracle.evaluation.progress import shown
@@ -65,6 +66,8 @@ def reproduce(
         InputError: data are missing, an optimizer is unknown, or the folder cannot be used.
     """
     check_workers(workers)
+    if optimizers is not None:
+        chosen(optimizers, "")  # a wrong name is told before there is a folder
     settings = settings or (experiment.quick if quick else experiment.full)
     config = {
         "command": "reproduce",
@@ -110,7 +113,8 @@ def duration(seconds: float | None) -> str:
     alone = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1.0, seconds / 60):.0f} minutes"
     return (
         f"An estimate of the full form's time, from its queries and the pace measured in this run: {alone} of one "
-        "process; two workers on two cores share its evaluations, and training stays with one."
+        "process; two workers on two cores share its evaluations, and training stays with one. Small batches, as "
+        "in the quick form, are slower a query than large ones."
     )
 
 

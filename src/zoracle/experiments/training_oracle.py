@@ -120,12 +120,12 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "training-oracle",
     "Meta-training through true gradients against coordinatewise differences: result and cost.",
-    f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with true \
-gradients of the target and queries answered by inner products with them; with true gradients and real queries; and \
-with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is never differentiated. \
-Points and true gradients that training evaluates are counted (a gradient counts one), and validation by itself. All \
-three begin with the same weights, problems and directions, so the meta-losses of their first unrolls say how far the \
-approximations are apart before the weights are.
+    f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with \
+true gradients of the target and queries answered by inner products with them; with true gradients and real \
+queries; and with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is \
+never differentiated. Points and true gradients that training evaluates are counted (a gradient counts one), and \
+validation by itself. All three begin with the same weights, problems and directions, so the meta-losses of \
+their first unrolls say how far the approximations are apart before the weights are.
 
 What they led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to \
 {FULL.seeds - 1}.""",
