@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,8 +54,10 @@ class Trained(NamedTuple):
     """What a meta-training led to."""
 
     optimizer: Optimizer[Any, Any]
-    history: list[dict[str, Any]]
-    """A report an unroll."""
+    history: dict[str, Tensor]
+    """meta_loss and ratio (unrolls,) of each unroll."""
+    validated: float
+    """The best validation."""
     seconds: float
     evaluations: dict[str, int]
     """Points and true gradients that training evaluated, by purpose; validation by itself."""
@@ -248,19 +251,23 @@ class Context:
 
         def report(told: Report) -> None:
             done = sum(stage.unrolls for stage in config.stages[: told.stage]) + told.unroll
-            tell(done, total)
             with (place / _HISTORY).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
+            tell(done, total)
 
         optimizer = trainer.run(report)
         lines = (place / _HISTORY).read_text(encoding="utf-8").splitlines()
-        # A killed training repeats what its checkpoint did not hold; the last report of an unroll counts.
-        history = {record["done"]: record for record in map(json.loads, lines)}
+        # One line an unroll; a kill between a checkpoint and its line leaves a gap in these curves, and nowhere else.
+        known = {record["done"]: record for record in map(json.loads, lines)}
+        history = {
+            name: torch.tensor([float(known.get(i + 1, {}).get(name, math.nan)) for i in range(total)])
+            for name in ("meta_loss", "ratio")
+        }
         for purpose, count in trainer.spent.items():
             self.meter.add(f"training, {purpose}", count)
         self.meter.trained += sum(s.unrolls * s.steps * s.meta_batch for s in config.stages)
         self.meter.training_seconds += trainer.seconds
-        return Trained(optimizer, [history[i] for i in sorted(history)], trainer.seconds, dict(trainer.spent))
+        return Trained(optimizer, history, trainer.validated, trainer.seconds, dict(trainer.spent))
 
     def kept(
         self, key: str, made: Task, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]

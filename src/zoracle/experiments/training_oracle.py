@@ -83,14 +83,13 @@ def run(context: Context) -> Outcome:
         lines, x="unroll", y="final / initial loss", log_y=True,
     )  # fmt: skip
     curves: dict[str, Any] = arrays(found.results)
-    curves |= {f"{name}.{key}": np.array([h[key] for h in one.history], dtype=float) for name, one in trained.items()
-               for key in ("ratio", "meta_loss")}  # fmt: skip
+    curves |= {f"{name}.{key}": values.numpy() for name, one in trained.items() for key, values in one.history.items()}
     return Outcome(tables, [figure], curves)
 
 
 def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
     """What a training cost, and how far its first unroll is from that of another."""
-    begun, reference = one.history[0]["meta_loss"], first.history[0]["meta_loss"]
+    begun, reference = (float(training.history["meta_loss"][0]) for training in (one, first))
     return {
         "training": name,
         "points": one.evaluations.get("points", 0),
@@ -99,12 +98,12 @@ def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
         "seconds": one.seconds,
         "first_meta_loss": begun,
         "apart": abs(begun - reference) / abs(reference),
-        "validated": one.history[-1]["best"],
+        "validated": one.validated,
     }
 
 
 def _line(one: Trained) -> Line:
-    values = np.array([report["ratio"] for report in one.history], dtype=float)
+    values = one.history["ratio"].double().numpy()
     nothing = np.full_like(values, np.nan)
     return Line(np.arange(1, values.size + 1, dtype=float), values, nothing, nothing)
 
