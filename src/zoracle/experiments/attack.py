@@ -116,10 +116,11 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings, *, stored: bool) -> Work:
-    """What a form has to do."""
+    """What a form has to do; stored are settings of the paper's three optimizers, for the full form's steps and q."""
     tuned = (*BASELINES, "snes")
     learned = len(s.optimizers.split(","))
-    queries = comparison_queries(s.problems, s.seeds, s.budget, learned, tuned, 0 if stored else s.valid)
+    queries = comparison_queries(s.problems, s.seeds, s.budget, learned, tuned, 0)
+    queries += comparison_queries(0, 0, s.budget, 0, ("snes",) if stored else tuned, s.valid)
     queries += comparison_queries(s.panels, s.panel_seeds, s.budget, learned, tuned, 0)
     return Work(queries + comparison_queries(s.external, 1, s.budget, learned + 3, (), 0))
 

@@ -6,8 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from zoracle import __version__
 from zoracle.checkpoint import Loaded
 from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation.chosen import chosen
-from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
+from zoracle.evaluation.describe import config_hash, ids_hash, optimizer_config, task_config
 from zoracle.evaluation.entries import folder, sentence
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.progress import Display
@@ -114,6 +113,7 @@ class Context:
         self.workers, self.display = workers, display
         self.notes: list[str] = []
         self.tuned: list[Tuned] = []
+        self._searched: dict[str, Tuned] = {}
         self.meter = Meter()
 
     def task(self, name: str, **settings: Any) -> Task:
@@ -178,8 +178,7 @@ class Context:
         settings: dict[str, dict[str, Any]] = {}
         base = self.run.pieces / key
         for index, (label, given) in enumerate(optimizers):
-            optimizer, sources[label] = self._tuned(base, index, label, with_directions(given, num_directions), made,
-                                                    budget, valid)  # fmt: skip
+            optimizer, sources[label] = self._tuned(label, with_directions(given, num_directions), made, budget, valid)
             found = evaluate(
                 optimizer,
                 made,
@@ -201,14 +200,7 @@ class Context:
         return Compared(rows_of(results, settings, sources), results)
 
     def _tuned(
-        self,
-        base: Path,
-        index: int,
-        label: str,
-        optimizer: Optimizer[Any, Any],
-        made: Task,
-        budget: int,
-        valid: int,
+        self, label: str, optimizer: Optimizer[Any, Any], made: Task, budget: int, valid: int
     ) -> tuple[Optimizer[Any, Any], str]:
         """An optimizer with tuned settings where its own are defaults, and where they came from."""
         name = tunable(optimizer)
@@ -218,23 +210,34 @@ class Context:
         q = directions_of(optimizer)
         others_default = optimizer.config == with_directions(type(optimizer)(), q).config
         record = tuned(task_config(made), name, steps, q) if others_default else None
-        source: Literal["tuned", "tuned in this run"] = "tuned"
+        source = "tuned"
         if record is None:
             source = "tuned in this run"
+            record = self._search(label, optimizer, made, steps, valid)
+        elif record not in self.tuned:
+            self.tuned.append(record)
+        self.note(f"{made.name}, d = {made.dim}, {steps} steps: {sentence(label, record, _HOW[source])}")
+        return with_settings(optimizer, **record.chosen), source
+
+    def _search(self, label: str, optimizer: Optimizer[Any, Any], made: Task, steps: int, valid: int) -> Tuned:
+        """Settings for one task, number of steps and q, searched for once however many comparisons need them."""
+        about = [task_config(made), optimizer_config(optimizer), steps, valid]
+        slot = f"{made.name}-{config_hash(about)[:12]}"
+        if slot not in self._searched:
             record = tune(
                 made,
                 optimizer,
                 ids=made.ids("valid")[:valid],
                 steps=steps,
-                grid=_quick_grid(name) if self.quick else None,
-                resume_dir=base / "tuning" / folder(index, label),
+                grid=_quick_grid(str(tunable(optimizer))) if self.quick else None,
+                resume_dir=self.run.pieces / "tuning" / slot,
                 on_progress=self.display.steps_of(f"tuning {label}"),
                 workers=self.workers,
             )
+            self._searched[slot] = record
+            self.tuned.append(record)
             self.meter.add("tuning", record.queries)
-        self.tuned.append(record)
-        self.note(f"{made.name}, d = {made.dim}, {steps} steps: {sentence(label, record, _HOW[source])}")
-        return with_settings(optimizer, **record.chosen), source
+        return self._searched[slot]
 
     def trained(self, key: str, config: TrainConfig) -> Trained:
         """Meta-train an optimizer, or go on with it.

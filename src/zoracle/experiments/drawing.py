@@ -93,7 +93,7 @@ def lines_figure(
             axes.set_ylim(bottom=0)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend(frameon=False, fontsize=9)
+        _legend(figure, axes)
 
     return Figure(name, title, caption, draw)
 
@@ -116,10 +116,18 @@ def panels_figure(
             axes.tick_params(labelsize=8)
         figure.supxlabel(x, fontsize=10)
         figure.supylabel(y, fontsize=10)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+        _legend(figure, grid.flat[0])
 
     return Figure(name, title, caption, draw, (2.3 * columns + 0.6, 1.9 * rows + 1.0))
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Above the axes, where no line can be hidden by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    across = max(1, int(figure.get_figwidth() / 1.7))
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(across, len(labels)), frameon=False, fontsize=9
+    )
 
 
 def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 1.8) -> None:
@@ -137,7 +145,7 @@ def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 
             axes.plot(here[0], here[1], color=colour, linestyle=":", linewidth=0.9, marker="o", label=label)
             continue
         band = np.isfinite(here[2])
-        axes.fill_between(here[0][band], here[2][band], here[3][band], color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(here[0][band], here[2][band], here[3][band], color=colour, alpha=0.12, linewidth=0)
         marker = {"marker": "o", "markersize": 4} if markers else {}
         axes.plot(here[0], here[1], color=colour, dashes=dash, linewidth=width, label=label, **marker)
 
