@@ -22,7 +22,9 @@ from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.experiments import registry
 from zoracle.experiments.alongside import _measures, alongside
+from zoracle.experiments.base import Work
 from zoracle.experiments.common import queries_to, verdict
+from zoracle.experiments.context import Meter
 from zoracle.experiments.drawing import line
 from zoracle.experiments.reproduce import reproduce
 from zoracle.experiments.weights import paper_config
@@ -208,6 +210,16 @@ def test_whoever_never_gets_there_counts_at_the_whole_budget():
     for p in range(5):
         reached = (result.best[0, p] <= 0.9 * initial[0, p]).nonzero()
         assert half[0, p] == (result.queries[0, p, int(reached[0])] if len(reached) else 50)
+
+
+def test_the_estimate_is_queries_times_pace():
+    meter = Meter()
+    assert meter.estimate(Work(100)) is None, "nothing was timed"
+    meter.time(2.0, 50)
+    assert meter.estimate(Work(100)) == 4.0
+    assert meter.estimate(Work(100, training=10)) is None
+    meter.trained, meter.training_seconds = 5, 1.0
+    assert meter.estimate(Work(100, training=10)) == 6.0
 
 
 def test_verdicts_go_by_the_interval():

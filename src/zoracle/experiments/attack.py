@@ -161,7 +161,7 @@ MNIST = _experiment(
 )
 # The one trained on the task where one ships, and the one trained on MNIST.
 _OWN = [name for name in ("zo-lstm-cifar10",) if name in shipped()]
-_CIFAR10 = Settings(task="cifar10", seeds=3, external=10, optimizers=",".join([*_OWN, "zo-lstm-mnist"]))
+_CIFAR10 = Settings(task="cifar10", seeds=3, valid=40, external=10, optimizers=",".join([*_OWN, "zo-lstm-mnist"]))
 CIFAR10 = _experiment(
     "cifar10-attack",
     "The same attack on a ResNet-20 that reads CIFAR-10, with the optimizer trained on MNIST carried over.",

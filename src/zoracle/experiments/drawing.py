@@ -146,7 +146,7 @@ def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 
             continue
         band = np.isfinite(here[2])
         axes.fill_between(here[0][band], here[2][band], here[3][band], color=colour, alpha=0.12, linewidth=0)
-        marker = {"marker": "o", "markersize": 4} if markers else {}
+        marker = {"marker": "o", "markersize": 4} if markers or here[0].size == 1 else {}
         axes.plot(here[0], here[1], color=colour, dashes=dash, linewidth=width, label=label, **marker)
 
 

@@ -80,7 +80,7 @@ def run(context: Context) -> Outcome:
             lines_figure(
                 f"cosine-{name}",
                 f"Cosine similarity to the true gradient, along {name}",
-                f"{BAND} Smoothed over {_WINDOW} steps.",
+                f"{BAND} Means over a twentieth of the steps each.",
                 {key.removeprefix("estimate/"): _smooth(values[0]) for key, values in estimates.items()},
                 x="step", y="cosine",
             )
@@ -164,13 +164,10 @@ def _record(key: str, values: Tensor, success: Tensor) -> dict[str, Any]:
     return record
 
 
-_WINDOW = 10
-
-
 def _smooth(values: Tensor) -> Any:
-    """(S, P, T) as a line of means over windows of steps."""
+    """(S, P, T) as a line of means over twenty windows of steps."""
     t = values.shape[2]
-    width = min(_WINDOW, t)
+    width = max(1, t // 20)
     whole = values[..., : t - t % width].reshape(*values.shape[:2], -1, width).nanmean(3)
     return line([width * (i + 0.5) for i in range(whole.shape[2])], whole)
 
