@@ -10,7 +10,7 @@ from rich.console import Console
 from zoracle.cli.options import workers_option
 from zoracle.errors import InputError
 from zoracle.experiments import registry
-from zoracle.experiments.reproduce import reproduce
+from zoracle.experiments.reproduce import reproduce, spoken
 
 
 @click.command("reproduce")
@@ -26,7 +26,7 @@ from zoracle.experiments.reproduce import reproduce
 @click.option("--optimizers", help="Names or folders of learned optimizers, by commas, for those that take any.")
 @workers_option
 def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: int) -> None:
-    """Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
+    r"""Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
 
     \b
     NAME is one of
@@ -38,6 +38,7 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
     chosen = [registry.experiment(one) for one in (registry.names() if every else (name,))]
     console = Console()
     failed: list[str] = []
+    seconds = 0.0
     for experiment in chosen:
         folder = out / (f"{experiment.name}-quick" if quick else experiment.name)
         console.print(f"{experiment.name}: {experiment.summary}", markup=False, highlight=False)
@@ -49,12 +50,18 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
             failed.append(f"{experiment.name}: {error}")  # the others need not wait for its data
             console.print(f"  did not run: {error}", markup=False, highlight=False)
             continue
+        seconds += done.full_seconds or 0.0
         for note in done.notes:
             console.print(f"  {note}", style="dim", markup=False, highlight=False)
         for finding in done.outcome.findings:
             console.print(f"  {finding}", markup=False, highlight=False)
-        console.print(
-            f"  {done.paths.get('page', done.paths['table.md'])}", markup=False, highlight=False, soft_wrap=True
-        )
+        page = done.paths.get("page", done.paths["table.md"])
+        console.print(f"  {page}", markup=False, highlight=False, soft_wrap=True)
+        if done.full_seconds is not None:
+            told = spoken(done.full_seconds)
+            console.print(f"  full form, estimated: {told} of one process", markup=False, highlight=False)
+    if every and seconds:
+        told = f"all full forms, estimated: {spoken(seconds)} of one process; --workers 2 shares evaluations"
+        console.print(told, markup=False, highlight=False)
     if failed:
         raise InputError(f"{len(failed)} of {len(chosen)} experiments did not run; {'; '.join(failed)}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
+from zoracle.experiments.base import Array, Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Named
 from zoracle.experiments.drawing import BAND, best_line, lines_figure, loss_line
-from zoracle.experiments.weights import NO_UPDATE, PAPER, paper_weights, training_steps
+from zoracle.experiments.weights import NO_UPDATE, PAPER, own_form, paper_weights, training_steps
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.registry import make
 from zoracle.tasks.base import Task
@@ -38,10 +38,9 @@ def variants(context: Context, key: str, made: Task) -> Named:
     """The paper's optimizer, its ablations, and this project's own form."""
     paper = paper_weights(context, key, made)
     frozen = paper_weights(context, key, made, NO_UPDATE)
-    own = [(label, loaded.optimizer) for label, loaded in context.learned(made.name, "zo-lstm")]
     guided = {scaling: with_settings(paper, query="guided-es", guided_scaling=scaling) for scaling in _SCALINGS}
     return [
-        *own[:1],
+        own_form(context, made),
         (PAPER, paper),
         ("no-query", with_settings(paper, query="gaussian")),
         ("no-update", frozen),
@@ -55,7 +54,7 @@ def run(context: Context) -> Outcome:
     s: Settings = context.settings
     tables: list[Table] = []
     figures: list[Figure] = []
-    curves = {}
+    curves: dict[str, Array] = {}
     findings = []
     for made in (context.task("mnist"), context.task("binary-classification", dim=s.dim)):
         ids = made.ids("test")[: s.problems]
@@ -90,16 +89,16 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "ablation",
     "ZO-LSTM against no-query, no-update and Guided-ES, on the attack and on binary classification.",
-    f"""The paper's optimizer (QueryRNN and UpdateRNN), no-query (its UpdateRNN with standard Gaussian directions), \
-no-update (a QueryRNN trained under steps of ZO-SGD), and its UpdateRNN with Guided-ES directions: as published, and \
-balanced by the factor sqrt(d / k) that the public code lacks. Beside them zo-lstm, this project's form, and ZO-SGD. \
-On the first {FULL.problems} test problems of the MNIST attack, and of binary classification at d = {FULL.dim} with \
-mini-batches, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
+    f"""The paper's optimizer (QueryRNN and UpdateRNN), no-query (its UpdateRNN with standard Gaussian \
+directions), no-update (a QueryRNN trained under steps of ZO-SGD), and its UpdateRNN with Guided-ES directions: \
+as published, and balanced by the factor sqrt(d / k) that the public code lacks. Beside them zo-lstm, this \
+project's form, and ZO-SGD. On the first {FULL.problems} test problems of the MNIST attack, and of binary \
+classification at d = {FULL.dim} with mini-batches, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
 
-Weights are those of folders given by `--optimizers` (kinds zo-lstm-paper and zo-lstm-no-update), and are otherwise \
-trained on training problems of each task within the experiment by the schedule of the recipe zo-lstm-paper-mnist, \
-chosen on validation problems. The step size of ZO-SGD is tuned on the first {FULL.valid} validation problems; the \
-one that no-update steps by is the 4 / d of the public code.""",
+Weights are those of folders given by `--optimizers` (kinds zo-lstm-paper and zo-lstm-no-update), and are \
+otherwise trained on training problems of each task within the experiment by the schedule of the recipe \
+zo-lstm-paper-mnist, chosen on validation problems. The step size of ZO-SGD is tuned on the first {FULL.valid} \
+validation problems; the one that no-update steps by is the 4 / d of the public code.""",
     FULL,
     Settings(problems=3, seeds=1, budget=210, valid=3, dim=20),
     run,

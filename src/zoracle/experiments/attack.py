@@ -6,10 +6,11 @@ from functools import partial
 
 import msgspec
 
+from zoracle.checkpoint import shipped
 from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, best_line, lines_figure, loss_line, panels_figure
+from zoracle.experiments.drawing import BAND, Line, best_line, lines_figure, loss_line, panels_figure
 from zoracle.experiments.external import external
 
 
@@ -77,7 +78,7 @@ def run(context: Context) -> Outcome:
         for i in range(len(ids[: s.panels]))
     ]
 
-    def one(i: int) -> dict[str, object]:
+    def one(i: int) -> dict[str, Line]:
         some = {label: type(r)(*(leaf[:, i : i + 1] for leaf in r)) for label, r in panels.results.items()}
         return {label: loss_line(result) for label, result in some.items()}
 
@@ -86,7 +87,7 @@ def run(context: Context) -> Outcome:
             "panels",
             f"Image by image, {s.panel_seeds} repeats each",
             "Lines are means over the repeats of one image, bands 95 % intervals over them.",
-            {heading: one(i) for i, heading in enumerate(headings)},  # type: ignore[misc]
+            {heading: one(i) for i, heading in enumerate(headings)},
             x="queries", y="loss", log_y=True,
         )
     )  # fmt: skip
@@ -115,23 +116,25 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings, *, stored: bool) -> Work:
-    """What a form has to do."""
+    """What a form has to do; stored are settings of the paper's three optimizers, for the full form's steps and q."""
     tuned = (*BASELINES, "snes")
     learned = len(s.optimizers.split(","))
-    queries = comparison_queries(s.problems, s.seeds, s.budget, learned, tuned, 0 if stored else s.valid)
+    queries = comparison_queries(s.problems, s.seeds, s.budget, learned, tuned, 0)
+    queries += comparison_queries(0, 0, s.budget, 0, ("snes",) if stored else tuned, s.valid)
     queries += comparison_queries(s.panels, s.panel_seeds, s.budget, learned, tuned, 0)
     return Work(queries + comparison_queries(s.external, 1, s.budget, learned + 3, (), 0))
 
 
-_ABOUT = """Each optimizer attacks the first {problems} test images of the task {task} with {budget:,} queries an image, \
-under seeds 0 to {last}. Loss, success and distances are those of `zoracle compare`; intervals are over images, each \
-averaged over its seeds first, and failures stay in every mean.
+_ABOUT = """Each optimizer attacks the first {problems} test images of the task {task} with {budget:,} queries an \
+image, under seeds 0 to {last}. Loss, success and distances are those of `zoracle compare`; intervals are over \
+images, each averaged over its seeds first, and failures stay in every mean.
 
-Step sizes (and betas, and the evolution strategy's sigma) were tuned on validation images by the same command where \
-none are stored for this task, number of steps and q; the test images are in no choice. The panels show the first \
-{panels} test images with seeds 0 to {last_panel}. The first {external} test images are attacked by pycma too \
-(full covariance, sigma 0.03, and diagonal, sigma 0.1; population 21, seed 0) where the extra `baselines` is installed: \
-its final loss is that of its mean, its best that of its best evaluated point. evosax is left out, since it needs JAX."""
+Step sizes (and betas, and the evolution strategy's sigma) were tuned on validation images by the same command \
+where none are stored for this task, number of steps and q; the test images are in no choice. The panels show \
+the first {panels} test images with seeds 0 to {last_panel}. The first {external} test images are attacked by \
+pycma too (full covariance, sigma 0.03, and diagonal, sigma 0.1; population 21, seed 0) where the extra \
+`baselines` is installed: its final loss is that of its mean, its best that of its best evaluated point. evosax \
+is left out, since it needs JAX."""
 
 
 def _experiment(name: str, summary: str, full: Settings, quick: Settings, stored: bool) -> Experiment:
@@ -142,21 +145,27 @@ def _experiment(name: str, summary: str, full: Settings, quick: Settings, stored
     return Experiment(name, summary, about, full, quick, run, partial(work, stored=stored))
 
 
-_SMALL = {
-    "problems": 4, "seeds": 2, "budget": 420, "valid": 4, "panels": 4, "panel_seeds": 2, "external": 2,
-}  # fmt: skip
+def _quick(full: Settings, images: int) -> Settings:
+    """A few images, and a tenth of the queries."""
+    small = {"problems": images, "panels": images, "valid": images, "external": 2, "seeds": 2, "panel_seeds": 2}
+    return msgspec.structs.replace(full, budget=420, **small)
 
+
+_MNIST = Settings(task="mnist")
 MNIST = _experiment(
     "mnist-attack",
     "Learned and hand-designed optimizers on the paper's MNIST attack.",
-    Settings(task="mnist"),
-    Settings(task="mnist", **_SMALL),
+    _MNIST,
+    _quick(_MNIST, 4),
     True,
 )
+# The one trained on the task where one ships, and the one trained on MNIST.
+_OWN = [name for name in ("zo-lstm-cifar10",) if name in shipped()]
+_CIFAR10 = Settings(task="cifar10", seeds=3, valid=40, external=10, optimizers=",".join([*_OWN, "zo-lstm-mnist"]))
 CIFAR10 = _experiment(
     "cifar10-attack",
-    "The same attack on a ResNet-20 that reads CIFAR-10, the optimizer trained on MNIST carried over.",
-    Settings(task="cifar10", seeds=3, external=10, optimizers="zo-lstm-mnist"),
-    Settings(task="cifar10", optimizers="zo-lstm-mnist", **{**_SMALL, "problems": 2, "panels": 2, "valid": 2}),
+    "The same attack on a ResNet-20 that reads CIFAR-10, with the optimizer trained on MNIST carried over.",
+    _CIFAR10,
+    _quick(_CIFAR10, 2),
     False,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+from torch import Tensor
 
-from zoracle.experiments.base import Experiment, Outcome, Table, Work, differences_table, rows_table
+from zoracle.evaluation.metrics import ratio
+from zoracle.experiments.base import Array, Experiment, Outcome, Table, Work, differences_table, rows_table
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, Line, best_line, panels_figure, points_line
-from zoracle.experiments.drawing import lines_figure
-from zoracle.evaluation.metrics import ratio
+from zoracle.experiments.drawing import BAND, Line, best_line, lines_figure, panels_figure, points_line
 
 _TUNED = (*BASELINES, "snes")
 
@@ -38,9 +38,9 @@ def run(context: Context) -> Outcome:
     """Run the experiment."""
     s: Settings = context.settings
     tables: list[Table] = []
-    curves = {}
+    curves: dict[str, Array] = {}
     panels: dict[str, dict[str, Line]] = {}
-    ratios: dict[str, list[object]] = {}
+    ratios: dict[str, list[Tensor]] = {}
     for d in s.dimensions:
         made = context.task("binary-classification", dim=d)
         learned = [(label, loaded.optimizer) for label, loaded in context.learned(made.name, s.optimizers)]
@@ -59,7 +59,7 @@ def run(context: Context) -> Outcome:
             "dimension",
             "Final / initial loss against the dimension",
             f"Losses of all samples, evaluated to report. {BAND}",
-            {label: points_line(s.dimensions, values) for label, values in ratios.items()},  # type: ignore[arg-type]
+            {label: points_line(s.dimensions, values) for label, values in ratios.items()},
             x="dimension d", y="final / initial loss", log_x=True, markers=True, zero=True,
         ),
         panels_figure(
@@ -85,13 +85,14 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "binary-classification",
     "Stochastic binary classification: optimizers trained elsewhere used at dimensions 10 to 1,000.",
-    f"""f(w) = mean (y - sigmoid(w^T x))^2 on 500 random samples a problem, 64 of them in the mini-batch of a step, with \
-a task of its own for each dimension: {", ".join(map(str, FULL.dimensions))}. The first {FULL.problems} test problems, \
-{FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
+    f"""f(w) = mean (y - sigmoid(w^T x))^2 on 500 random samples a problem, 64 of them in the mini-batch of a \
+step, with a task of its own for each dimension: {", ".join(map(str, FULL.dimensions))}. The first \
+{FULL.problems} test problems, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
 
-The learned optimizers run as they are, whatever they were trained on: shipped ones, or those named by `--optimizers`, \
-a training at one dimension say. Step sizes of the hand-designed ones are tuned at each dimension on its first \
-{FULL.valid} validation problems. Final and initial losses are of all samples; intervals are over problems.""",
+The learned optimizers run as they are, whatever they were trained on: shipped ones, or those named by \
+`--optimizers`, a training at one dimension say. Step sizes of the hand-designed ones are tuned at each \
+dimension on its first {FULL.valid} validation problems. Final and initial losses are of all samples; intervals \
+are over problems.""",
     FULL,
     Settings(dimensions=(10, 30), problems=3, seeds=1, budget=210, valid=3),
     run,

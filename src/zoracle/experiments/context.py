@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from zoracle import __version__
 from zoracle.checkpoint import Loaded
 from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation.chosen import chosen
-from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
+from zoracle.evaluation.describe import config_hash, ids_hash, optimizer_config, task_config
 from zoracle.evaluation.entries import folder, sentence
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.progress import Display
@@ -53,8 +53,10 @@ class Trained(NamedTuple):
     """What a meta-training led to."""
 
     optimizer: Optimizer[Any, Any]
-    history: list[dict[str, Any]]
-    """A report an unroll."""
+    history: dict[str, Tensor]
+    """meta_loss and ratio (unrolls,) of each unroll."""
+    validated: float
+    """The best validation."""
     seconds: float
     evaluations: dict[str, int]
     """Points and true gradients that training evaluated, by purpose; validation by itself."""
@@ -111,6 +113,7 @@ class Context:
         self.workers, self.display = workers, display
         self.notes: list[str] = []
         self.tuned: list[Tuned] = []
+        self._searched: dict[str, Tuned] = {}
         self.meter = Meter()
 
     def task(self, name: str, **settings: Any) -> Task:
@@ -175,8 +178,7 @@ class Context:
         settings: dict[str, dict[str, Any]] = {}
         base = self.run.pieces / key
         for index, (label, given) in enumerate(optimizers):
-            optimizer, sources[label] = self._tuned(base, index, label, with_directions(given, num_directions), made,
-                                                    budget, valid)  # fmt: skip
+            optimizer, sources[label] = self._tuned(label, with_directions(given, num_directions), made, budget, valid)
             found = evaluate(
                 optimizer,
                 made,
@@ -198,14 +200,7 @@ class Context:
         return Compared(rows_of(results, settings, sources), results)
 
     def _tuned(
-        self,
-        base: Path,
-        index: int,
-        label: str,
-        optimizer: Optimizer[Any, Any],
-        made: Task,
-        budget: int,
-        valid: int,
+        self, label: str, optimizer: Optimizer[Any, Any], made: Task, budget: int, valid: int
     ) -> tuple[Optimizer[Any, Any], str]:
         """An optimizer with tuned settings where its own are defaults, and where they came from."""
         name = tunable(optimizer)
@@ -215,23 +210,34 @@ class Context:
         q = directions_of(optimizer)
         others_default = optimizer.config == with_directions(type(optimizer)(), q).config
         record = tuned(task_config(made), name, steps, q) if others_default else None
-        source: Literal["tuned", "tuned in this run"] = "tuned"
+        source = "tuned"
         if record is None:
             source = "tuned in this run"
+            record = self._search(label, optimizer, made, steps, valid)
+        elif record not in self.tuned:
+            self.tuned.append(record)
+        self.note(f"{made.name}, d = {made.dim}, {steps} steps: {sentence(label, record, _HOW[source])}")
+        return with_settings(optimizer, **record.chosen), source
+
+    def _search(self, label: str, optimizer: Optimizer[Any, Any], made: Task, steps: int, valid: int) -> Tuned:
+        """Settings for one task, number of steps and q, searched for once however many comparisons need them."""
+        about = [task_config(made), optimizer_config(optimizer), steps, valid]
+        slot = f"{made.name}-{config_hash(about)[:12]}"
+        if slot not in self._searched:
             record = tune(
                 made,
                 optimizer,
                 ids=made.ids("valid")[:valid],
                 steps=steps,
-                grid=_quick_grid(name) if self.quick else None,
-                resume_dir=base / "tuning" / folder(index, label),
+                grid=_quick_grid(str(tunable(optimizer))) if self.quick else None,
+                resume_dir=self.run.pieces / "tuning" / slot,
                 on_progress=self.display.steps_of(f"tuning {label}"),
                 workers=self.workers,
             )
+            self._searched[slot] = record
+            self.tuned.append(record)
             self.meter.add("tuning", record.queries)
-        self.tuned.append(record)
-        self.note(f"{made.name}, d = {made.dim}, {steps} steps: {sentence(label, record, _HOW[source])}")
-        return with_settings(optimizer, **record.chosen), source
+        return self._searched[slot]
 
     def trained(self, key: str, config: TrainConfig) -> Trained:
         """Meta-train an optimizer, or go on with it.
@@ -248,19 +254,23 @@ class Context:
 
         def report(told: Report) -> None:
             done = sum(stage.unrolls for stage in config.stages[: told.stage]) + told.unroll
-            tell(done, total)
             with (place / _HISTORY).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
+            tell(done, total)
 
         optimizer = trainer.run(report)
         lines = (place / _HISTORY).read_text(encoding="utf-8").splitlines()
-        # A killed training repeats what its checkpoint did not hold; the last report of an unroll counts.
-        history = {record["done"]: record for record in map(json.loads, lines)}
+        # One line an unroll; a kill between a checkpoint and its line leaves a gap in these curves, and nowhere else.
+        known = {record["done"]: record for record in map(json.loads, lines)}
+        history = {
+            name: torch.tensor([float(known.get(i + 1, {}).get(name, math.nan)) for i in range(total)])
+            for name in ("meta_loss", "ratio")
+        }
         for purpose, count in trainer.spent.items():
             self.meter.add(f"training, {purpose}", count)
         self.meter.trained += sum(s.unrolls * s.steps * s.meta_batch for s in config.stages)
         self.meter.training_seconds += trainer.seconds
-        return Trained(optimizer, [history[i] for i in sorted(history)], trainer.seconds, dict(trainer.spent))
+        return Trained(optimizer, history, trainer.validated, trainer.seconds, dict(trainer.spent))
 
     def kept(
         self, key: str, made: Task, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]

@@ -6,7 +6,7 @@ import msgspec
 import torch
 
 from zoracle.evaluation.intervals import clustered
-from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, records_table
+from zoracle.experiments.base import Array, Experiment, Figure, Outcome, Table, Work, records_table
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries, queries_to
 from zoracle.experiments.context import Context
 from zoracle.experiments.drawing import BAND, lines_figure, points_line
@@ -41,7 +41,7 @@ def run(context: Context) -> Outcome:
     s: Settings = context.settings
     tables: list[Table] = []
     figures: list[Figure] = []
-    curves = {}
+    curves: dict[str, Array] = {}
     # Without mini-batches: what is asked for is when a loss was reached, not when a sample was lucky.
     for name, settings in (("quadratic", {}), ("binary-classification", {"batch_size": None})):
         reached: dict[str, list[torch.Tensor]] = {}
@@ -90,10 +90,11 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "dimension",
     "Queries to a fixed loss against the dimension.",
-    f"""Points evaluated until one of them has a loss of at most {FULL.fraction:g} times the initial one, on random \
-quadratics and on binary classification without mini-batches, at d = {", ".join(map(str, FULL.dimensions))}. The first \
-{FULL.problems} test problems at each dimension, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}; a problem \
-that never gets there counts at the whole budget. Counts are whole steps.
+    f"""Points evaluated until one of them has a loss of at most {FULL.fraction:g} times the initial one, on \
+random quadratics and on binary classification without mini-batches, at d = \
+{", ".join(map(str, FULL.dimensions))}. The first {FULL.problems} test problems at each dimension, \
+{FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}; a problem that never gets there counts at the whole \
+budget. Counts are whole steps.
 
 The learned optimizers run as they are; step sizes of the others are tuned at each dimension on its first \
 {FULL.valid} validation problems, by final / initial loss.""",

@@ -93,7 +93,7 @@ def lines_figure(
             axes.set_ylim(bottom=0)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend(frameon=False, fontsize=9)
+        _legend(figure, axes)
 
     return Figure(name, title, caption, draw)
 
@@ -116,10 +116,18 @@ def panels_figure(
             axes.tick_params(labelsize=8)
         figure.supxlabel(x, fontsize=10)
         figure.supylabel(y, fontsize=10)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+        _legend(figure, grid.flat[0])
 
     return Figure(name, title, caption, draw, (2.3 * columns + 0.6, 1.9 * rows + 1.0))
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Above the axes, where no line can be hidden by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    across = max(1, int(figure.get_figwidth() / 1.7))
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(across, len(labels)), frameon=False, fontsize=9
+    )
 
 
 def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 1.8) -> None:
@@ -130,14 +138,15 @@ def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 
         known = np.isfinite(found.mean)
         here = [part[known] for part in found]
         if not here[0].size:
+            axes.plot([], [], color=colour, dashes=dash, linewidth=width, label=label)  # for the legend
             continue
         ends = not markers and here[0].size <= 2 < found.x.size
         if ends:
             axes.plot(here[0], here[1], color=colour, linestyle=":", linewidth=0.9, marker="o", label=label)
             continue
         band = np.isfinite(here[2])
-        axes.fill_between(here[0][band], here[2][band], here[3][band], color=colour, alpha=0.15, linewidth=0)
-        marker = {"marker": "o", "markersize": 4} if markers else {}
+        axes.fill_between(here[0][band], here[2][band], here[3][band], color=colour, alpha=0.12, linewidth=0)
+        marker = {"marker": "o", "markersize": 4} if markers or here[0].size == 1 else {}
         axes.plot(here[0], here[1], color=colour, dashes=dash, linewidth=width, label=label, **marker)
 
 
@@ -153,6 +162,8 @@ def scale(axes: Any, lines: Mapping[str, Line], *, log_x: bool, log_y: bool) -> 
             low, high = axis.get_view_interval()
             axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0)))
             axis.set_minor_formatter(ticker.NullFormatter())
+        if axis is axes.yaxis:
+            axes.set_ylim(*_limits(lines, log=bool(wanted)))
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}")
 
 
@@ -188,6 +199,25 @@ def write_figure(figure: Figure, folder: Path) -> list[Path]:
             paths.append(folder / f"{figure.name}.{form}")
             write_bytes(paths[-1], buffer.getvalue())
     return paths
+
+
+def _limits(lines: Mapping[str, Line], *, log: bool) -> tuple[float | None, float | None]:
+    """Limits that show every mean, and as much of the bands as does not squeeze the means together."""
+    means = np.concatenate([one.mean[np.isfinite(one.mean)] for one in lines.values()] or [np.empty(0)])
+    if not means.size:
+        return None, None
+    low, high = float(means.min()), float(means.max())
+    bands = np.concatenate([band[np.isfinite(band)] for one in lines.values() for band in (one.low, one.high)])
+    bands = np.concatenate((bands, means))
+    if log:
+        room = 1.6 * (high / low) ** 0.1
+        bottom, top = max(low / room, 0.95 * max(float(bands.min()), 1e-300)), min(high * room, 1.05 * bands.max())
+    else:
+        room, pad = 0.35 * (high - low), 0.05 * (high - low)
+        bottom, top = max(low - room, bands.min() - pad), min(high + room, bands.max() + pad)
+    if not bottom < top:  # all the same
+        return None, None
+    return float(bottom), float(top)
 
 
 def _thin(found: Line, most: int = 400) -> Line:

@@ -158,7 +158,7 @@ class _Strategy:
 
 
 def external(quick: bool) -> tuple[list[tuple[str, Optimizer[Any, Any]]], str | None]:
-    """pycma's rows with the settings that the paper's public code is compared with, or a note why there are none."""
+    """Pycma's rows with the settings that the paper's public code is compared with, or a note why there are none."""
     try:
         full = [] if quick else [("pycma", PyCMA(sigma=0.03))]
         return [*full, ("pycma-diagonal", PyCMA(sigma=0.1, diagonal=True))], None

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle.errors import InputError
 from zoracle.evaluation.describe import optimizer_config, task_config
 from zoracle.evaluation.intervals import clustered
 from zoracle.evaluation.tune import tuned
@@ -17,7 +15,7 @@ from zoracle.experiments.alongside import MEASURES, alongside
 from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, records_table
 from zoracle.experiments.context import Context, Named, described
 from zoracle.experiments.drawing import BAND, line, lines_figure
-from zoracle.experiments.weights import PAPER, paper_weights, training_steps
+from zoracle.experiments.weights import PAPER, own_form, paper_weights, training_steps
 from zoracle.optimizers.base import with_directions, with_settings
 from zoracle.optimizers.registry import make
 from zoracle.tasks.base import Task
@@ -60,11 +58,7 @@ def run(context: Context) -> Outcome:
     s: Settings = context.settings
     made = context.task("mnist")
     ids = made.ids(s.split)[: s.problems]
-    own = [(label, loaded) for label, loaded in context.learned(made.name, "zo-lstm")]
-    candidates = [(label, loaded.optimizer) for label, loaded in own if loaded.metadata.get("name") == "zo-lstm"]
-    if not candidates:
-        raise InputError("--optimizers names no zo-lstm whose trajectories to follow; add one, zo-lstm say")
-    label, learned = candidates[0]
+    label, learned = own_form(context, made)
     riders = estimators(context, made, s.num_directions)
     references = [(label, with_directions(learned, s.num_directions)), ("zo-sgd", _descent(context, made, s))]
     tables: list[Table] = []
@@ -76,23 +70,18 @@ def run(context: Context) -> Outcome:
         others = riders if name == label else [rider for rider in riders if rider[0] != "gaussian"]
         heading = name if name == label else "gaussian"
         found = _measured(context, made, ids, name, heading, reference, others)
-        records = [
-            _record(estimator, values, found["success"]) for estimator, values in found.items() if "/" in estimator
-        ]
+        estimates = {key: values for key, values in found.items() if key.startswith("estimate/")}
+        records = [_record(key, values, found["success"]) for key, values in estimates.items()]
         records.sort(key=lambda record: -record["cosine"])
         title = f"Along trajectories of {name}: {len(ids)} {s.split} problems of {made.name}, q = {s.num_directions}"
         tables.append(records_table(f"along {name}", title, _COLUMNS, records))
-        curves |= {f"{name}/{key}": tensor.numpy() for key, tensor in found.items() if key not in ("seconds", "points")}
+        curves |= {f"{name}/{key}": tensor.numpy() for key, tensor in found.items()}
         figures.append(
             lines_figure(
                 f"cosine-{name}",
                 f"Cosine similarity to the true gradient, along {name}",
-                f"{BAND} Smoothed over {_WINDOW} steps.",
-                {
-                    key.removeprefix("estimate/"): _smooth(values[0])
-                    for key, values in found.items()
-                    if key.startswith("estimate/")
-                },
+                f"{BAND} Means over a twentieth of the steps each.",
+                {key.removeprefix("estimate/"): _smooth(values[0]) for key, values in estimates.items()},
                 x="step", y="cosine",
             )
         )  # fmt: skip
@@ -112,15 +101,16 @@ def _measured(
     tell = context.display.steps_of(f"along {name}")
     seeds: list[dict[str, Tensor]] = []
     groups = [ids[i : i + _GROUP] for i in range(0, len(ids), _GROUP)]
+    total = s.seeds * len(groups) * s.steps
     for seed in range(s.seeds):
         parts = []
         for j, some in enumerate(groups):
-            before, total = seed * len(groups) + j, s.seeds * len(groups) * s.steps
+            before = (seed * len(groups) + j) * s.steps
 
             def compute(some: tuple[int, ...] = some, seed: int = seed, before: int = before) -> dict[str, Tensor]:
                 quality = alongside(
                     reference, riders, made, some, label=label, seed=seed, steps=s.steps,
-                    on_step=lambda done, _: tell(before * s.steps + done, total),
+                    on_step=lambda done, _: tell(before + done, total),
                 )  # fmt: skip
                 tensors = {f"estimate/{key}": value.transpose(1, 2) for key, value in quality.measured.items()}
                 points = torch.tensor(quality.points)
@@ -174,15 +164,12 @@ def _record(key: str, values: Tensor, success: Tensor) -> dict[str, Any]:
     return record
 
 
-_WINDOW = 10
-
-
 def _smooth(values: Tensor) -> Any:
-    """(S, P, T) as a line of means over windows of steps."""
+    """(S, P, T) as a line of means over twenty windows of steps."""
     t = values.shape[2]
-    width = min(_WINDOW, t)
-    whole = values[..., : t - t % width].unflatten(2, (-1, width)).nanmean(3)
-    return line(np.arange(whole.shape[2]) * width + width / 2, whole)
+    width = max(1, t // 20)
+    whole = values[..., : t - t % width].reshape(*values.shape[:2], -1, width).nanmean(3)
+    return line([width * (i + 0.5) for i in range(whole.shape[2])], whole)
 
 
 def work(s: Settings) -> Work:
@@ -195,17 +182,17 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "gradient-quality",
     "Cosine, error and variance of gradient estimates along the same trajectories.",
-    f"""At every iterate of a trajectory each estimator draws its q = {FULL.num_directions} directions twice, and the \
-two estimates are compared with the true gradient (counted as monitoring, as all queries are that the trajectory does \
-not need). Cosine: its mean. Error: after the best scaling of both draws by one number, squared, relative to the \
-gradient. Variance: of the estimate, relative to its own mean square. "Before" are the steps that begin before any \
-point of the problem has succeeded. All steps count, the last ones near a minimum too.
+    f"""At every iterate of a trajectory each estimator draws its q = {FULL.num_directions} directions twice, \
+and the two estimates are compared with the true gradient (counted as monitoring, as all queries are that the \
+trajectory does not need). Cosine: its mean. Error: after the best scaling of both draws by one number, squared, \
+relative to the gradient. Variance: of the estimate, relative to its own mean square. "Before" are the steps \
+that begin before any point of the problem has succeeded. All steps count, the last ones near a minimum too.
 
-Trajectories: {FULL.steps} steps of zo-lstm, and of ZO-SGD, on the first {FULL.problems} validation images of the MNIST \
-attack, seed 0. QueryRNN and Guided-ES keep states of their own along them, made of their own estimates and the steps \
-that the trajectory took. zo-lstm is measured along its own trajectory only: its state holds steps in units of its own. \
-QueryRNN has the weights given by `--optimizers`, or is trained in the run. Intervals are over images, each averaged \
-over its steps first.""",
+Trajectories: {FULL.steps} steps of zo-lstm, and of ZO-SGD, on the first {FULL.problems} validation images of \
+the MNIST attack, seed 0. QueryRNN and Guided-ES keep states of their own along them, made of their own \
+estimates and the steps that the trajectory took. zo-lstm is measured along its own trajectory only: its state \
+holds steps in units of its own. QueryRNN has the weights given by `--optimizers`, or is trained in the run. \
+Intervals are over images, each averaged over its steps first.""",
     FULL,
     Settings(problems=3, steps=10),
     run,

@@ -7,7 +7,7 @@ import torch
 
 from zoracle.errors import InputError
 from zoracle.evaluation.metrics import ratio
-from zoracle.experiments.base import Experiment, Outcome, Table, Work, rows_table
+from zoracle.experiments.base import Array, Experiment, Outcome, Table, Work, rows_table
 from zoracle.experiments.common import arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
 from zoracle.experiments.drawing import BAND, lines_figure, points_line
@@ -42,7 +42,7 @@ def run(context: Context) -> Outcome:
     made = context.task("mnist")
     ids = made.ids("test")[: s.problems]
     tables: list[Table] = []
-    curves = {}
+    curves: dict[str, Array] = {}
     ratios: dict[str, dict[int, torch.Tensor]] = {}
     for q in s.directions:
         able = []
@@ -83,11 +83,11 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "num-directions",
     "Query directions a step, q from 1 to 100, at equal queries.",
-    f"""The MNIST attack on its first {FULL.problems} test images, {FULL.budget:,} queries each whatever q is: \
-q = {", ".join(map(str, FULL.directions))}, and as many steps as the queries pay for. Seeds 0 to {FULL.seeds - 1}.
+    f"""The MNIST attack on its first {FULL.problems} test images, {FULL.budget:,} queries each whatever q is: q \
+= {", ".join(map(str, FULL.directions))}, and as many steps as the queries pay for. Seeds 0 to {FULL.seeds - 1}.
 
-The learned optimizers were trained with one q and run with the others as they are; where one cannot, it has no row. \
-Step sizes of the hand-designed ones are tuned for each q on the first {FULL.valid} validation images.""",
+The learned optimizers were trained with one q and run with the others as they are; where one cannot, it has no \
+row. Step sizes of the hand-designed ones are tuned for each q on the first {FULL.valid} validation images.""",
     FULL,
     Settings(directions=(1, 5, 20), problems=3, seeds=1, budget=126, valid=3),
     run,

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from zoracle import __version__
 from zoracle.errors import MissingExtraError, require
+from zoracle.evaluation.chosen import chosen
 from zoracle.evaluation.entries import OnProgress
 from zoracle.evaluation.metrics import DEFINITIONS
 from zoracle.evaluation.progress import shown
@@ -34,6 +35,8 @@ class Reproduced(NamedTuple):
     """The files written, by name."""
     queries: dict[str, int]
     """Points evaluated, by purpose."""
+    full_seconds: float | None
+    """An estimate of the full form's seconds in one process, at the pace of this run; None where nothing was timed."""
 
 
 def reproduce(
@@ -56,7 +59,8 @@ def reproduce(
         quick: the form that shows in a minute that it runs; its numbers say nothing.
         settings: other settings than those of its form.
         optimizers: names or folders of learned optimizers, separated by commas, where it takes any.
-        workers: processes that share evaluations; changes speed only.
+        workers: processes that share evaluations; changes speed, and how problems are batched, hence the last bits of
+            what most networks answer.
         command: how it was asked for, JSON values; kept in the folder.
         console: where progress is shown; None shows none.
         on_progress: told after each step.
@@ -65,6 +69,8 @@ def reproduce(
         InputError: data are missing, an optimizer is unknown, or the folder cannot be used.
     """
     check_workers(workers)
+    if optimizers is not None:
+        chosen(optimizers, "")  # a wrong name is told before there is a folder
     settings = settings or (experiment.quick if quick else experiment.full)
     config = {
         "command": "reproduce",
@@ -100,18 +106,23 @@ def reproduce(
             _draw(run.path, experiment, outcome, context, config, paths)
         except MissingExtraError as error:
             context.note(f"no figures and no page were written: {error}")
-    return Reproduced(outcome, context.notes, paths, context.meter.queries)
+    return Reproduced(outcome, context.notes, paths, context.meter.queries, seconds)
 
 
 def duration(seconds: float | None) -> str:
     """About how long the full form takes, as a sentence."""
     if seconds is None:
         return "No estimate of the full form's time: nothing was timed here."
-    alone = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1.0, seconds / 60):.0f} minutes"
     return (
-        f"An estimate of the full form's time, from its queries and the pace measured in this run: {alone} of one "
-        "process; two workers on two cores share its evaluations, and training stays with one."
+        f"An estimate of the full form's time, from its queries and the pace of this run: {spoken(seconds)} of one "
+        "process; two workers on two cores share its evaluations, and training stays with one. Small batches, as "
+        "in the quick form, are slower a query than large ones."
     )
+
+
+def spoken(seconds: float) -> str:
+    """A time, about."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1.0, seconds / 60):.0f} minutes"
 
 
 def _draw(

@@ -62,15 +62,18 @@ def work(s: Settings) -> Work:
 
 
 FULL = Settings()
+_EACH = ", ".join(f"{p:g}" for p in FULL.probabilities)
 EXPERIMENT = Experiment(
     "sampling-frequency",
     "The probability of the learned covariance, 0 to 1.",
-    f"""The paper's optimizer draws the directions of a step from QueryRNN's covariance with probability p, and from the \
-standard Gaussian otherwise, by one keyed coin a step: p = {", ".join(f"{p:g}" for p in FULL.probabilities)}. The MNIST \
-attack on its first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
+    f"""The paper's optimizer draws the directions of a step from QueryRNN's covariance with probability p, and \
+from the standard Gaussian otherwise, by one keyed coin a step: \
+p = {_EACH}. The MNIST \
+attack on its first {FULL.problems} test images, {FULL.budget:,} queries each, \
+seeds 0 to {FULL.seeds - 1}.
 
-The weights are those of a folder given by `--optimizers` (kind zo-lstm-paper), and are otherwise trained within the \
-experiment by the recipe zo-lstm-paper-mnist on training images, chosen on validation images at p = 0.5.""",
+The weights are those of a folder given by `--optimizers` (kind zo-lstm-paper), and are otherwise trained within \
+the experiment by the recipe zo-lstm-paper-mnist on training images, chosen on validation images at p = 0.5.""",
     FULL,
     Settings(probabilities=(0.0, 0.5, 1.0), problems=3, seeds=1, budget=210),
     run,

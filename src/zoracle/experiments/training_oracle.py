@@ -83,14 +83,13 @@ def run(context: Context) -> Outcome:
         lines, x="unroll", y="final / initial loss", log_y=True,
     )  # fmt: skip
     curves: dict[str, Any] = arrays(found.results)
-    curves |= {f"{name}.{key}": np.array([h[key] for h in one.history], dtype=float) for name, one in trained.items()
-               for key in ("ratio", "meta_loss")}  # fmt: skip
+    curves |= {f"{name}.{key}": values.numpy() for name, one in trained.items() for key, values in one.history.items()}
     return Outcome(tables, [figure], curves)
 
 
 def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
     """What a training cost, and how far its first unroll is from that of another."""
-    begun, reference = one.history[0]["meta_loss"], first.history[0]["meta_loss"]
+    begun, reference = (float(training.history["meta_loss"][0]) for training in (one, first))
     return {
         "training": name,
         "points": one.evaluations.get("points", 0),
@@ -99,12 +98,12 @@ def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
         "seconds": one.seconds,
         "first_meta_loss": begun,
         "apart": abs(begun - reference) / abs(reference),
-        "validated": one.history[-1]["best"],
+        "validated": one.validated,
     }
 
 
 def _line(one: Trained) -> Line:
-    values = np.array([report["ratio"] for report in one.history], dtype=float)
+    values = one.history["ratio"].double().numpy()
     nothing = np.full_like(values, np.nan)
     return Line(np.arange(1, values.size + 1, dtype=float), values, nothing, nothing)
 
@@ -120,12 +119,12 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "training-oracle",
     "Meta-training through true gradients against coordinatewise differences: result and cost.",
-    f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with true \
-gradients of the target and queries answered by inner products with them; with true gradients and real queries; and \
-with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is never differentiated. \
-Points and true gradients that training evaluates are counted (a gradient counts one), and validation by itself. All \
-three begin with the same weights, problems and directions, so the meta-losses of their first unrolls say how far the \
-approximations are apart before the weights are.
+    f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with \
+true gradients of the target and queries answered by inner products with them; with true gradients and real \
+queries; and with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is \
+never differentiated. Points and true gradients that training evaluates are counted (a gradient counts one), and \
+validation by itself. All three begin with the same weights, problems and directions, so the meta-losses of \
+their first unrolls say how far the approximations are apart before the weights are.
 
 What they led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to \
 {FULL.seeds - 1}.""",

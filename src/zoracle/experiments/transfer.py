@@ -28,10 +28,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         valid: validation problems for step sizes.
     """
 
-    problems: int = 100
+    problems: int = 50
     seeds: int = 2
     budget: int = 4200
-    valid: int = 50
+    valid: int = 20
 
 
 def candidates(context: Context) -> dict[str, Loaded]:
@@ -103,8 +103,8 @@ def run(context: Context) -> Outcome:
         figures.append(
             panels_figure(
                 "curves", "Best loss so far, task by task",
-                f"{BAND} The legend is that of the first task.",
-                _alike(panels), x="queries per problem", y="best loss so far", log_y=True,
+                BAND,
+                _alike(panels, [*every, *_TUNED]), x="queries per problem", y="best loss so far", log_y=True,
             )
         )  # fmt: skip
     return Outcome(tables, figures, curves, [_sentence(count) for count in counts])
@@ -136,9 +136,8 @@ def _sentence(count: dict[str, Any]) -> str:
     return f"{count['optimizer']} beats every tuned baseline by final loss on {count['clean']} (tasks not trained on)."
 
 
-def _alike(panels: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _alike(panels: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, dict[str, Any]]:
     """Every label in every panel in one order, so that one legend serves all; empty lines where one did not run."""
-    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     some = next(iter(next(iter(panels.values())).values()))
     nothing = type(some)(*(part[:0] for part in some))
     return {name: {label: lines.get(label, nothing) for label in labels} for name, lines in panels.items()}
@@ -154,13 +153,13 @@ FULL = Settings()
 EXPERIMENT = Experiment(
     "transfer",
     "Every shipped optimizer on every task that it was not trained on.",
-    f"""The shipped learned optimizers (and those named by `--optimizers`) run as they are, with no setting changed, on \
-every task that they were not trained on, beside ZO-SGD, ZO-signSGD, ZO-ADAM and SNES tuned on that very task's \
-validation problems: the first {FULL.valid}, or stored settings. The first {FULL.problems} test problems of each task, \
-{FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
+    f"""The shipped learned optimizers (and those named by `--optimizers`) run as they are, with no setting \
+changed, on every task that they were not trained on, beside ZO-SGD, ZO-signSGD, ZO-ADAM and SNES tuned on that \
+very task's validation problems: the first {FULL.valid}, or stored settings. The first {FULL.problems} test \
+problems of each task, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
 
-A win (a loss) is a paired difference of final loss whose 95 % interval over problems lies below (above) zero. Every \
-task is reported; one whose data are missing is named and counts neither way.""",
+A win (a loss) is a paired difference of final loss whose 95 % interval over problems lies below (above) zero. \
+Every task is reported; one whose data are missing is named and counts neither way.""",
     FULL,
     Settings(problems=3, seeds=1, budget=210, valid=3),
     run,

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from zoracle.evaluation.chosen import chosen
 from zoracle.evaluation.describe import task_config
 from zoracle.experiments.context import Context
 from zoracle.metatrain.config import TrainConfig, parse
@@ -49,6 +50,14 @@ def paper_weights(context: Context, key: str, made: Task, kind: str = PAPER) -> 
         + ("by the quick form's config" if context.quick else "by the schedule of the recipe zo-lstm-paper-mnist")
     )
     return context.trained(f"{key}-{kind}", config).optimizer
+
+
+def own_form(context: Context, made: Task) -> tuple[str, Optimizer[Any, Any]]:
+    """This project's own form, zo-lstm: the user's where `--optimizers` names one, else the shipped one."""
+    given = [] if context.optimizers is None else context.learned(made.name, "")
+    own = [(label, loaded) for label, loaded in given if loaded.metadata["name"] == "zo-lstm"]
+    label, loaded = (own or chosen("zo-lstm", made.name))[0]
+    return label, loaded.optimizer
 
 
 def training_steps(kinds: tuple[str, ...]) -> float:

@@ -1,0 +1,397 @@
+"""`zoracle reproduce`: every experiment in its quick form, what it writes, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from zoracle.checkpoint import resolve, save_optimizer, shipped
+from zoracle.cli.main import main
+from zoracle.errors import InputError
+from zoracle.evaluation.evaluate import evaluate
+from zoracle.experiments import registry
+from zoracle.experiments.alongside import _measures, alongside
+from zoracle.experiments.base import Work
+from zoracle.experiments.common import queries_to, verdict
+from zoracle.experiments.context import Meter
+from zoracle.experiments.drawing import line
+from zoracle.experiments.reproduce import reproduce
+from zoracle.experiments.weights import paper_config
+from zoracle.objectives.callable import CallableObjective
+from zoracle.optimizers.registry import make
+from zoracle.oracle import Oracle
+from zoracle.rollout import rollout
+from zoracle.tasks import task
+from zoracle.types import Purpose
+
+NAMES = registry.names()
+drawn = pytest.mark.skipif(not (find_spec("matplotlib") and find_spec("jinja2")), reason="the extra report draws")
+needs_cma = pytest.mark.skipif(find_spec("cma") is None, reason="the extra baselines installs cma")
+
+#: Smaller still than the quick forms, so that all of them together take seconds.
+TINY = {
+    "mnist-attack": {"problems": 2, "budget": 105, "panels": 2, "seeds": 1, "panel_seeds": 2, "valid": 2},
+    "cifar10-attack": {"problems": 2, "budget": 105, "panels": 1, "seeds": 1, "panel_seeds": 2, "valid": 2},
+    "binary-classification": {"dimensions": (5,), "budget": 105, "problems": 2},
+    "ablation": {"problems": 2, "budget": 105, "dim": 5},
+    "gradient-quality": {"problems": 2, "steps": 4},
+    "dimension": {"dimensions": (4, 8), "problems": 2, "budget": 105},
+    "num-directions": {"directions": (1, 5), "problems": 2, "budget": 42},
+    "sampling-frequency": {"probabilities": (0.0, 1.0), "problems": 2, "budget": 105},
+    "training-oracle": {"problems": 2, "budget": 105},
+    "transfer": {"problems": 2, "budget": 105},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("ZORACLE_DATA", raising=False)
+    monkeypatch.setenv("ZORACLE_CACHE", str(tmp_path / "cache"))
+
+
+def tiny(name):
+    return msgspec.structs.replace(registry.experiment(name).quick, **TINY[name])
+
+
+def run(name, out, **options):
+    return reproduce(registry.experiment(name), out, quick=True, settings=tiny(name), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Each experiment run once, and its folder, however many tests look at it."""
+    known = {}
+
+    def get(name):
+        if name not in known:
+            folder = tmp_path_factory.mktemp("done") / name
+            known[name] = (run(name, folder), folder)
+        return known[name]
+
+    return get
+
+
+@drawn
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_writes_its_folder(name, finished):
+    done, out = finished(name)
+    config = json.loads((out / "config.json").read_text())
+    assert (config["experiment"], config["quick"]) == (name, True)
+    tables = json.loads((out / "table.json").read_text())
+    assert tables
+    assert all(tables.values()), "no table is empty"
+    assert all(f"## {table.title}" in (out / "table.md").read_text() for table in done.outcome.tables)
+    with np.load(out / "curves.npz") as curves:
+        assert len(curves.files) > 0
+        assert all(curves[key].size for key in curves.files)
+    for figure in done.outcome.figures:
+        assert (out / "figures" / f"{figure.name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (out / "figures" / f"{figure.name}.svg").read_text()
+        assert f'src="figures/{figure.name}.svg"' in (out / "index.html").read_text()
+    assert done.outcome.figures
+    ledger = json.loads((out / "queries.json").read_text())
+    assert ledger["queries"] == done.queries
+    assert sum(done.queries.values()) > 0
+    assert ledger["full_form"]["estimated_seconds"] > 0
+    page = (out / "index.html").read_text()
+    assert "Its numbers say nothing" in page
+    assert "An estimate of the full form" in page
+    if name in ("mnist-attack", "cifar10-attack"):
+        assert any("stands in" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_says_what_it_measures(name):
+    found = registry.experiment(name)
+    assert found.name == name
+    assert "test" in found.about or "validation" in found.about
+    assert "seed" in found.about.lower()
+    assert found.work(found.full).queries > found.work(found.quick).queries > 0
+
+
+def test_a_wrong_name_is_one_line(capsys, tmp_path):
+    assert main(["reproduce", "mnist-atack", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "did you mean mnist-attack?" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_optimizer_is_told_before_there_is_a_folder(capsys, tmp_path):
+    assert main(["reproduce", "transfer", "--quick", "--optimizers", "zo-lstn", "--out", str(tmp_path)]) == 2
+    assert "'zo-lstn' is unknown" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_full_form_needs_its_data(tmp_path):
+    with pytest.raises(InputError, match="target"):
+        reproduce(registry.experiment("mnist-attack"), tmp_path / "out")
+
+
+def test_a_folder_of_another_form_is_refused(tmp_path):
+    run("num-directions", tmp_path / "out")
+    with pytest.raises(InputError, match="another config"):
+        reproduce(registry.experiment("num-directions"), tmp_path / "out", quick=True)
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["num-directions", "gradient-quality", "training-oracle"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(name, tmp_path, finished):
+    whole, folder = finished(name)
+    calls = 0
+
+    def stop(*_):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise _StopError
+
+    with pytest.raises(_StopError):
+        run(name, tmp_path / "again", on_progress=stop)
+    again = run(name, tmp_path / "again")
+    assert without_seconds(tmp_path / "again") == without_seconds(folder)
+    for key, curve in whole.outcome.curves.items():
+        np.testing.assert_array_equal(again.outcome.curves[key], curve)
+    assert again.queries == whole.queries
+
+
+def without_seconds(out):
+    tables = json.loads((out / "table.json").read_text())
+    return {
+        name: [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+        for name, records in tables.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(tmp_path):
+    command = [sys.executable, "-m", "zoracle.cli.main", "reproduce", "num-directions", "--quick", "--out", tmp_path]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    pieces = tmp_path / "num-directions-quick" / "pieces"
+    while not list(pieces.rglob("*.safetensors")) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in pieces.rglob("*.safetensors")}
+    assert kept
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items()), "what was done is not done again"
+    assert (tmp_path / "num-directions-quick" / "table.json").is_file()
+
+
+@pytest.mark.slow
+def test_all_quick_forms_run(tmp_path, capsys):
+    assert main(["reproduce", "all", "--quick", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir() if path.name != "cache"} == {f"{name}-quick" for name in NAMES}
+
+
+def test_whoever_never_gets_there_counts_at_the_whole_budget():
+    made = task("quadratic", dim=6)
+    result = evaluate(make("zo-sgd", lr=0.05, num_directions=4), made, made.ids("test")[:5], steps=10)
+    initial = result.losses[..., 0]
+    assert torch.equal(queries_to(result, torch.zeros_like(initial)), torch.full((1, 5), 50.0, dtype=torch.float64))
+    assert torch.equal(queries_to(result, initial), torch.zeros(1, 5, dtype=torch.float64))
+    half = queries_to(result, 0.9 * initial)
+    for p in range(5):
+        reached = (result.best[0, p] <= 0.9 * initial[0, p]).nonzero()
+        assert half[0, p] == (result.queries[0, p, int(reached[0])] if len(reached) else 50)
+
+
+def test_the_estimate_is_queries_times_pace():
+    meter = Meter()
+    assert meter.estimate(Work(100)) is None, "nothing was timed"
+    meter.time(2.0, 50)
+    assert meter.estimate(Work(100)) == 4.0
+    assert meter.estimate(Work(100, training=10)) is None
+    meter.trained, meter.training_seconds = 5, 1.0
+    assert meter.estimate(Work(100, training=10)) == 6.0
+
+
+def test_verdicts_go_by_the_interval():
+    assert [verdict(-2, -1), verdict(1, 2), verdict(-1, 1), verdict(None, 1.0)] == [
+        "win", "loss", "undecided", "undecided",
+    ]  # fmt: skip
+
+
+def test_transfer_leaves_out_the_task_that_an_optimizer_was_trained_on(finished):
+    done, _ = finished("transfer")
+    verdicts = {table.name: table.records for table in done.outcome.tables}["verdicts"]
+    pairs = {(record["task"], record["optimizer"]) for record in verdicts}
+    assert ("digits", "zo-lstm-digits") not in pairs
+    assert ("quadratic", "zo-lstm-quadratic") not in pairs
+    assert {("digits", "zo-lstm-mnist"), ("binary-classification", "zo-lstm-digits")} <= pairs
+    assert any(note.startswith("mnist cannot run here") for note in done.notes), "a task without data is named"
+    counts = {table.name: table.records for table in done.outcome.tables}["summary"]
+    for count in counts:
+        own = [r["verdict"] for r in verdicts if r["optimizer"] == count["optimizer"]]
+        assert count["wins"] + count["losses"] + count["undecided"] == len(own)
+
+
+def test_measures_against_what_is_known():
+    gradient = torch.tensor([[3.0, 4.0]])
+    exact = _measures(torch.stack((2 * gradient, 2 * gradient)), gradient)[:, 0]
+    assert torch.allclose(exact, torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
+    # One draw along each axis: cosines .6 and .8; a = 3.5 leaves 1 - 3.5^2 / 25, and each is as far as it is long.
+    apart = _measures(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), gradient)[:, 0]
+    assert torch.allclose(apart, torch.tensor([0.7, 1 - 3.5**2 / 25, 1.0]), atol=1e-6)
+
+
+def test_the_reference_is_left_alone_and_every_point_is_counted():
+    made = task("digits")
+    ids = made.ids("valid")[:2]
+    optimizer = resolve("zo-lstm", "digits").optimizer
+    riders = [("gaussian", make("zo-sgd")), ("guided", make("zo-lstm-guided-es"))]
+    quality = alongside(optimizer, riders, made, ids, label="own", seed=3, steps=5)
+    oracle = Oracle(made.objective(ids))
+    state = optimizer.init(
+        made.start(ids, seed=3), seed=3, problem=torch.tensor(ids), horizon=5, scale=oracle.objective.scale
+    )
+    _, alone = rollout(optimizer, oracle, state, 5)
+    assert torch.equal(quality.loss, alone.loss)
+    # A step: the reference's 21, its second draw, two draws of two riders, and one true gradient.
+    assert quality.points == 2 * 5 * (21 + 21 + 2 * 2 * 21 + 1)
+    assert all(bool(values.isfinite().all()) for values in quality.measured.values())
+
+
+def test_a_rider_that_is_the_reference_measures_the_same():
+    made = task("digits")
+    ids = made.ids("valid")[:2]
+    paper = make("zo-lstm-paper")
+    quality = alongside(paper, [("rider", paper)], made, ids, label="own", seed=0, steps=6)
+    assert torch.equal(quality.measured["own"], quality.measured["rider"])
+
+
+def test_the_gaussian_cosine_is_what_theory_says():
+    made = task("quadratic", dim=400)
+    ids = made.ids("valid")[:6]
+    quality = alongside(make("zo-sgd", lr=1e-3), [], made, ids, label="gaussian", seed=0, steps=10)
+    cosine = quality.measured["gaussian"][0].mean()
+    # q of d dimensions: the squared cosine is close to q / (q + d + 1).
+    assert abs(float(cosine) - (20 / 421) ** 0.5) < 0.02
+
+
+def test_weights_given_by_the_user_are_not_trained_again(tmp_path):
+    given = [
+        str(save_optimizer(tmp_path / kind, kind, make(kind), {}).parent)
+        for kind in ("zo-lstm-paper", "zo-lstm-no-update")
+    ]
+    done = run("ablation", tmp_path / "out", optimizers=",".join(given))
+    assert not any("trained in this run" in note for note in done.notes)
+    assert not any(purpose.startswith("training") for purpose in done.queries)
+    labels = {record["optimizer"] for record in done.outcome.tables[0].records}
+    assert {"zo-lstm", "zo-lstm-paper", "no-query", "no-update", "guided-es-published", "guided-es-balanced"} <= labels
+
+
+def test_the_paper_is_trained_on_the_task_at_hand():
+    made = task("binary-classification", dim=7)
+    for kind, stages in (("zo-lstm-paper", 2), ("zo-lstm-no-update", 1)):
+        config = paper_config(made, False, kind=kind)
+        assert (config.task, config.optimizer, len(config.stages)) == (made.name, kind, stages)
+        assert config.task_settings == {"dim": 7, "samples": 500, "batch_size": 64}
+    assert task(config.task, **config.task_settings).dim == 7
+
+
+def test_coordinatewise_training_never_takes_a_gradient(finished):
+    done, _ = finished("training-oracle")
+    costs = {record["training"]: record for record in done.outcome.tables[0].records}
+    first, queried, blind = costs.values()
+    assert (blind["gradients"], first["points"]) == (0, 0)
+    assert blind["points"] > queried["points"] > 0
+    assert first["gradients"] == queried["gradients"] > 0
+    assert max(queried["apart"], blind["apart"]) < 0.02, "they agree before the weights are apart"
+
+
+@needs_cma
+@pytest.mark.filterwarnings("ignore::UserWarning:cma")
+class TestPyCMA:
+    def make(self, **settings):
+        from zoracle.experiments.external import PyCMA
+
+        return PyCMA(**{"sigma": 0.3, "population": 8, "diagonal": True, **settings})
+
+    def seen(self, optimizer, b=2, steps=6, budget=None):
+        seen = []
+
+        def f(x):
+            seen.append(len(x))
+            return (x - 0.5).square().sum(1)
+
+        oracle = Oracle(CallableObjective(f, dim=5, num_problems=b, framework="torch"), budget=budget)
+        state = optimizer.init(torch.zeros(b, 5), seed=1, horizon=steps)
+        state, trajectory = rollout(optimizer, oracle, state, steps, final=None)
+        count = oracle.counts[Purpose.OPTIMISE]
+        assert sum(seen) == int(count.sum()), "the box itself saw as many"
+        return state, trajectory, count
+
+    @pytest.mark.parametrize("diagonal", [True, False])
+    def test_it_descends_and_pays_for_its_population(self, diagonal):
+        state, trajectory, count = self.seen(self.make(diagonal=diagonal), steps=40)
+        assert count.tolist() == [320, 320]
+        assert bool((trajectory.best_loss < 0.02).all())
+        assert bool(((state.x - 0.5).norm(dim=1) < 0.2).all())
+
+    def test_it_is_made_again_from_its_state(self):
+        optimizer = self.make()
+        state, _, _ = self.seen(optimizer, steps=10)
+        half, _, _ = self.seen(self.make(), steps=10, budget=40)
+        fresh = self.make()
+        assert torch.equal(fresh.ask(half).points, fresh.ask(half).points)
+        oracle = Oracle(
+            CallableObjective(lambda x: (x - 0.5).square().sum(1), dim=5, num_problems=2, framework="torch")
+        )
+        again, _ = rollout(fresh, oracle, half, 5, final=None)
+        assert torch.equal(again.x, state.x)
+
+    def test_one_problem_alone_is_the_same_problem(self):
+        together, _, _ = self.seen(self.make())
+        alone, _, _ = self.seen(self.make(), b=1)
+        assert torch.equal(together.x[:1], alone.x)
+
+    def test_numpy_is_left_alone(self):
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        self.seen(self.make())
+        assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+    def test_missing_values_rank_last(self):
+        optimizer = self.make()
+        state = optimizer.init(torch.zeros(1, 5), horizon=3)
+        queries = optimizer.ask(state)
+        values = queries.points.square().sum(2)
+        values[0, 3:] = torch.nan
+        state = optimizer.tell(state, queries, values)
+        assert bool(state.x.isfinite().all())
+        state = optimizer.tell(state, optimizer.ask(state), torch.full((1, 8), torch.nan))
+        assert bool(state.x.isfinite().all())
+
+
+def test_a_line_is_a_mean_over_repeats_with_an_interval_over_problems():
+    values = torch.tensor([[[1.0], [3.0]], [[3.0], [5.0]]])  # problems' means are 2 and 4
+    found = line([0], values)
+    assert found.mean[0] == 3
+    assert found.high[0] - 3 == pytest.approx(12.7062, abs=1e-3)  # t with one degree of freedom, times 1
+
+
+def test_shipped_optimizers_say_what_they_were_trained_on():
+    from zoracle.experiments.transfer import trained_on
+
+    assert {trained_on(resolve(name)) for name in shipped()} >= {"digits", "mnist", "quadratic"}
+
+
+def test_docs_name_every_experiment():
+    page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    assert all(f"`{name}`" in page for name in NAMES)
