@@ -17,7 +17,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"directions", "estimators", "blackboxes", "data", "images", "journal"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "oracle", "checkpoint", "fingerprint", "inputs"}),
-    frozenset({"rollout"}),
+    frozenset({"rollout", "solutions"}),
     frozenset({"resumable"}),
     frozenset({"metatrain", "evaluation", "api"}),
     frozenset({"experiments"}),

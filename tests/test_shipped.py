@@ -10,8 +10,8 @@ from zoracle.checkpoint import CARD, load_optimizer, resolve, shipped
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.metrics import paired
 from zoracle.metatrain import config as configs
-from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.ball_lstm import BallLSTM
+from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.optimizers.registry import make
 from zoracle.tasks import task

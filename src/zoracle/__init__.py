@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from zoracle.api import AttackResult, Solution, attack, load, minimize
+    from zoracle.api import attack, load, minimize
+    from zoracle.solutions import AttackResult, Solution
 
 __all__ = ["AttackResult", "Solution", "attack", "load", "minimize"]
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,48 +40,8 @@ from zoracle.optimizers.base import Optimizer
 from zoracle.oracle import Oracle
 from zoracle.resumable import resumable_rollout
 from zoracle.rollout import Step
-from zoracle.types import Key, Purpose, StopReason, Trajectory
-
-
-class Solution(NamedTuple):
-    """What :func:`minimize` found. With one starting point (d,) the leading B is dropped everywhere."""
-
-    x: Array
-    """(B, d) the best point evaluated, of the type that x0 had."""
-    value: Array | float
-    """(B,) its value."""
-    queries: Array | int
-    """(B,) points evaluated."""
-    reason: list[StopReason] | StopReason
-    """Why each problem stopped."""
-    last: Array
-    """(B, d) the last iterate."""
-    trajectory: Trajectory
-    """Step by step; always with its B, on the CPU."""
-
-
-class AttackResult(NamedTuple):
-    """What :func:`attack` found for P images."""
-
-    adversarial: Tensor
-    """(P, *shape) the successful image with the lowest loss, and the image with the lowest loss where none was."""
-    success: Tensor
-    """(P,) bool, whether any evaluated point succeeded."""
-    misclassified: Tensor
-    """(P,) bool, whether the image itself is known to succeed, so that there was nothing to attack: always known
-    with ``check_start``, and otherwise where the optimizer evaluates its first iterate."""
-    queries: Tensor
-    """(P,) points evaluated."""
-    queries_to_success: Tensor
-    """(P,) points evaluated up to and including the first that succeeded; -1 where none did."""
-    loss: Tensor
-    """(P,) loss of ``adversarial``."""
-    distances: dict[str, Tensor]
-    """l1, l2 and linf of ``adversarial`` to the image, (P,) each."""
-    reason: list[StopReason]
-    """Why each image's attack stopped."""
-    trajectory: Trajectory
-    """Step by step."""
+from zoracle.solutions import AttackResult, Solution, reasons, result_of
+from zoracle.types import Key, Purpose
 
 
 def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
@@ -201,11 +161,11 @@ def minimize(
         on_step=_watch_resolution(start.dtype, on_step),
     )
     best, last = (to_user(inner.original(x)) for x in (trajectory.best_point, trajectory.final_point))
-    reasons = _reasons(trajectory, has_budget=True)
+    why = reasons(trajectory, has_budget=True)
     if single:
         value, queries = float(trajectory.best_loss[0]), int(trajectory.total_queries[0])
-        return Solution(best[0], value, queries, reasons[0], last[0], trajectory)
-    return Solution(best, to_user(trajectory.best_loss), to_user(trajectory.total_queries), reasons, last, trajectory)
+        return Solution(best[0], value, queries, why[0], last[0], trajectory)
+    return Solution(best, to_user(trajectory.best_loss), to_user(trajectory.total_queries), why, last, trajectory)
 
 
 def attack(
@@ -350,32 +310,8 @@ def attack(
     return result_of(objective, trajectory, has_budget=budget is not None)
 
 
-def result_of(objective: ImageAttack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
-    """The adversarial images of a trajectory and what they cost."""
-    rows = torch.arange(objective.num_problems)
-    success = trajectory.first_success > 0
-    points = torch.where(success.unsqueeze(1), trajectory.success_point, trajectory.best_point)
-    return AttackResult(
-        adversarial=objective.adversarial(points, rows),
-        success=success,
-        misclassified=trajectory.start_success,
-        queries=trajectory.total_queries,
-        queries_to_success=trajectory.first_success,
-        loss=torch.where(success, trajectory.success_loss, trajectory.best_loss),
-        distances=objective.distances(points, rows),
-        reason=_reasons(trajectory, has_budget=has_budget),
-        trajectory=trajectory,
-    )
-
-
 def _like(given: Any) -> Literal["numpy", "torch"]:
     return "torch" if isinstance(given, Tensor) else "numpy"
-
-
-def _reasons(trajectory: Trajectory, *, has_budget: bool) -> list[StopReason]:
-    """Why each problem stopped; a caller who gave a budget and no steps is not told of steps."""
-    reasons = [StopReason(int(reason)) for reason in trajectory.reason]
-    return [StopReason.BUDGET if has_budget and reason is StopReason.STEPS else reason for reason in reasons]
 
 
 def _watch_resolution(dtype: torch.dtype, on_step: Callable[[Step], None] | None) -> Callable[[Step], None]:

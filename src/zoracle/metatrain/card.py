@@ -29,8 +29,8 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     threat = _threat(config.task_settings)
     words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
     unit = (
-        "It steps in units of x; where\ncoordinates have to change by much more or less than in training, give `scale=` to "
-        "`zoracle.minimize`."
+        "It steps in units of x; where\ncoordinates have to change by much more or less than in training, give "
+        "`scale=` to `zoracle.minimize`."
         if config.task_settings.get("eps") is None
         else "Its steps are in\nunits of the ball."
     )

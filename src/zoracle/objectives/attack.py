@@ -214,7 +214,8 @@ class Attack(ImageAttack):
         length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)
         # Towards zero, which lies in the pixel range: what is in range stays there.
         # The smaller of 1 and eps / length, in a form whose gradient is finite at zero.
-        return inside * (self.eps / length.clamp(min=self.eps))
+        share: Tensor = self.eps / length.clamp(min=self.eps)
+        return inside * share
 
     def _gap(self, log_p: Tensor, problem: Tensor) -> Tensor:
         """How far a point is from success, (N,); negative where it succeeds. NaN outputs give NaN."""
