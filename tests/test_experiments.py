@@ -18,7 +18,7 @@ import torch
 
 from zoracle.checkpoint import resolve, save_optimizer, shipped
 from zoracle.cli.main import main
-from zoracle.errors import InputError
+from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.experiments import registry
 from zoracle.experiments.alongside import _measures, alongside
@@ -110,6 +110,22 @@ def test_every_experiment_writes_its_folder(name, finished):
     assert "An estimate of the full form" in page
     if name in ("mnist-attack", "cifar10-attack"):
         assert any("stands in" in note for note in done.notes)
+
+
+def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):
+    def missing(module, extra):
+        raise MissingExtraError(f"{module} is not installed; mend it with: pip install 'zoracle[{extra}]'")
+
+    monkeypatch.setattr("zoracle.experiments.reproduce.require", missing)
+    monkeypatch.setattr("zoracle.experiments.external.require", missing)
+    done = run("mnist-attack", tmp_path / "out")
+    told = " ".join(done.notes)
+    assert "no figures and no page were written: jinja2 is not installed" in told
+    assert "no rows of external evolution strategies: cma is not installed" in told
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"table.json", "table.md", "curves.npz", "queries.json", "tuned.json"} <= there
+    assert not {"index.html", "figures"} & there
+    assert "external" not in json.loads((tmp_path / "out" / "table.json").read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -48,13 +48,12 @@ def points_line(x: Sequence[float], values: Sequence[Tensor]) -> Line:
 
 def loss_line(result: Result) -> Line:
     """Loss of the iterate against queries; both ends only where iterates are not evaluated."""
-    return _thin(line(result.queries.double().mean((0, 1)).numpy(), result.losses))
+    return _against_queries(result, result.losses)
 
 
 def best_line(result: Result) -> Line:
     """Best loss so far against queries."""
-    values = result.best.masked_fill(~result.best.isfinite(), float("nan"))
-    return _thin(line(result.queries.double().mean((0, 1)).numpy(), values))
+    return _against_queries(result, result.best.masked_fill(~result.best.isfinite(), float("nan")))
 
 
 def lines_figure(
@@ -220,10 +219,8 @@ def _limits(lines: Mapping[str, Line], *, log: bool) -> tuple[float | None, floa
     return float(bottom), float(top)
 
 
-def _thin(found: Line, most: int = 400) -> Line:
-    """Every so manieth place of a long line, the last one included."""
-    n = found.x.size
-    if n <= most:
-        return found
-    places = np.unique(np.linspace(0, n - 1, most).round().astype(int))
-    return Line(*(part[places] for part in found))
+def _against_queries(result: Result, values: Tensor, most: int = 400) -> Line:
+    """Values (S, P, T + 1) at some hundred of the steps at most, the first and the last one included."""
+    steps = values.shape[2]
+    places = np.unique(np.linspace(0, steps - 1, min(most, steps)).round().astype(int))
+    return line(result.queries.double().mean((0, 1)).numpy()[places], values[..., places])

@@ -16,6 +16,7 @@ from zoracle.experiments.drawing import BAND, best_line, panels_figure
 from zoracle.tasks import names, task
 
 _TUNED = (*BASELINES, "snes")
+_BALL = "zo-lstm-ball"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ def candidates(context: Context) -> dict[str, Loaded]:
     found = {name: resolve(name) for name in shipped()}
     if context.optimizers is not None:
         found |= dict(context.learned("", ""))
-    kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") != "zo-lstm-ball"}
+    kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") != _BALL}
     if dropped := sorted(set(found) - set(kept)):
         context.note(f"{', '.join(dropped)} need a ball to search in, and these tasks have none")
     return kept
@@ -145,8 +146,14 @@ def _alike(panels: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, di
 
 def work(s: Settings) -> Work:
     """What a form has to do."""
-    learned = max(1, len(shipped()) - 1)
-    return Work(len(names()) * comparison_queries(s.problems, s.seeds, s.budget, learned, _TUNED, s.valid))
+    tasks = [trained_on(loaded) for loaded in map(resolve, shipped()) if loaded.metadata.get("name") != _BALL]
+    # Settings that are stored are not searched for; as if none were.
+    return Work(
+        sum(
+            comparison_queries(s.problems, s.seeds, s.budget, len(tasks) - tasks.count(name), _TUNED, s.valid)
+            for name in names()
+        )
+    )
 
 
 FULL = Settings()
