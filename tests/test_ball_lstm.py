@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import zoracle
 from problems import Linear
 from zoracle.errors import InputError
 from zoracle.objectives import Bounds, Objective
@@ -148,6 +149,13 @@ def test_a_problem_without_bounds_is_refused():
         optimizer.init(torch.zeros(1, 5))
     with pytest.raises(InputError, match="searches a ball or a box"):
         optimizer.init(torch.zeros(1, D).double(), space=space(reach=math.inf))
+
+
+def test_losses_below_zero_leave_everything_finite():
+    optimizer = BallLSTM(num_directions=5)
+    found = zoracle.minimize(lambda x: x.sum(1) - 50, torch.zeros(30), budget=600, bounds=(-1, 1), optimizer=optimizer)
+    assert found.value < -70
+    assert found.trajectory.non_finite.tolist() == [0]
 
 
 def test_an_l2_ball_gives_the_unit():

@@ -12,7 +12,7 @@ from zoracle.directions import orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal, uniform
-from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, SamplingConfig, Start
+from zoracle.optimizers.base import FiniteDifferenceOptimizer, SamplingConfig, Start
 from zoracle.optimizers.feasible import bounded_space
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden
 from zoracle.types import Key, Queries
@@ -94,7 +94,6 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
 
     Args:
         config: settings.
-        source: not used by this optimizer; directions are its own.
         settings: settings by name.
 
     Source: this project; tiled directions as in Ilyas et al. (2019), "Prior convictions".
@@ -102,11 +101,9 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
 
     Config = BallLSTMConfig
 
-    def __init__(
-        self, config: BallLSTMConfig | None = None, *, source: DirectionSource | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, config: BallLSTMConfig | None = None, **settings: Any) -> None:
         nn.Module.__init__(self)
-        FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
+        FiniteDifferenceOptimizer.__init__(self, config, **settings)
         g, seed = self.config.guesses, self.config.weight_seed
         self.rnn = CoordinatewiseLSTM(
             _FEATURES, self.config.hidden, 2 + g, head_scale=0.1, bias=True, shared=_SCALARS + g, seed=mix(seed, 1)
@@ -199,12 +196,13 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
         first_norm = torch.where(started, state.first_norm, norm)
         explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
         mean_loss = torch.where(started, 0.9 * state.mean_loss + 0.1 * loss, loss)
+        above = loss.clamp(min=0)  # an attack's loss is; of others the part below zero tells it nothing
         time = state.key.step.to(loss)
         columns = (
             0.5 * (1 + time).log() - 1,
             2 * torch.exp(-0.2 * time) - 1,
-            0.5 * (loss / first_loss.clamp(min=_TINY) + 1e-2).log().clamp(-4, 2) + 1,
-            0.3 * (loss + 1e-2).log().clamp(-5, 5),
+            0.5 * (above / first_loss.clamp(min=_TINY) + 1e-2).log().clamp(-4, 2) + 1,
+            0.3 * (above + 1e-2).log().clamp(-5, 5),
             torch.where(started, 5 * (loss - state.loss) / first_loss.clamp(min=_TINY), 0.0).clamp(-2, 2),
             (2 * (loss - mean_loss) / mean_loss.clamp(min=_TINY)).clamp(-2, 2),
             0.5 * (norm / first_norm.clamp(min=_TINY) + 1e-3).log().clamp(-4, 4),
