@@ -1,4 +1,4 @@
-"""The part of the space that optimizers of a ball share: what it is an image of, and the way back into it."""
+"""What optimizers that search a ball share: its shape, the way back into it, and one candidate a step."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.optimizers.base import Start
+from zoracle.optimizers.base import C, Optimizer, S, Start
 from zoracle.types import Space
+
+
+class OneCandidate(Optimizer[S, C]):
+    """An optimizer that asks for one candidate a step, and keeps it where it is better."""
+
+    @property
+    def queries_per_step(self) -> int:
+        """One candidate."""
+        return 1
+
+    @property
+    def evaluates_iterate(self) -> bool:
+        """Whether the first point of each step is the iterate: it is the candidate."""
+        return False
 
 
 def within(space: Space, points: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import Config, Optimizer, Start
-from zoracle.optimizers.feasible import bounded_space, is_round, within
+from zoracle.optimizers.base import Config, Start
+from zoracle.optimizers.feasible import OneCandidate, bounded_space, is_round, within
 from zoracle.types import Key, Queries, Space
 
 
@@ -40,7 +40,7 @@ class SignHunterState(NamedTuple):
     """(B,) int64 the part of that size that is flipped now."""
 
 
-class SignHunter(Optimizer[SignHunterState, SignHunterConfig]):
+class SignHunter(OneCandidate[SignHunterState, SignHunterConfig]):
     r"""Keep the flip of a part of the signs s where f(P(x_0 + \epsilon s)) does not rise, for halves of parts in turn.
 
     One query a step: all signs up, all flipped, then each half, each quarter, down to single coordinates. In an l2 ball
@@ -53,16 +53,6 @@ class SignHunter(Optimizer[SignHunterState, SignHunterConfig]):
     """
 
     Config = SignHunterConfig
-
-    @property
-    def queries_per_step(self) -> int:
-        """One candidate."""
-        return 1
-
-    @property
-    def evaluates_iterate(self) -> bool:
-        """Whether the first point of each step is the iterate: it is the candidate."""
-        return False
 
     def _init(self, start: Start) -> SignHunterState:
         space = bounded_space(start, "SignHunter")

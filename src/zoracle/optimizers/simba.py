@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zoracle import keyed
-from zoracle.optimizers.base import Config, Optimizer, Positive, Start
-from zoracle.optimizers.feasible import check_alike, image_shape, within
+from zoracle.optimizers.base import Config, Positive, Start
+from zoracle.optimizers.feasible import OneCandidate, check_alike, image_shape, within
 from zoracle.types import Key, Queries, Space
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -55,7 +55,7 @@ class SimBAState(NamedTuple):
     """(B,) int64 how often all directions have been tried."""
 
 
-class SimBA(Optimizer[SimBAState, SimBAConfig]):
+class SimBA(OneCandidate[SimBAState, SimBAConfig]):
     r"""x <- x + s q where that has the lower loss, for s = - epsilon and then + epsilon, q without replacement.
 
     One query a step. The first is the starting point; the second sign is asked only where the first did not help, and
@@ -68,16 +68,6 @@ class SimBA(Optimizer[SimBAState, SimBAConfig]):
     """
 
     Config = SimBAConfig
-
-    @property
-    def queries_per_step(self) -> int:
-        """One candidate."""
-        return 1
-
-    @property
-    def evaluates_iterate(self) -> bool:
-        """Whether the first point of each step is the iterate: it is so only once."""
-        return False
 
     def _init(self, start: Start) -> SimBAState:
         x = start.x

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zoracle import keyed
-from zoracle.optimizers.base import Config, Optimizer, Start
-from zoracle.optimizers.feasible import bounded_space, image_shape, is_round
+from zoracle.optimizers.base import Config, Start
+from zoracle.optimizers.feasible import OneCandidate, bounded_space, image_shape, is_round
 from zoracle.types import Key, Queries, Space
 
 #: The published schedule: p is halved after each of these iterations of PLANNED.
@@ -53,7 +53,7 @@ class SquareAttackState(NamedTuple):
     """(B,) loss at x, infinite until one is known."""
 
 
-class SquareAttack(Optimizer[SquareAttackState, SquareAttackConfig]):
+class SquareAttack(OneCandidate[SquareAttackState, SquareAttackConfig]):
     r"""Random search: x <- x' where f(x') < f(x), with x' as x but for one or two square windows.
 
     One query a step. The first asks for vertical stripes (linf) or a grid of bumps (l2) at the bounds of the ball; the
@@ -70,16 +70,6 @@ class SquareAttack(Optimizer[SquareAttackState, SquareAttackConfig]):
     """
 
     Config = SquareAttackConfig
-
-    @property
-    def queries_per_step(self) -> int:
-        """One candidate."""
-        return 1
-
-    @property
-    def evaluates_iterate(self) -> bool:
-        """Whether the first point of each step is the iterate: it is the candidate."""
-        return False
 
     def _init(self, start: Start) -> SquareAttackState:
         space = bounded_space(start, "Square Attack")
