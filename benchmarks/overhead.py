@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.attack import optimizer
 from benchmarks.measure import Options, StepClock, interleaved, peak_memory
 from benchmarks.report import Figure, Report, figure
-from zoracle.objectives.base import Objective
+from zoracle.objectives.base import Bounds, Objective
 from zoracle.optimizers.base import directions_of
 from zoracle.optimizers.registry import REGISTRY
 from zoracle.oracle import Oracle
@@ -28,7 +28,9 @@ Q = 20
 
 
 class Free(Objective):
-    """The first coordinate of each point."""
+    """The first coordinate of each point, with bounds for the optimizers that need some."""
+
+    bounds = Bounds(-1.0, 1.0)
 
     def __init__(self, problems: int, dim: int) -> None:
         self.num_problems, self.dim = problems, dim
@@ -47,8 +49,9 @@ def step_seconds(name: str, b: int, d: int, steps: int, q: int = Q) -> float:
     """Seconds a step of b problems of dimension d, without the set-up."""
     made = optimizer(name, "mnist", q)
     clock = StepClock()
-    state = made.init(torch.zeros(b, d), horizon=steps)
-    rollout(made, Oracle(Free(b, d)), state, steps, final=None, on_step=clock.tick)
+    free, x0 = Free(b, d), torch.zeros(b, d)
+    state = made.init(x0, horizon=steps, space=free.space(torch.arange(b), x0))
+    rollout(made, Oracle(free), state, steps, final=None, on_step=clock.tick)
     return clock.seconds(steps) if steps > 1 else 0.0
 
 

@@ -162,6 +162,11 @@ def test_every_optimizer_with_directions_is_measured():
     assert {"zo-sgd", "zo-lstm", "zo-lstm-paper"} <= set(overhead.names())
 
 
+@pytest.mark.parametrize("name", overhead.names())
+def test_each_of_them_runs(name):
+    assert overhead.step_seconds(name, 1, 64, 3) > 0
+
+
 def _samples(name):
     return hasattr(REGISTRY[name].make().config, "num_directions")
 
