@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from test_evaluation import FakeTask, sgd
 from zoracle.evaluation.compare import compare
-from zoracle.evaluation.figures import grey_png, signed_png
+from zoracle.evaluation.figures import grey_png, signed_png, styles
 from zoracle.objectives.attack import Attack
 from zoracle.optimizers.registry import make
 from zoracle.tasks.digits import DigitsAttack
@@ -122,3 +122,10 @@ def test_pictures_are_what_they_are():
     assert change[0, 1, :3].min() > 0.95, "no change is white"
     colour = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(1))
     assert pixels(grey_png(colour))[..., :3] == pytest.approx(colour.permute(1, 2, 0).numpy(), abs=0.01)
+
+
+def test_no_two_of_many_optimizers_are_drawn_alike():
+    labels = [f"optimizer {i}" for i in range(64)]
+    found = styles(labels)
+    assert list(found) == labels
+    assert len(set(found.values())) == 64

@@ -42,8 +42,10 @@ class Picture(NamedTuple):
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """A colour and a dash for each label."""
-    return {label: Style(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, label in enumerate(labels)}
+    """A colour and a dash for each label; no two labels share both, for as many as there are pairs."""
+    n = len(COLOURS)
+    # Each time round the colours, the dashes are shifted by more: the ninth is not the first again.
+    return {label: Style(COLOURS[i % n], DASHES[(i + 3 * (i // n)) % len(DASHES)]) for i, label in enumerate(labels)}
 
 
 def curves(results: Mapping[str, Result], stopping: bool = False) -> list[Picture]:
