@@ -121,6 +121,29 @@ def test_all_coordinates_are_treated_alike() -> None:
     torch.testing.assert_close(mixed.x, plain.x[:, order], rtol=1e-5, atol=1e-8)
 
 
+def test_an_untrained_adaptive_one_goes_farther_on_a_slope_and_less_far_where_it_overshoots() -> None:
+    def paces(objective: Objective, scale: float) -> torch.Tensor:
+        optimizer = GuidedLSTM(num_directions=D, adaptive=True, mu=1e-5)
+        x0 = torch.full((1, D), 0.1, dtype=torch.float64)
+        state, shown = optimizer.init(x0, horizon=20, scale=scale), []
+        rollout(optimizer, Oracle(objective), state, 20, on_step=lambda s: shown.append(float(s.state.pace)))
+        return torch.tensor(shown) - math.log(scale)
+
+    slope = paces(Linear(torch.linspace(-1, 2, D, dtype=torch.float64)), 1.0)
+    assert slope[0] == 0, "nothing is known before the second step"
+    assert bool((slope.diff() > 0).all())
+    assert paces(Bowls(1, D), 1e4)[-1] < -1
+
+
+def test_an_adaptive_one_starts_at_the_scale_it_is_told() -> None:
+    bowl = Bowls(1, D)
+    for scale in (1e-2, 1e2):
+        optimizer = GuidedLSTM(num_directions=D, adaptive=True)
+        start = optimizer.init(torch.ones(1, D, dtype=torch.float64), horizon=9, scale=scale)
+        _, _, state = take_step(optimizer, Oracle(bowl), start, torch.zeros(1, dtype=torch.int64))
+        assert 1e-3 * scale < float((state.x - start.x).abs().mean()) < 0.1 * scale
+
+
 def test_settings_go_together() -> None:
     with pytest.raises(InputError, match=r"guesses is 5 of 8 directions; expected 1 .. 4"):
         GuidedLSTM(num_directions=8, guesses=5)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 import torch
 
 from problems import Bowls
+from zoracle.checkpoint import CARD, load_optimizer
 from zoracle.errors import CheckpointError, InputError
 from zoracle.keyed import normal
 from zoracle.metatrain import config as configs
-from zoracle.metatrain.config import Stage, TrainConfig, Validation
+from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation
+from zoracle.metatrain.families import Problems
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.trainer import CHECKPOINT, Trainer
 from zoracle.objectives.base import Objective
+from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
 from zoracle.rollout import take_step
@@ -260,6 +265,75 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path) -> None:
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
+def families(**settings) -> TrainConfig:
+    two = (Family(task="bowls"), Family(task="bowls", problems=3, weight=3.0, rescale=50.0))
+    return config(task=None, families=two, optimizer="zo-lstm", settings={"num_directions": 4}, **settings)
+
+
+def test_several_families_are_trained_at_once_and_resume_to_the_same_bits(tmp_path) -> None:
+    stage = Stage(unrolls=4, steps=6, truncation=3, meta_batch=2, lr=1e-2, loss=MetaLoss(form="log", penalty=0.1))
+    chosen, tasks = families(stages=(stage,)), (BowlTask(), BowlTask())
+    reports = []
+    whole = Trainer(chosen, tasks, tmp_path / "whole").run(reports.append).state_dict()
+    assert [r.unroll for r in reports] == [1, 2, 3, 4]
+
+    def stop(told):
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(chosen, tasks, tmp_path / "cut").run(stop)
+    pieces = Trainer(chosen, tasks, tmp_path / "cut").run().state_dict()
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+    loaded = load_optimizer(tmp_path / "whole")
+    assert loaded.trained_on() == ("bowls",)
+    assert loaded.metadata["training"]["problems"] == 5 + 3
+    card = (tmp_path / "whole" / CARD).read_text()
+    assert "5 problems of the `train` split of the task `bowls`" in card
+    assert "3 problems of the `train` split of the task `bowls`, units of x by factors of 1 / 50 .. 50" in card
+    with pytest.raises(InputError, match="1 tasks are given for 2 families"):
+        Trainer(chosen, BowlTask())
+
+
+def test_the_meta_gradient_of_families_is_the_weighted_mean_of_theirs() -> None:
+    stage = Stage(unrolls=1, steps=3, truncation=3, meta_batch=2, loss=MetaLoss(form="log", penalty=0.1))
+
+    def found(*weights: float) -> list[torch.Tensor]:
+        two = tuple(Family(task="bowls", weight=weight) for weight in weights)
+        trainer = Trainer(
+            msgspec.structs.replace(families(stages=(stage,), dtype="float64"), families=two), (BowlTask(),) * 2
+        )
+        seen = []
+        trainer._update = lambda stage, progress: seen.extend(p.grad.clone() for p in trainer.module.parameters())
+        trainer._unroll(stage)
+        return seen
+
+    # w1 g1 + w2 g2 over w1 + w2 is linear in the share of the first.
+    even, first, second = found(1, 1), found(3, 1), found(1, 3)
+    assert any(bool((a != b).any()) for a, b in zip(first, second, strict=True))
+    for a, b, c in zip(even, first, second, strict=True):
+        torch.testing.assert_close(2 * a, b + c, rtol=1e-9, atol=1e-12)
+
+
+def test_units_are_keyed_by_seed_and_problem_and_spread_evenly() -> None:
+    task = BowlTask()
+    ids = tuple(range(400))
+    problems = Problems(task.objective(ids), task, ids, 100.0, torch.float64)
+    objective, named, x0 = problems.begin(torch.tensor([3, 5]), 11)
+    plain = task.start((3, 5), seed=11, dtype=torch.float64)
+    assert isinstance(objective, Rescaled)
+    assert named.tolist() == [3, 5]
+    factors = objective.factor[[3, 5]].unsqueeze(1)
+    torch.testing.assert_close(x0 * factors, plain)
+    logs = objective.factor.log() / math.log(100)
+    assert bool((logs.abs() <= 1).all())
+    assert abs(float(logs.mean())) < 4 * 0.577 / 20
+    assert abs(float(logs.std()) - 0.577) < 0.06
+    alone = problems.begin(torch.tensor([5]), 11)[2]
+    assert torch.equal(alone[0], x0[1])
+    assert not torch.equal(problems.begin(torch.tensor([5]), 12)[0].factor, objective.factor)
+
+
 def test_a_foreign_or_broken_checkpoint_is_refused(tmp_path) -> None:
     Trainer(config(stages=config().stages[:1]), BowlTask(), tmp_path).run()
     with pytest.raises(CheckpointError, match="another config"):
@@ -280,6 +354,11 @@ def test_configs_are_checked_in_one_line() -> None:
         (good + "lr = -1.0\n", "lr is -1"),
         ("task = ", "Invalid value"),
         (good + 'steps = "many"\n', "Expected `int`"),
+        (good.replace('task = "digits"\n', ""), "give either task, or"),
+        (good + '[[families]]\ntask = "mnist"\n', "give either task, or"),
+        (good.replace('task = "digits"', "problems = 3") + '[[families]]\ntask = "digits"\n', "belong to one task"),
+        (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nrescale = 0.5\n', "rescale is 0.5"),
+        (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nweight = 0.0\n', "weight is 0"),
     ):
         with pytest.raises(InputError, match=expected) as error:
             configs.parse(text, "here")

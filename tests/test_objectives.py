@@ -8,7 +8,9 @@ import torch
 
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.objectives import BinaryClassification, CallableObjective, ClassicalFunction, Quadratic
+from zoracle.objectives.base import Bounds
 from zoracle.objectives.rowwise import groups, matvec
+from zoracle.objectives.transform import Rescaled
 from zoracle.types import Evaluation
 
 P, D, N = 3, 7, 30
@@ -32,6 +34,8 @@ OBJECTIVES = {
     "classification, mini-batches": classification(8),
     "quadratic": quadratic(False),
     "quadratic, rotated": quadratic(True),
+    "quadratic, noisy": Quadratic(draw(P, D).exp(), draw(P, D, seed=1), noise=0.3),
+    "in other units": Rescaled(classification(8), scale=torch.tensor([0.1, 1.0, 30.0])),
     **{name: ClassicalFunction(name, D, P) for name in ClassicalFunction.names()},
 }
 
@@ -165,6 +169,40 @@ def test_samples_are_keyed_by_seed_and_id():
         classification(8, ids=torch.tensor([10, 11, 12]), seed=1),
     ):
         assert not torch.equal(other.evaluate(w, torch.arange(P), step).loss, one)
+
+
+def test_noise_displaces_the_optimum_for_a_whole_step_and_is_keyed():
+    curvatures, optimum = draw(P, D).exp(), draw(P, D, seed=1)
+    made = {seed: Quadratic(curvatures, optimum, noise=0.5, ids=torch.tensor([7, 8, 9]), seed=seed) for seed in (0, 1)}
+    assert made[0].stochastic
+    x, problem = draw(1, D).expand(4, D), torch.zeros(4, dtype=torch.int64)
+    loss = made[0].evaluate(x, problem, torch.tensor([0, 0, 1, 2])).loss
+    assert loss[0] == loss[1]
+    assert len(set(loss[1:].tolist())) == 3
+    assert loss[2] != made[1].evaluate(x, problem, torch.tensor([0, 0, 1, 2])).loss[2]
+    full = Quadratic(curvatures, optimum).evaluate(x, problem).loss
+    assert torch.equal(made[0].evaluate(x, problem).loss, full)
+    # Over steps the gradient is the noiseless one, and the loss is more by noise^2 / 2 tr A.
+    steps = torch.arange(4000)
+    losses, slopes = made[0].gradient(draw(1, D).expand(4000, D), torch.zeros_like(steps), steps)
+    _, slope = Quadratic(curvatures, optimum).gradient(x[:1], problem[:1])
+    for found, expected in ((losses, full[0] + 0.125 * curvatures[0].sum()), (slopes, slope[0])):
+        assert bool(((found.mean(0) - expected).abs() < 4 * found.std(0) / math.sqrt(len(steps))).all())
+    moved = Quadratic(curvatures[[2]], optimum[[2]], noise=0.5, ids=torch.tensor([9]))
+    alone = moved.evaluate(x[:1], problem[:1], torch.tensor([3])).loss
+    assert alone == made[0].evaluate(x[:1], torch.tensor([2]), torch.tensor([3])).loss
+
+
+def test_units_of_each_problem():
+    inner, scale = quadratic(False), torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
+    made, (points, problem, _) = Rescaled(inner, scale=scale), batch()
+    own = scale[problem].unsqueeze(1)
+    assert torch.equal(made.evaluate(points / own, problem).loss, inner.evaluate(points / own * own, problem).loss)
+    torch.testing.assert_close(made.gradient(points, problem)[1], inner.gradient(points * own, problem)[1] * own)
+    bounded = Rescaled(inner, scale=scale, bounds=Bounds(-3, 3))
+    assert bool((bounded.project(100 * points, problem).abs() <= 3 / own).all())
+    space = bounded.space(torch.arange(P), points[:P])
+    assert torch.equal(space.high, (3 / scale).unsqueeze(1).expand(P, D))
 
 
 def test_samples_cover_the_data_without_bias():

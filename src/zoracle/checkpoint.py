@@ -26,6 +26,12 @@ class Loaded(NamedTuple):
     optimizer: Optimizer[Any, Any]
     metadata: dict[str, Any]
 
+    def trained_on(self) -> tuple[str, ...]:
+        """The names of the tasks that it was trained on, as its file says; none where it says nothing."""
+        config = self.metadata.get("training", {}).get("config", {})
+        named = [config.get("task"), *(family.get("task") for family in config.get("families", []))]
+        return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
+
 
 def save_optimizer(folder: Path | str, name: str, optimizer: Optimizer[Any, Any], training: dict[str, Any]) -> Path:
     """Write a learned optimizer.

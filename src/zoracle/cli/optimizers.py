@@ -22,9 +22,8 @@ def command() -> None:
             ready.add_row(name, entry.summary, str(entry.make().queries_per_step))
     for name, folder in shipped().items():
         loaded = load_optimizer(folder)
-        task = loaded.metadata["training"]["config"]["task"]
         kind = loaded.metadata["name"]
-        about = f"{REGISTRY[kind].summary}; trained on {task}"
+        about = f"{REGISTRY[kind].summary}; trained on {' and '.join(loaded.trained_on())}"
         ready.add_row(name, about, str(loaded.optimizer.queries_per_step))
     kinds = Table(title="Kinds to train (zoracle train)", show_edge=False)
     kinds.add_column("name")

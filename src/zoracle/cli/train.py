@@ -27,7 +27,7 @@ def command(config: str, out: Path, tensorboard: bool) -> None:
     parsed = configs.parse(*_text(config))
     check_writable(out / "history.jsonl")
     writer = _tensorboard(out) if tensorboard else None
-    trainer = Trainer(parsed, task(parsed.task, **parsed.task_settings), out)
+    trainer = Trainer(parsed, [task(one.task, **one.settings) for one in parsed.drawn_from()], out)
     console = Console()
     total = sum(stage.unrolls for stage in parsed.stages)
     before = sum(stage.unrolls for stage in parsed.stages[: trainer.stage])

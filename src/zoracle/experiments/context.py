@@ -248,7 +248,7 @@ class Context:
         """
         place = self.run.pieces / key
         place.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(config, task(config.task, **config.task_settings), place)
+        trainer = Trainer(config, [task(one.task, **one.settings) for one in config.drawn_from()], place)
         total = sum(stage.unrolls for stage in config.stages)
         tell = self.display.steps_of(f"training {key}")
 

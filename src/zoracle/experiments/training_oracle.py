@@ -54,7 +54,8 @@ def run(context: Context) -> Outcome:
     for name, gradient, values in _KINDS:
         chosen = msgspec.structs.replace(base, gradient=gradient, values=values)
         trained[name] = context.trained(name.replace(", ", "-"), chosen)
-    made = task(base.task, **base.task_settings)
+    (family,) = base.drawn_from()
+    made = task(family.task, **family.settings)
     ids = made.ids("test")[: s.problems]
     optimizers = [(name, one.optimizer) for name, one in trained.items()]
     found = context.compared("test", made, optimizers, ids, seeds=s.seeds, budget=s.budget, valid=0)

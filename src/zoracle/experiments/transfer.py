@@ -55,7 +55,7 @@ def run(context: Context) -> Outcome:
     panels = {}
     records: list[dict[str, Any]] = []
     for name in names():
-        foreign = {label: loaded.optimizer for label, loaded in every.items() if trained_on(loaded) != name}
+        foreign = {label: loaded.optimizer for label, loaded in every.items() if name not in loaded.trained_on()}
         if not foreign:
             context.note(f"{name}: every optimizer was trained on it")
             continue
@@ -111,13 +111,6 @@ def run(context: Context) -> Outcome:
     return Outcome(tables, figures, curves, [_sentence(count) for count in counts])
 
 
-def trained_on(loaded: Loaded) -> str | None:
-    """The task that an optimizer was trained on, as its file says."""
-    config = loaded.metadata.get("training", {}).get("config", {})
-    found = config.get("task")
-    return found if isinstance(found, str) else None
-
-
 def _count(label: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Wins and losses of one optimizer, and the tasks on which it beats every baseline."""
     own = [record for record in records if record["optimizer"] == label]
@@ -146,11 +139,11 @@ def _alike(panels: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, di
 
 def work(s: Settings) -> Work:
     """What a form has to do."""
-    tasks = [trained_on(loaded) for loaded in map(resolve, shipped()) if loaded.metadata.get("name") != _BALL]
+    tasks = [loaded.trained_on() for loaded in map(resolve, shipped()) if loaded.metadata.get("name") != _BALL]
     # Settings that are stored are not searched for; as if none were.
     return Work(
         sum(
-            comparison_queries(s.problems, s.seeds, s.budget, len(tasks) - tasks.count(name), _TUNED, s.valid)
+            comparison_queries(s.problems, s.seeds, s.budget, sum(name not in own for own in tasks), _TUNED, s.valid)
             for name in names()
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoracle.metatrain.config import TrainConfig
+from zoracle.metatrain.config import Family, TrainConfig
 
 
 def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> str:
@@ -26,10 +26,18 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
         + "."
         for number, stage in enumerate(config.stages, 1)
     )
-    threat = _threat(config.task_settings)
+    families = config.drawn_from()
+    data = "\n".join(map(_data, families, provenance["problems_each"], [len(families)] * len(families)))
     words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
+    several = len(families) > 1
+    of_each = " of each family" if several else ""
+    mean = (
+        f"geometric mean over families of the {words[validation.criterion]}" if several else words[validation.criterion]
+    )
     unit = (
-        "It steps in units of x; where\ncoordinates have to change by much more or less than in training, give "
+        "The unit of its steps is\nlearned as a run goes; `scale=` of `zoracle.minimize` is where it starts."
+        if config.settings.get("adaptive")
+        else "It steps in units of x; where\ncoordinates have to change by much more or less than in training, give "
         "`scale=` to `zoracle.minimize`."
         if config.task_settings.get("eps") is None
         else "Its steps are in\nunits of the ball."
@@ -37,14 +45,14 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     score = provenance[f"validation_{validation.criterion}"]
     gradient = "the objective's own" if config.gradient == "true" else "coordinatewise finite differences"
     values = "directional derivatives of that gradient" if config.values == "directional" else "queries, as in use"
-    return f"""# {config.optimizer}, trained on {config.task}
+    return f"""# {config.optimizer}, trained on {config.trained_on()}
 
 A learned zeroth-order optimizer of {parameters:,} weights, shared by all coordinates of a problem.
 Weights: `optimizer.safetensors`, settings and the whole training config in its metadata.
 
 ## Training
 
-- Data: {provenance["problems"]} problems of the `train` split of the task `{config.task}`{threat}.
+{data}
 - Optimizee's gradient: {gradient}. Values that answered its queries in training: {values}.
 - Precision {config.dtype}, seed {config.seed}.
 - Took {minutes:.0f} minutes on {provenance["threads"]} thread(s), validation included
@@ -52,15 +60,25 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 
 {stages}
 
-The weights are those that did best on {validation.problems} problems of the `valid` split, by real queries
-({validation.steps} steps, validated every {validation.every} unrolls): {words[validation.criterion]},
+The weights are those that did best on {validation.problems} problems of the `valid` split{of_each}, by real queries
+({validation.steps} steps, validated every {validation.every} unrolls): {mean},
 {score:.4g}. That number chose them, so it flatters them; the test score is the one to quote.
 
 ## Use
 
 It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, and on
-this task only: compare it with tuned baselines before relying on it elsewhere. {unit}
+{"these tasks" if several else "this task"} only: compare it with tuned baselines before relying on it elsewhere. {unit}
 """
+
+
+def _data(family: Family, problems: int, families: int) -> str:
+    """A line on one family."""
+    settings = {key: value for key, value in family.settings.items() if key not in ("eps", "norm")}
+    told = f" ({', '.join(f'{key} {value}' for key, value in settings.items())})" if settings else ""
+    units = f", units of x by factors of 1 / {family.rescale:g} .. {family.rescale:g}" if family.rescale != 1 else ""
+    weight = f"; weight {family.weight:g}" if families > 1 else ""
+    threat = _threat(family.settings)
+    return f"- Data: {problems} problems of the `train` split of the task `{family.task}`{told}{threat}{units}{weight}."
 
 
 def _threat(settings: dict[str, Any]) -> str:

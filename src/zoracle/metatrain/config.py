@@ -83,12 +83,41 @@ class Validation(_Checked, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
 
 
-class TrainConfig(_Checked, frozen=True, kw_only=True):
-    """A whole training.
+class Family(_Checked, frozen=True, kw_only=True):
+    """One of several families of problems that a training draws from.
 
     Attributes:
         task: name of the task.
+        settings: settings of the task.
+        problems: how many problems of its training split; all where None.
+        weight: of its meta-loss in the mean over families.
+        rescale: R: each run measures x in units multiplied by a factor drawn from [1 / R, R], evenly in its logarithm,
+            so that the optimizer cannot count on a scale (Lv et al., 2017).
+    """
+
+    task: str
+    settings: dict[str, Any] = {}
+    problems: int | None = None
+    weight: float = 1.0
+    rescale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight is {self.weight}; expected a positive number")
+        if not 1 <= self.rescale < float("inf"):
+            raise ValueError(f"rescale is {self.rescale}; expected a number of at least 1")
+
+
+class TrainConfig(_Checked, frozen=True, kw_only=True):
+    """A whole training, on one task, or on several families of problems at once.
+
+    With several, a meta-batch holds ``meta_batch`` problems of each, the meta-loss is the weighted mean of theirs, and
+    validation takes ``problems`` of each family's validation split; its score is the geometric mean of theirs.
+
+    Attributes:
+        task: name of the task, where it is one.
         task_settings: settings of the task.
+        families: the families, where it is not one task.
         optimizer: name of the optimizer in the registry.
         settings: settings of the optimizer.
         stages: what is done, in order.
@@ -96,15 +125,16 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
         gradient_mu: smoothing parameter of the latter.
         values: what training answers queries with: "queries", or "directional", one gradient and inner products.
-        problems: how many problems of the training split; all where None.
+        problems: how many problems of the training split, where it is one task; all where None.
         dtype: "float32" or "float64".
         seed: keys everything.
     """
 
-    task: str
+    task: str | None = None
     optimizer: str = "zo-lstm"
     stages: tuple[Stage, ...]
     task_settings: dict[str, Any] = {}
+    families: tuple[Family, ...] = ()
     settings: dict[str, Any] = {}
     validation: Validation = Validation()
     gradient: Literal["true", "coordinatewise"] = "true"
@@ -117,6 +147,21 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("there are no stages; expected at least one [[stages]]")
+        if (self.task is None) == (not self.families):
+            raise ValueError("give either task, or [[families]] with a task each")
+        if self.families and (self.task_settings or self.problems is not None):
+            raise ValueError("task_settings and problems belong to one task; give them in [[families]]")
+
+    def drawn_from(self) -> tuple[Family, ...]:
+        """The families, one task being one of them."""
+        if self.task is None:
+            return self.families
+        return (Family(task=self.task, settings=self.task_settings, problems=self.problems),)
+
+    def trained_on(self) -> str:
+        """The names of the tasks, in words."""
+        names = list(dict.fromkeys(family.task for family in self.drawn_from()))
+        return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 def parse(text: str, where: str = "config") -> TrainConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.files import read_tensors, write_tensors, write_text
 from zoracle.metatrain.card import card
 from zoracle.metatrain.config import Stage, TrainConfig
+from zoracle.metatrain.families import Problems, TrainingFamily
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.optimizers.base import Optimizer, with_settings
 from zoracle.optimizers.registry import make
@@ -29,6 +30,7 @@ from zoracle.types import Purpose
 
 CHECKPOINT = "training.safetensors"
 _UNROLL, _VALIDATION = 1, 2  # streams of the seed
+_SMALLEST = 1e-12  # a ratio below it counts as it
 
 
 class Report(NamedTuple):
@@ -51,12 +53,33 @@ class Report(NamedTuple):
     """Segments of this unroll whose meta-gradient was not finite: they changed nothing."""
 
 
+class _Run:
+    """One family's unroll as it goes on."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer[Any, Any],
+        oracle: TrainingOracle,
+        state: Any,
+        rows: Tensor,
+        origin: Tensor,
+        initial: Tensor,
+    ) -> None:
+        self.optimizer = optimizer
+        self.oracle = oracle
+        self.state = state
+        self.rows = rows
+        self.origin = origin
+        self.initial = initial
+        self.previous: Tensor | None = None
+
+
 class Trainer:
     """Trains a learned optimizer from a config; can be killed at any moment and resumed to the same bits.
 
     Args:
         config: what to do.
-        task: the family of problems.
+        tasks: one for each family of problems that the config names, in its order; a task alone where it is one.
         folder: where checkpoints and the result go; None keeps everything in memory.
 
     Raises:
@@ -64,9 +87,9 @@ class Trainer:
         CheckpointError: the folder holds a training with another config.
     """
 
-    def __init__(self, config: TrainConfig, task: Task, folder: Path | None = None) -> None:
+    def __init__(self, config: TrainConfig, tasks: Task | Sequence[Task], folder: Path | None = None) -> None:
         self.config = config
-        self.task = task
+        self.tasks = (tasks,) if isinstance(tasks, Task) else tuple(tasks)
         self.folder = folder
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
         optimizer = make(config.optimizer, **config.settings)
@@ -85,10 +108,15 @@ class Trainer:
         self.best_weights = self._weights()
         self.ema = self._weights()
         self.adam = self._start_stage()
-        ids = task.ids("train")
-        self.ids = ids[: config.problems or len(ids)]
+        families = config.drawn_from()
+        if len(families) != len(self.tasks):
+            raise InputError(f"{len(self.tasks)} tasks are given for {len(families)} families; expected one for each")
+        # One task alone is drawn in the order that it always was.
+        self.families = [
+            TrainingFamily(family, task, self.dtype, config.seed, *(() if len(families) == 1 else (number,)))
+            for number, (family, task) in enumerate(zip(families, self.tasks, strict=True))
+        ]
         self.validated = math.inf
-        self.objective = task.objective(self.ids, dtype=self.dtype)
         self._resume()
 
     def run(self, on_report: Callable[[Report], None] | None = None) -> Optimizer[Any, Any]:
@@ -135,7 +163,8 @@ class Trainer:
         """What the weights were made from, for their metadata."""
         return {
             "config": _as_json(self.config),
-            "problems": len(self.ids),
+            "problems": sum(len(family.ids) for family in self.families),
+            "problems_each": [len(family.ids) for family in self.families],
             f"validation_{self.config.validation.criterion}": self.validated,
             "seconds": round(self.seconds),
             "threads": torch.get_num_threads(),
@@ -147,58 +176,72 @@ class Trainer:
         return sum(p.numel() for p in self.module.parameters())
 
     def _unroll(self, stage: Stage) -> tuple[float, float]:
-        """One unroll from fresh starting points, with an update after each segment of K steps."""
+        """One unroll of every family from fresh starting points, with an update after each segment of K steps."""
         self.skipped = 0
-        seed = keyed.mix(self.config.seed, _UNROLL, self.stage, self.unroll)
-        rows = self._draw_problems(stage.meta_batch)
-        ids = tuple(self.ids[row] for row in rows.tolist())
-        optimizer = with_settings(self.optimizer, **stage.settings)
-        oracle = TrainingOracle(
-            self.objective, gradient=self.config.gradient, values=self.config.values, mu=self.config.gradient_mu
-        )
-        x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
-        state = optimizer.init(
-            x0,
-            seed=seed,
-            problem=torch.tensor(ids),
-            horizon=stage.steps,
-            scale=self.objective.scale,
-            space=self.objective.space(rows, x0),
-        )
-        with torch.no_grad():
-            initial = oracle.linearise(x0, rows, state.key.step if self.objective.stochastic else None)[0]
-        previous: Tensor | None = None
+        runs = [self._begin(stage, number, family) for number, family in enumerate(self.families)]
+        weights = sum(family.weight for family in self.families)
         total = 0.0
         segments = math.ceil(stage.steps / stage.truncation)
         for index in range(segments):
             first = index * stage.truncation
             k = min(stage.truncation, stage.steps - first)
-            segment = stage.loss.segment(
-                optimizer,
-                oracle,
-                state,
-                k,
-                problem=rows,
-                first=first,
-                previous=previous,
-                horizon=stage.steps,
-                origin=x0,
-            )
-            self._update(stage, segment.value, (self.unroll * segments + index) / (stage.unrolls * segments))
-            state = detach(segment.state)
-            previous = segment.losses[-1].detach()
-            total += float(segment.value.detach())
-        assert previous is not None
-        gradients = int(oracle.gradients.sum())
-        self._count("gradients", gradients)
-        self._count("points", sum(int(counts.sum()) for counts in oracle.counts.values()) - gradients)
-        return total / segments, float((previous / initial).mean())
+            self.adam.zero_grad(set_to_none=True)
+            for run, family in zip(runs, self.families, strict=True):
+                segment = stage.loss.segment(
+                    run.optimizer,
+                    run.oracle,
+                    run.state,
+                    k,
+                    problem=run.rows,
+                    first=first,
+                    previous=run.previous,
+                    horizon=stage.steps,
+                    origin=run.origin,
+                )
+                if not segment.value.requires_grad:
+                    raise InputError(
+                        f"stage {self.stage + 1} trains {', '.join(stage.train)}, which its settings do not use"
+                    )
+                # Family by family, so that one graph is held at a time; gradients add up.
+                share = family.weight / weights
+                (segment.value * share if share != 1 else segment.value).backward()  # type: ignore[no-untyped-call]
+                run.state = detach(segment.state)
+                run.previous = segment.losses[-1].detach()
+                total += share * float(segment.value.detach())
+            self._update(stage, (self.unroll * segments + index) / (stage.unrolls * segments))
+        ratios = []
+        for run in runs:
+            gradients = int(run.oracle.gradients.sum())
+            self._count("gradients", gradients)
+            self._count("points", sum(int(counts.sum()) for counts in run.oracle.counts.values()) - gradients)
+            assert run.previous is not None
+            ratios.append(float((run.previous / run.initial).mean()))
+        return total / segments, geometric_mean(ratios)
 
-    def _update(self, stage: Stage, value: Tensor, progress: float) -> None:
-        self.adam.zero_grad(set_to_none=True)
-        if not value.requires_grad:
-            raise InputError(f"stage {self.stage + 1} trains {', '.join(stage.train)}, which its settings do not use")
-        value.backward()  # type: ignore[no-untyped-call]
+    def _begin(self, stage: Stage, number: int, family: TrainingFamily) -> _Run:
+        """The start of one unroll of one family."""
+        words = (self.config.seed, _UNROLL, self.stage, self.unroll)
+        seed = keyed.mix(*words, *(() if len(self.families) == 1 else (number,)))
+        rows = family.draw(self.stage, self.unroll, stage.meta_batch)
+        objective, ids, x0 = family.begin(rows, seed)
+        oracle = TrainingOracle(
+            objective, gradient=self.config.gradient, values=self.config.values, mu=self.config.gradient_mu
+        )
+        optimizer = with_settings(self.optimizer, **stage.settings)
+        state = optimizer.init(
+            x0,
+            seed=seed,
+            problem=ids,
+            horizon=stage.steps,
+            scale=objective.scale,
+            space=objective.space(rows, x0),
+        )
+        with torch.no_grad():
+            initial = oracle.linearise(x0, rows, state.key.step if objective.stochastic else None)[0]
+        return _Run(optimizer, oracle, state, rows, x0, initial)
+
+    def _update(self, stage: Stage, progress: float) -> None:
+        """One step of Adam along the gradients that have added up."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         if stage.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, stage.clip_value)
@@ -217,37 +260,38 @@ class Trainer:
         for name, weight in self._weights().items():
             self.ema[name].lerp_(weight, 1 - decay)
 
-    def _draw_problems(self, count: int) -> Tensor:
-        """Rows of the next meta-batch: every problem once in each pass, in a fresh order."""
-        n = len(self.ids)
-        start = self.unroll * count
-        rows = []
-        for position in range(start, start + count):
-            order = keyed.permutation(n, self.config.seed, self.stage, position // n)
-            rows.append(int(order[position % n]))
-        # A problem comes once in a batch; where a pass ends within one, the next pass may repeat it.
-        unique = list(dict.fromkeys(rows))
-        return torch.tensor(unique, dtype=torch.int64)
-
     def _validate(self, stage: Stage) -> float:
         """The criterion over validation problems, by real queries; keeps the best weights."""
         config = self.config.validation
-        ids = self.task.ids("valid")[: config.problems]
         trained = self._weights()
         self.module.load_state_dict(self.ema)
         optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
-        objective = self.task.objective(ids, dtype=self.dtype)
+        score = geometric_mean([self._score(family, optimizer) for family in self.families])
+        if score < self.best:
+            self.best = score
+            self.best_weights = self._weights()
+        self.module.load_state_dict(trained)
+        return score
+
+    def _score(self, family: TrainingFamily, optimizer: Optimizer[Any, Any]) -> float:
+        """The criterion over one family's validation problems."""
+        config = self.config.validation
+        valid = family.task.ids("valid")[: config.problems]
+        problems = Problems(
+            family.task.objective(valid, dtype=self.dtype), family.task, valid, family.rescale, self.dtype
+        )
+        rows = torch.arange(len(valid))
         scores = []
         for repeat in range(config.seeds):
             seed = keyed.mix(self.config.seed, _VALIDATION, repeat)
-            x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
+            objective, ids, x0 = problems.begin(rows, seed)
             state = optimizer.init(
                 x0,
                 seed=seed,
-                problem=torch.tensor(ids),
+                problem=ids,
                 horizon=config.steps,
                 scale=objective.scale,
-                space=objective.space(torch.arange(len(ids)), x0),
+                space=objective.space(rows, x0),
             )
             oracle = Oracle(objective)
             by_queries = config.criterion == "queries"
@@ -262,12 +306,7 @@ class Trainer:
             self._count("validation", sum(int(counts.sum()) for counts in oracle.counts.values()))
             # A run that ended in NaN has not improved anything.
             scores.append((trajectory.final_loss / first).nan_to_num(nan=1.0, posinf=1.0))
-        score = float(torch.cat(scores).mean())
-        if score < self.best:
-            self.best = score
-            self.best_weights = self._weights()
-        self.module.load_state_dict(trained)
-        return score
+        return float(torch.cat(scores).mean())
 
     @staticmethod
     def _losses(oracle: Oracle, x: Tensor) -> Tensor:
@@ -348,3 +387,10 @@ class Trainer:
 def _as_json(config: TrainConfig) -> Any:
     """The config as it reads back from a file: lists where it has tuples."""
     return msgspec.json.decode(msgspec.json.encode(config))
+
+
+def geometric_mean(numbers: Sequence[float]) -> float:
+    """Of positive numbers; of one, that number to the bit."""
+    if len(numbers) == 1:
+        return numbers[0]
+    return math.exp(sum(math.log(max(number, _SMALLEST)) for number in numbers) / len(numbers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
@@ -16,15 +17,17 @@ class Rescaled(Objective):
 
     Args:
         inner: the objective f.
-        scale: s, positive.
+        scale: s, positive; or (P,), one for each problem.
         bounds: of x = s y; None clips nothing.
 
     Raises:
         InputError: the scale or the bounds are unusable.
     """
 
-    def __init__(self, inner: Objective, *, scale: float = 1.0, bounds: Bounds | None = None) -> None:
-        if not scale > 0:
+    def __init__(self, inner: Objective, *, scale: float | Tensor = 1.0, bounds: Bounds | None = None) -> None:
+        if isinstance(scale, Tensor) and scale.shape != (inner.num_problems,):
+            raise InputError(f"scale has shape {tuple(scale.shape)}; expected ({inner.num_problems},), one a problem")
+        if not bool(torch.as_tensor(scale > 0).all()):
             raise InputError(f"scale is {scale}; expected a positive number")
         if bounds is not None and not bounds.low < bounds.high:
             raise InputError(f"bounds are ({bounds.low}, {bounds.high}); expected the lower one first")
@@ -42,7 +45,7 @@ class Rescaled(Objective):
     def origin(self, problem: Tensor, like: Tensor) -> Tensor | None:
         """The y whose x = s y leaves everything as it is."""
         points = self.inner.origin(problem, like)
-        return None if points is None else points / self.factor
+        return None if points is None else points / self._factor(problem, like)
 
     @property
     def width(self) -> int:
@@ -51,31 +54,44 @@ class Rescaled(Objective):
 
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """Points y (N, d) whose x = s y is feasible."""
+        factor = self._factor(problem, points)
         if self.limits is not None:
-            points = points.clamp(self.limits.low / self.factor, self.limits.high / self.factor)
+            low, high = (
+                torch.as_tensor(limit / factor, dtype=points.dtype, device=points.device) for limit in self.limits
+            )
+            points = points.clamp(low, high)
         if self.inner.constrained:
-            points = self.inner.project(points * self.factor, problem) / self.factor
+            points = self.inner.project(points * factor, problem) / factor
         return points
 
     def space(self, problem: Tensor, like: Tensor) -> Space:
         """Where y may lie."""
         inner = self.inner.space(problem, like)
-        low, high, radius = (part / self.factor for part in (inner.low, inner.high, inner.radius))
+        factor = self._factor(problem, like)
+        low, high = inner.low / factor, inner.high / factor
+        radius = inner.radius / (factor if isinstance(factor, float) else factor.squeeze(1))
         if self.limits is not None:
-            low = low.clamp(min=self.limits.low / self.factor)
-            high = high.clamp(max=self.limits.high / self.factor)
+            low = low.clamp(min=self.limits.low / factor)
+            high = high.clamp(max=self.limits.high / factor)
         return Space(low, high, radius, inner.shape)
 
-    def original(self, points: Tensor) -> Tensor:
-        """The points x (N, d) that points y stand for."""
-        x = points * self.factor
+    def original(self, points: Tensor, problem: Tensor | None = None) -> Tensor:
+        """The points x (N, d) that points y of these problems stand for; of all problems in their order by default."""
+        x = points * self._factor(problem, points)
         return x if self.limits is None else x.clamp(self.limits.low, self.limits.high)
 
+    def _factor(self, problem: Tensor | None, like: Tensor) -> float | Tensor:
+        """S of these problems: a number, or (N, 1)."""
+        if not isinstance(self.factor, Tensor):
+            return self.factor
+        own = self.factor if problem is None else self.factor[problem.to(self.factor.device)]
+        return own.to(like).unsqueeze(1)
+
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        return self.inner.evaluate(self.original(points), problem, step)
+        return self.inner.evaluate(self.original(points, problem), problem, step)
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = self.original(points)
+        factor, x = self._factor(problem, points), self.original(points, problem)
         loss, gradient = self.inner.gradient(x, problem, step)
-        inside = (x == points * self.factor).to(gradient.dtype)
-        return loss, gradient * self.factor * inside
+        inside = (x == points * factor).to(gradient.dtype)
+        return loss, gradient * factor * inside

@@ -13,7 +13,7 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
-from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, blockwise, step
+from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
 from zoracle.types import Key, Queries
 
 #: Initial rates of the memories, running means of the estimates.
@@ -21,6 +21,7 @@ RATES = (0.5, 0.12, 0.03)
 _FEATURES = len(RATES) + 6
 _SCALARS = 7
 _TINY = 1e-12
+_MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a step, and in all
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
 
 
@@ -34,6 +35,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         last_step: share of it that is left at the end of the run, where it falls to linearly.
         cap: longest step of a coordinate in units of eta.
         horizon: steps that the schedule is stretched over where the run does not say how many it will take.
+        adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
+            ``step_size`` times the scale that the run was told.
         weight_seed: keys the initial weights.
     """
 
@@ -43,6 +46,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     last_step: Share = 0.03
     cap: Positive = 5.0
     horizon: int = 200
+    adaptive: bool = False
     weight_seed: int = 0
 
 
@@ -78,6 +82,8 @@ class GuidedLSTMState(NamedTuple):
     """(B,) running mean of the estimates' norms."""
     first_norm: Tensor
     """(B,) the first estimate's norm."""
+    pace: Tensor
+    """(B,) logarithm of what eta is multiplied by; of the scale where it is not adaptive."""
     hidden: Hidden
 
 
@@ -183,6 +189,12 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         self.pace = nn.Parameter(torch.zeros(4))
         self.shrink = nn.Parameter(torch.tensor([-3.0]))
         self.gates = Gates(_SCALARS + g, RATES, seed=mix(seed, 2))
+        # An untrained one goes on to longer steps where a step won most of what its slope promised.
+        self.pacing = (
+            Pacing(_SCALARS + g + 2 + len(RATES), {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
+            if self.config.adaptive
+            else None
+        )
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
@@ -229,6 +241,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             lowest=x.new_zeros(b),
             norm=x.new_zeros(b),
             first_norm=x.new_zeros(b),
+            pace=x.new_full((b,), math.log(start.scale) if self.config.adaptive else 0.0),
             hidden=self.rnn.start(zero),
         )
 
@@ -266,7 +279,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         started = state.key.step.to(state.x.device) > 0
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
         progress = (state.key.step.to(state.x) / state.horizon.to(state.x)).clamp(max=1)
-        eta = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
+        unit = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
+        eta = unit * state.pace.exp() if self.config.adaptive else unit
         away = state.x - state.origin
 
         first_loss = torch.where(started, state.first_loss, loss)
@@ -280,6 +294,10 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
 
         rates = torch.where(started.unsqueeze(1), self.gates(scalars), 1.0)  # a memory begins as the first estimate
         memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
+        pace = state.pace
+        if self.pacing is not None:
+            pace = self._pace(self.pacing, state, gradient, scalars, started)
+            eta = unit * pace.exp()
         square = torch.lerp(state.square, gradient.square(), 0.05)
         spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
         seen = _Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, *state.hidden)
@@ -302,6 +320,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             lowest=lowest,
             norm=mean_norm,
             first_norm=first_norm,
+            pace=pace,
             hidden=Hidden(made.h, made.c),
         )
 
@@ -332,6 +351,16 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             0.5 * (_rms(away).squeeze(1) / eta + 1e-2).log(),
         )
         return torch.stack(columns, dim=1)
+
+    def _pace(
+        self, pacing: Pacing, state: GuidedLSTMState, gradient: Tensor, scalars: Tensor, started: Tensor
+    ) -> Tensor:
+        """The logarithm (B,) of what eta is multiplied by from now on."""
+        earlier = torch.cat((state.step.unsqueeze(1), state.memories), dim=1)
+        # Without their graphs: it is the change that is learned, not how to be told to make it.
+        against = (_unit(gradient).unsqueeze(1) * _unit(earlier)).detach().mean(2)
+        inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1)), dim=1)
+        return torch.where(started, state.pace + pacing(inputs), state.pace).clamp(-_FARTHEST, _FARTHEST)
 
     def _shared(self, seen: _Seen, eta: Tensor, progress: Tensor, scalars: Tensor) -> _Shared:
         sides = (seen.gradient.unsqueeze(1), seen.memories, seen.away.unsqueeze(1))

@@ -150,6 +150,39 @@ class Gates(nn.Module):
         return 0.5 + 0.5 * torch.tanh(0.5 * ((middle.unsqueeze(1) * outer).sum(2) + outer_bias))
 
 
+class Pacing(nn.Module):
+    """How the unit of the steps changes from one step to the next, from scalars that all coordinates share.
+
+    Args:
+        scalars: S, how many.
+        straight: weights by which some of the scalars act from the start, by their index; the others start at zero.
+        bias: what the sum starts from.
+        most: the largest change of the logarithm in a step.
+        seed: keys the initial weights.
+        width: of the layer between.
+    """
+
+    def __init__(
+        self, scalars: int, straight: dict[int, float], bias: float, *, most: float, seed: int, width: int = 16
+    ) -> None:
+        super().__init__()
+        self.most = most
+        g = torch.Generator().manual_seed(seed)
+        self.inner = nn.Parameter(torch.randn(width, scalars, generator=g) / math.sqrt(scalars))
+        self.inner_bias = nn.Parameter(torch.zeros(width))
+        self.outer = nn.Parameter(torch.randn(width, generator=g) * 0.1)
+        self.straight = nn.Parameter(torch.tensor([straight.get(i, 0.0) for i in range(scalars)]))
+        self.bias = nn.Parameter(torch.tensor([bias]))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """Changes (B,) of the logarithm for scalars (B, S); sums, so that no batch changes them."""
+        weights = (self.inner, self.inner_bias, self.outer, self.straight, self.bias)
+        inner, inner_bias, outer, straight, bias = (weight.to(scalars.dtype) for weight in weights)
+        middle = torch.tanh((scalars.unsqueeze(1) * inner).sum(2) + inner_bias)
+        changed = (middle * outer).sum(1) + (scalars * straight).sum(1) + bias
+        return self.most * torch.tanh(changed)
+
+
 def blockwise(
     function: Callable[..., tuple[Tensor, ...]], coordinates: Sequence[Tensor], problems: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:

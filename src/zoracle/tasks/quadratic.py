@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from zoracle.keyed import mix
 from zoracle.objectives.quadratic import Quadratic
 from zoracle.tasks.synthetic import SyntheticTask, check_at_least
 
@@ -18,6 +19,8 @@ class QuadraticTask(SyntheticTask):
         condition: the largest curvature over the smallest, at least 1.
         rotated: whether eigenvectors are drawn too (d x d numbers a problem) or are the axes.
         start_std: standard deviation of the starting points.
+        noise: by how much each step sees the optimum displaced, in each coordinate; see :class:`Quadratic`.
+        seed: keys that noise.
 
     Raises:
         InputError: a setting out of its range.
@@ -26,12 +29,22 @@ class QuadraticTask(SyntheticTask):
     name = "quadratic"
 
     def __init__(
-        self, *, dim: int = 100, condition: float = 100.0, rotated: bool = False, start_std: float = 1.0
+        self,
+        *,
+        dim: int = 100,
+        condition: float = 100.0,
+        rotated: bool = False,
+        start_std: float = 1.0,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(dim=dim, start_std=start_std)
         check_at_least("condition", condition, 1)
+        check_at_least("noise", noise, 0)
         self.condition = condition
         self.rotated = rotated
+        self.noise = noise
+        self.seed = seed
 
     def objective(
         self, ids: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -48,4 +61,7 @@ class QuadraticTask(SyntheticTask):
             curvatures[order].to(device, dtype),
             self._draw(ids, 1, self.dim).to(device, dtype),
             rotation=None if rotation is None else rotation.to(device, dtype),
+            noise=self.noise,
+            ids=torch.tensor(ids),
+            seed=mix(self.seed),
         )
