@@ -26,7 +26,7 @@ from zoracle.experiments.base import Work
 from zoracle.experiments.common import queries_to, verdict
 from zoracle.experiments.context import Meter
 from zoracle.experiments.drawing import line
-from zoracle.experiments.reproduce import reproduce
+from zoracle.experiments.reproduce import changed, reproduce
 from zoracle.experiments.weights import paper_config
 from zoracle.objectives.callable import CallableObjective
 from zoracle.optimizers.registry import make
@@ -404,6 +404,42 @@ def test_a_line_is_a_mean_over_repeats_with_an_interval_over_problems():
 
 def test_shipped_optimizers_say_what_they_were_trained_on():
     assert {resolve(name).trained_on() for name in shipped()} >= {("digits",), ("mnist",), ("quadratic",)}
+
+
+def test_settings_changed_are_told_on_the_page(tmp_path, capsys):
+    wanted = ["--set", "problems=2", "--set", "directions=[1,3]", "--set", "budget=42", "--set", "seeds=1"]
+    assert main(["reproduce", "num-directions", "--quick", "--out", str(tmp_path), *wanted]) == 0
+    folder = tmp_path / "num-directions-quick"
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    assert (settings["problems"], settings["directions"], settings["budget"]) == (2, [1, 3], 42)
+    assert "directions (1, 3) instead of" in " ".join(capsys.readouterr().out.split())
+    if (folder / "index.html").is_file():
+        assert "--set directions=[1,3]" in (folder / "index.html").read_text().replace("&#34;", '"')
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("problems", "expected NAME=VALUE"),
+        ("problem=3", "setting 'problem' is unknown here; expected one of"),
+        ("problems=many", "setting 'problems=many' of dimension: Expected `int`"),
+        ("problems=0", "expected at least 1"),
+        ("dimensions=10", "Expected `array`"),
+    ],
+)
+def test_settings_that_cannot_be_changed_are_told(tmp_path, capsys, change, message):
+    assert main(["reproduce", "dimension", "--quick", "--out", str(tmp_path), "--set", change]) == 2
+    told = capsys.readouterr().err
+    assert message in " ".join(told.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_changes_the_settings_that_each_has():
+    every = [registry.experiment(name) for name in NAMES]
+    made = changed(every, True, ["panels=0", "problems=5"])
+    assert made["mnist-attack"].panels == 0
+    assert all(form.problems == 5 for form in made.values())
+    assert made["dimension"].dimensions == registry.experiment("dimension").quick.dimensions
 
 
 def test_docs_name_every_experiment():

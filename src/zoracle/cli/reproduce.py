@@ -10,7 +10,7 @@ from rich.console import Console
 from zoracle.cli.options import workers_option
 from zoracle.errors import InputError
 from zoracle.experiments import registry
-from zoracle.experiments.reproduce import reproduce, spoken
+from zoracle.experiments.reproduce import changed, reproduce, spoken
 
 
 @click.command("reproduce")
@@ -24,8 +24,15 @@ from zoracle.experiments.reproduce import reproduce, spoken
     help="Folder; a folder a experiment is made in it, and the same one resumes.",
 )
 @click.option("--optimizers", help="Names or folders of learned optimizers, by commas, for those that take any.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another setting than the form's, problems=30 say; may be given again. The page says so.",
+)
 @workers_option
-def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: int) -> None:
+def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: tuple[str, ...], workers: int) -> None:
     r"""Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
 
     \b
@@ -36,6 +43,7 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
     """
     every = name == "all"
     chosen = [registry.experiment(one) for one in (registry.names() if every else (name,))]
+    settings = changed(chosen, quick, changes)
     console = Console()
     failed: list[str] = []
     seconds = 0.0
@@ -43,7 +51,15 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, workers: 
         folder = out / (f"{experiment.name}-quick" if quick else experiment.name)
         console.print(f"{experiment.name}: {experiment.summary}", markup=False, highlight=False)
         try:
-            done = reproduce(experiment, folder, quick=quick, optimizers=optimizers, workers=workers, console=console)
+            done = reproduce(
+                experiment,
+                folder,
+                quick=quick,
+                settings=settings[experiment.name],
+                optimizers=optimizers,
+                workers=workers,
+                console=console,
+            )
         except InputError as error:
             if not every:
                 raise

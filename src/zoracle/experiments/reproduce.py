@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from zoracle import __version__
-from zoracle.errors import MissingExtraError, require
+from zoracle.errors import InputError, MissingExtraError, require
 from zoracle.evaluation.chosen import chosen
 from zoracle.evaluation.entries import OnProgress
 from zoracle.evaluation.metrics import DEFINITIONS
@@ -24,6 +24,9 @@ from zoracle.experiments.base import Experiment, Outcome, markdown
 from zoracle.experiments.context import Context
 from zoracle.experiments.drawing import write_figure
 from zoracle.files import read_json, write_json, write_text
+
+#: Parts of an experiment that can be left out by setting them to 0.
+_OPTIONAL = ("panels", "external")
 
 
 class Reproduced(NamedTuple):
@@ -84,6 +87,8 @@ def reproduce(
     with locked(out), started(workers) as pool, shown(console, on_progress) as display:
         run = open_run(out, config, command)
         context = Context(run, settings, quick, optimizers, pool, display)
+        if other := differing(settings, experiment.quick if quick else experiment.full):
+            context.note(f"other settings than the form's, whatever the text says: {'; '.join(other)}")
         outcome = experiment.run(context)
         seconds = context.meter.estimate(experiment.work(experiment.full))
         paths = {name: run.path / name for name in ("table.json", "table.md", "curves.npz", "queries.json")}
@@ -107,6 +112,49 @@ def reproduce(
         except MissingExtraError as error:
             context.note(f"no figures and no page were written: {error}")
     return Reproduced(outcome, context.notes, paths, context.meter.queries, seconds)
+
+
+def changed(experiments: Sequence[Experiment], quick: bool, changes: Sequence[str]) -> dict[str, Any]:
+    """The settings of each experiment's form with some of them changed, where it has them.
+
+    Args:
+        experiments: which.
+        quick: whether it is the quick form.
+        changes: ``name=value`` each, the value as in JSON; what is no JSON is text.
+
+    Raises:
+        InputError: not of this form, a name that no experiment has, or a value of another type.
+    """
+    forms = {one.name: one.quick if quick else one.full for one in experiments}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise InputError(f"{change!r} changes nothing; expected NAME=VALUE, problems=30 say")
+        able = {key: form for key, form in forms.items() if name in form.__struct_fields__}
+        if not able:
+            known = sorted({field for form in forms.values() for field in form.__struct_fields__})
+            raise InputError(f"setting {name!r} is unknown here; expected one of {', '.join(known)}")
+        try:
+            value = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            value = text
+        for key, form in able.items():
+            whole = {**msgspec.to_builtins(form), name: value}
+            try:
+                made = msgspec.convert(whole, type(form))
+            except msgspec.ValidationError as error:
+                raise InputError(f"setting {change!r} of {key}: {error}") from error
+            least = 0 if name in _OPTIONAL else 1
+            if isinstance(value, int) and value < least:
+                raise InputError(f"setting {change!r} of {key}: expected at least {least}")
+            forms[key] = made
+    return forms
+
+
+def differing(settings: Any, form: Any) -> list[str]:
+    """What settings have other than their form, in words."""
+    names = [name for name in form.__struct_fields__ if getattr(settings, name) != getattr(form, name)]
+    return [f"{name} {getattr(settings, name)} instead of {getattr(form, name)}" for name in names]
 
 
 def duration(seconds: float | None) -> str:
@@ -143,12 +191,18 @@ def _draw(
     )
     template = files("zoracle.experiments") / "templates" / "page.html.jinja"
     quick = " --quick" if context.quick else ""
+    form = experiment.quick if context.quick else experiment.full
+    sets = "".join(
+        f" --set {name}={msgspec.json.encode(getattr(context.settings, name)).decode()}"
+        for name in form.__struct_fields__
+        if getattr(context.settings, name) != getattr(form, name)
+    )
     page = environment.from_string(template.read_text(encoding="utf-8")).render(
         name=experiment.name,
         summary=experiment.summary,
         about=experiment.about.split("\n\n"),
         quick=context.quick,
-        command=f"zoracle reproduce {experiment.name}{quick} --out DIR",
+        command=f"zoracle reproduce {experiment.name}{quick}{sets} --out DIR",
         findings=outcome.findings,
         tables=outcome.tables,
         figures=outcome.figures,
