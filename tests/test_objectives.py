@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from zoracle.errors import BlackBoxError, InputError
-from zoracle.objectives import BinaryClassification, CallableObjective, ClassicalFunction, Quadratic
+from zoracle.objectives import (
+    BinaryClassification,
+    CallableObjective,
+    ClassicalFunction,
+    NetworkTraining,
+    Quadratic,
+    ShiftedFunctions,
+)
 from zoracle.objectives.base import Bounds
 from zoracle.objectives.rowwise import groups, matvec
 from zoracle.objectives.transform import Rescaled
@@ -29,6 +36,13 @@ def quadratic(rotated: bool) -> Quadratic:
     return Quadratic(draw(P, D).exp(), draw(P, D, seed=1), optimum_value=draw(P, seed=3), rotation=rotation)
 
 
+def network(batch_size: int | None = None) -> NetworkTraining:
+    """Two inputs, one hidden unit and two classes, so that there are 7 weights."""
+    chosen = torch.stack([torch.randperm(2 * N, generator=torch.Generator().manual_seed(p))[:N] for p in range(P)])
+    labels = (draw(2 * N, seed=1) > 0).long()
+    return NetworkTraining(draw(2 * N, 2), labels, chosen, hidden=1, classes=2, batch_size=batch_size)
+
+
 OBJECTIVES = {
     "classification": classification(),
     "classification, mini-batches": classification(8),
@@ -36,6 +50,9 @@ OBJECTIVES = {
     "quadratic, rotated": quadratic(True),
     "quadratic, noisy": Quadratic(draw(P, D).exp(), draw(P, D, seed=1), noise=0.3),
     "in other units": Rescaled(classification(8), scale=torch.tensor([0.1, 1.0, 30.0])),
+    "network": network(),
+    "network, mini-batches": network(8),
+    "functions, moved": ShiftedFunctions(("levy", "sphere", "styblinski-tang"), draw(P, D, seed=4) / 4),
     **{name: ClassicalFunction(name, D, P) for name in ClassicalFunction.names()},
 }
 

@@ -19,6 +19,7 @@ from zoracle.tasks.digits import train_digits_target
 from zoracle.tasks.image_attack import ASSETS, read_splits
 from zoracle.tasks.mnist import MNISTAttack, read_mnist, train_mnist_target
 from zoracle.tasks.networks import DigitsNet, MNISTNet, ResNet20, build, load_network
+from zoracle.tasks.synthetic import DrawnTask
 from zoracle.tasks.training import initialise, margins, train_target
 
 NEEDS = {"mnist": "mnist/paper_target_cnn.safetensors", "cifar10": "cifar10/resnet20.safetensors"}
@@ -28,6 +29,8 @@ FIRST_IDS = {
     "cifar10": {"train": (13296, 11924, 13154), "valid": (664, 469, 214), "test": (726, 251, 593)},
     "binary-classification": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "quadratic": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "functions": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "network": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
 }
 SIZES = {
     "digits": (550, 100, 200),
@@ -35,6 +38,8 @@ SIZES = {
     "cifar10": (500, 200, 200),
     "binary-classification": (1000, 100, 100),
     "quadratic": (1000, 100, 100),
+    "functions": (1000, 100, 100),
+    "network": (1000, 100, 100),
 }
 
 
@@ -82,7 +87,7 @@ def test_problems_are_keyed_by_id(name, dtype):
 @each
 def test_unknown_ids_are_refused(name):
     family = made(name)
-    for ids in ((), (-1,)) + (((10**9,),) if name not in ("quadratic", "binary-classification") else ()):
+    for ids in ((), (-1,)) + (() if isinstance(family, DrawnTask) else ((10**9,),)):
         with pytest.raises(InputError, match=f"task {name}"):
             family.objective(ids)
 
@@ -164,6 +169,14 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("quadratic", condition=0.5), "condition is 0.5"),
         (lambda: task("binary-classification", flipped=0.6), "0.5 - flipped"),
         (lambda: task("binary-classification", batch_size=501).objective((0,)), "batch_size is 501; expected 1 .. 500"),
+        (lambda: task("functions", function="rosenbrok"), "function 'rosenbrok' is unknown; did you mean rosenbrock?"),
+        (lambda: task("functions", function="zzz"), "function 'zzz' is unknown; expected all, sphere, rosenbrock"),
+        (lambda: task("functions", dim=1), "dim is 1; expected at least 2 for rosenbrock"),
+        (lambda: task("functions", shift=1.5), "shift is 1.5; expected a number in [0, 1]"),
+        (lambda: task("functions", start_range=-1), "start_range is -1; expected a number in [0, 1]"),
+        (lambda: task("network", hidden=0), "hidden is 0; expected a number of at least 1"),
+        (lambda: task("network", samples=600), "samples is 600; expected 1 .. 599, the images of a split"),
+        (lambda: task("network", batch_size=301).objective((0,)), "batch_size is 301; expected 1 .. 300"),
         (lambda: task("digits", norm="l7").objective((432,)), "norm is 'l7'"),
     ],
 )

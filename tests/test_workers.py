@@ -312,6 +312,8 @@ def test_every_registered_optimizer_can_be_made_again(name):
         ("digits", {"c": 0.5, "confidence": 0.1, "start_std": 0.0}),
         ("quadratic", {"dim": 7, "rotated": True}),
         ("binary-classification", {"batch_size": None, "seed": 3}),
+        ("functions", {"function": "levy", "dim": 5, "shift": 0.5, "start_range": 0.1}),
+        ("network", {"hidden": 3, "samples": 20, "batch_size": None, "seed": 3}),
     ],
 )
 def test_every_task_can_be_made_again(name, settings):

@@ -7,8 +7,10 @@ from zoracle.objectives.base import Bounds, Objective
 from zoracle.objectives.binary_classification import BinaryClassification
 from zoracle.objectives.callable import CallableObjective
 from zoracle.objectives.functions import ClassicalFunction
+from zoracle.objectives.network import NetworkTraining
 from zoracle.objectives.quadratic import Quadratic
 from zoracle.objectives.reduced import Reduced
+from zoracle.objectives.shifted import ShiftedFunctions
 
 __all__ = [
     "Attack",
@@ -17,7 +19,9 @@ __all__ = [
     "CallableObjective",
     "ClassicalFunction",
     "ImageAttack",
+    "NetworkTraining",
     "Objective",
     "Quadratic",
     "Reduced",
+    "ShiftedFunctions",
 ]

@@ -15,10 +15,13 @@ from zoracle.objectives.base import Bounds, Objective
 from zoracle.types import Evaluation
 
 
-class _Function(NamedTuple):
-    value: Callable[[Tensor], Tensor]
-    """Points (N, d) to values (N,)."""
+class Function(NamedTuple):
+    """A test function of any dimension."""
+
+    excess: Callable[[Tensor], Tensor]
+    """Points (N, d) to what their values lie above the minimum, (N,)."""
     bounds: Bounds
+    """The usual ones."""
     optimum: float
     """Every coordinate of the minimiser."""
     value_per_coordinate: float = 0.0
@@ -48,13 +51,7 @@ class ClassicalFunction(Objective):
     differentiable = True
 
     def __init__(self, name: str, dim: int, num_problems: int = 1) -> None:
-        if name not in _FUNCTIONS:
-            close = difflib.get_close_matches(name, _FUNCTIONS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InputError(f"function {name!r} is unknown; expected one of {', '.join(_FUNCTIONS)}{hint}")
-        function = _FUNCTIONS[name]
-        if dim < function.lowest_dim:
-            raise InputError(f"dim is {dim}; expected at least {function.lowest_dim} for {name}")
+        function = classical(name, dim)
         if num_problems < 1:
             raise InputError(f"num_problems is {num_problems}; expected at least 1")
         self.name = name
@@ -63,7 +60,7 @@ class ClassicalFunction(Objective):
         self.bounds = function.bounds
         self.optimum = torch.full((num_problems, dim), function.optimum, dtype=torch.float64)
         self.optimum_value = torch.full((num_problems,), function.value_per_coordinate * dim, dtype=torch.float64)
-        self._value = function.value
+        self._excess = function.excess
 
     @staticmethod
     def names() -> tuple[str, ...]:
@@ -71,7 +68,23 @@ class ClassicalFunction(Objective):
         return tuple(_FUNCTIONS)
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        return Evaluation(self._value(points))
+        return Evaluation(self._excess(points) + self.optimum_value[0].to(points))
+
+
+def classical(name: str, dim: int) -> Function:
+    """A test function by name.
+
+    Raises:
+        InputError: no such function, or a dimension that it does not have.
+    """
+    if name not in _FUNCTIONS:
+        close = difflib.get_close_matches(name, _FUNCTIONS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"function {name!r} is unknown; expected one of {', '.join(_FUNCTIONS)}{hint}")
+    function = _FUNCTIONS[name]
+    if dim < function.lowest_dim:
+        raise InputError(f"dim is {dim}; expected at least {function.lowest_dim} for {name}")
+    return function
 
 
 def _sphere(x: Tensor) -> Tensor:
@@ -102,8 +115,13 @@ def _ackley(x: Tensor) -> Tensor:
 
 
 def _styblinski_tang(x: Tensor) -> Tensor:
-    """Half the sum of x_i^4 - 16 x_i^2 + 5 x_i (Styblinski and Tang, 1990)."""
-    return 0.5 * (x.pow(4) - 16 * x.square() + 5 * x).sum(1)
+    """Half the sum of x_i^4 - 16 x_i^2 + 5 x_i (Styblinski and Tang, 1990), less its minimum.
+
+    Written around the minimiser, or little but rounding would be left near it: with y = x - x* it is half the sum of
+    y_i^2 (y_i^2 + 4 x* y_i + 6 x*^2 - 16).
+    """
+    y = x - _STYBLINSKI_TANG
+    return 0.5 * (y.square() * (y.square() + 4 * _STYBLINSKI_TANG * y + (6 * _STYBLINSKI_TANG**2 - 16))).sum(1)
 
 
 def _levy(x: Tensor) -> Tensor:
@@ -118,12 +136,14 @@ def _levy(x: Tensor) -> Tensor:
     return (math.pi * first).sin().square() + middle + end
 
 
+#: The lowest root of 4 x^3 - 32 x + 5.
+_STYBLINSKI_TANG = -2.903534027771177
+
 _FUNCTIONS = {
-    "sphere": _Function(_sphere, Bounds(-5.12, 5.12), 0.0),
-    "rosenbrock": _Function(_rosenbrock, Bounds(-5.0, 10.0), 1.0, lowest_dim=2),
-    "rastrigin": _Function(_rastrigin, Bounds(-5.12, 5.12), 0.0),
-    "ackley": _Function(_ackley, Bounds(-32.768, 32.768), 0.0),
-    # The lowest root of 4 x^3 - 32 x + 5, and half the polynomial there.
-    "styblinski-tang": _Function(_styblinski_tang, Bounds(-5.0, 5.0), -2.903534027771177, -39.16616570377142),
-    "levy": _Function(_levy, Bounds(-10.0, 10.0), 1.0),
+    "sphere": Function(_sphere, Bounds(-5.12, 5.12), 0.0),
+    "rosenbrock": Function(_rosenbrock, Bounds(-5.0, 10.0), 1.0, lowest_dim=2),
+    "rastrigin": Function(_rastrigin, Bounds(-5.12, 5.12), 0.0),
+    "ackley": Function(_ackley, Bounds(-32.768, 32.768), 0.0),
+    "styblinski-tang": Function(_styblinski_tang, Bounds(-5.0, 5.0), _STYBLINSKI_TANG, -39.16616570377142),
+    "levy": Function(_levy, Bounds(-10.0, 10.0), 1.0),
 }

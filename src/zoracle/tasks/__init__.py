@@ -19,6 +19,8 @@ _TASKS = {
     "cifar10": "cifar10:CIFAR10Attack",
     "binary-classification": "binary_classification:BinaryClassificationTask",
     "quadratic": "quadratic:QuadraticTask",
+    "functions": "functions:FunctionsTask",
+    "network": "network:NetworkTask",
 }
 
 

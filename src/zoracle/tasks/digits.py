@@ -47,7 +47,7 @@ class DigitsAttack(ImageAttackTask):
         return ASSETS / "digits_split.json"
 
     def _load(self) -> ImageData:
-        images, labels = _digits()
+        images, labels = read_digits()
         return ImageData(images, labels, range(len(labels)))
 
     def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> TorchModule:
@@ -67,7 +67,7 @@ def train_digits_target(
         seed: keys the halves of the images, the first weights, and the order of training.
         report: called with the epoch and its mean loss.
     """
-    bytes_, labels = _digits()
+    bytes_, labels = read_digits()
     images = bytes_.float() / DigitsAttack.white
     order = torch.from_numpy(permutation(len(labels), seed))
     seen, unseen = order[:_TARGET_IMAGES], order[_TARGET_IMAGES:]
@@ -93,7 +93,8 @@ def train_digits_target(
     return TargetReport(weights, split, float(right.double().mean()), len(unseen))
 
 
-def _digits() -> tuple[Tensor, Tensor]:
+def read_digits() -> tuple[Tensor, Tensor]:
+    """The 1,797 images (M, 1, 8, 8), uint8 from 0 to 16, and their labels (M,)."""
     with np.load(ASSETS / "digits.npz", allow_pickle=False) as archive:
         images, labels = archive["images"], archive["labels"]
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
