@@ -52,7 +52,9 @@ OBJECTIVES = {
     "in other units": Rescaled(classification(8), scale=torch.tensor([0.1, 1.0, 30.0])),
     "network": network(),
     "network, mini-batches": network(8),
-    "functions, moved": ShiftedFunctions(("levy", "sphere", "styblinski-tang"), draw(P, D, seed=4) / 4),
+    "functions, moved": ShiftedFunctions(
+        ("levy", "sphere", "styblinski-tang"), draw(P, D, seed=4) / 4, unit=draw(P).exp()
+    ),
     **{name: ClassicalFunction(name, D, P) for name in ClassicalFunction.names()},
 }
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, integers
-from zoracle.objectives.functions import ClassicalFunction, classical
+from zoracle.objectives.functions import ClassicalFunction, Function, classical
 from zoracle.objectives.shifted import ShiftedFunctions
-from zoracle.tasks.synthetic import DrawnTask
+from zoracle.tasks.synthetic import PROBLEM_SEED, DrawnTask
 from zoracle.types import Key
 
 _EVERY = "all"
 _PARTS = 2**31
+_POINTS = 256
 
 
 class FunctionsTask(DrawnTask):
@@ -25,16 +26,19 @@ class FunctionsTask(DrawnTask):
     levy. All of them are smooth, but for a cusp of Ackley's at its optimum. The last four have many local minima,
     and a method that follows a gradient ends in one of them.
 
-    One domain for all, as in BBOB, gives every problem the same unit: half the width of the usual bounds. In units of
-    their own the widest bounds are 6 times the narrowest, and neither one step size nor one smoothing parameter could
-    suit them all. Values are not scaled: they are those of the function as it is usually written, less the
-    minimum, and differ by orders of magnitude from function to function.
+    One domain for all, as in BBOB, gives every problem the same unit of x: half the width of the usual bounds. In
+    units of their own the widest bounds are 6 times the narrowest, and no step size and no smoothing parameter could
+    suit them all. For the same reason values, less the minimum, are in units of the function's mean over random
+    points and optima, so that about 1 is what a search begins with: as they are usually written Rosenbrock's are a
+    million times Ackley's, and a mean over problems would be Rosenbrock's alone.
 
     Args:
         function: one of the names above, or "all".
         dim: dimension d, at least 2 with Rosenbrock's.
-        shift: optima are drawn uniformly from [-shift, shift]^d; 0.8 in BBOB.
+        shift: optima are drawn uniformly from [-shift, shift]^d; 0.8 for most functions of BBOB.
         start_range: points start uniformly in [-start_range, start_range]^d, keyed by seed and id.
+        scaled: whether values are in that unit; otherwise they are as the function is usually written, less the
+            minimum.
 
     Raises:
         InputError: a setting out of its range.
@@ -46,7 +50,15 @@ class FunctionsTask(DrawnTask):
 
     name = "functions"
 
-    def __init__(self, *, function: str = _EVERY, dim: int = 100, shift: float = 0.8, start_range: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        function: str = _EVERY,
+        dim: int = 100,
+        shift: float = 0.8,
+        start_range: float = 1.0,
+        scaled: bool = True,
+    ) -> None:
         super().__init__(dim=dim)
         every = ClassicalFunction.names()
         if function not in (_EVERY, *every):
@@ -59,9 +71,10 @@ class FunctionsTask(DrawnTask):
         self.function = function
         self.shift = shift
         self.start_range = start_range
+        self.scaled = scaled
         self._turn = every if function == _EVERY else (function,)
-        for name in self._turn:
-            classical(name, dim)
+        units = [_typical(classical(name, dim), dim, shift) if scaled else 1.0 for name in self._turn]
+        self._units = torch.tensor(units, dtype=torch.float64)
 
     def objective(
         self, ids: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -72,7 +85,12 @@ class FunctionsTask(DrawnTask):
             InputError: an id below 0.
         """
         optimum = self.shift * _uniform(self._key(ids), self.dim, 0)
-        return ShiftedFunctions([self._turn[i % len(self._turn)] for i in ids], optimum.to(device, dtype))
+        turns = [i % len(self._turn) for i in ids]
+        return ShiftedFunctions(
+            [self._turn[turn] for turn in turns],
+            optimum.to(device, dtype),
+            unit=self._units[turns].to(device, dtype),
+        )
 
     def start(
         self,
@@ -85,6 +103,14 @@ class FunctionsTask(DrawnTask):
         """Starting points (P, d), keyed by seed and id."""
         key = Key.start(seed, self._checked(ids))
         return (self.start_range * _uniform(key, self.dim, START_STREAM)).to(device, dtype)
+
+
+def _typical(function: Function, dim: int, shift: float) -> float:
+    """The mean value at random points of the domain, over random optima."""
+    key = Key.start(PROBLEM_SEED, torch.arange(_POINTS))
+    away = _uniform(key, dim, 1) - shift * _uniform(key, dim, 2)
+    half = (function.bounds.high - function.bounds.low) / 2
+    return float(function.excess(function.optimum + half * away).mean())
 
 
 def _uniform(key: Key, n: int, stream: int) -> Tensor:
