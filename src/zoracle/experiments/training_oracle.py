@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from zoracle.experiments.agreement_report import Agreement, measured, points
 from zoracle.experiments.base import Experiment, Outcome, Work, differences_table, records_table, rows_table
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Trained
@@ -31,11 +32,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         problems: first test problems.
         seeds: repeats.
         budget: queries a problem.
+        agreement: what is measured before the trainings.
     """
 
     problems: int = 100
     seeds: int = 3
     budget: int = 4200
+    agreement: Agreement = Agreement()
 
 
 def config(quick: bool) -> TrainConfig:
@@ -50,6 +53,7 @@ def run(context: Context) -> Outcome:
     """Run the experiment."""
     s: Settings = context.settings
     base = config(context.quick)
+    agreeing = measured(context, s.agreement, base)
     trained: dict[str, Trained] = {}
     for name, gradient, values in _KINDS:
         chosen = msgspec.structs.replace(base, gradient=gradient, values=values)
@@ -75,6 +79,7 @@ def run(context: Context) -> Outcome:
         records_table("cost", "Trainings: what they cost, and what they led to", columns, costs),
         rows_table("test", f"{made.name}: {len(ids)} test problems, {s.seeds} repeats", found.rows),
         differences_table("differences", "Paired differences", found.rows),
+        *agreeing.tables,
     ]
     lines = {name: _line(one) for name, one in trained.items()}
     figure = lines_figure(
@@ -83,9 +88,9 @@ def run(context: Context) -> Outcome:
         "One point an unroll: the mean over its meta-batch. The three trainings draw the same problems.",
         lines, x="unroll", y="final / initial loss", log_y=True,
     )  # fmt: skip
-    curves: dict[str, Any] = arrays(found.results)
+    curves: dict[str, Any] = arrays(found.results) | agreeing.curves
     curves |= {f"{name}.{key}": values.numpy() for name, one in trained.items() for key, values in one.history.items()}
-    return Outcome(tables, [figure], curves)
+    return Outcome(tables, [figure, *agreeing.figures], curves, agreeing.findings)
 
 
 def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
