@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
@@ -94,9 +94,7 @@ def begin(optimizer: Optimizer[Any, Any], made: Task, ids: Sequence[int], steps:
     return objective, state
 
 
-def places(
-    optimizer: Optimizer[Any, Any], made: Task, ids: Sequence[int], steps: int, on_step: Callable[[int, int], None]
-) -> tuple[Places, int]:
+def places(optimizer: Optimizer[Any, Any], made: Task, ids: Sequence[int], steps: int) -> tuple[Places, int]:
     """Start, middle and end of a trajectory of T steps by queries in float64, and the points that it cost."""
     optimizer = _cast(optimizer, torch.float64)
     objective, state = begin(optimizer, made, ids, steps)
@@ -107,7 +105,6 @@ def places(
         t = int(step.state.key.step[0])
         if t in (steps // 2, steps - 1):
             found.append(step.state)
-        on_step(t, steps)
 
     rollout(optimizer, oracle, state, steps, final=None, on_step=look)
     with torch.no_grad():
@@ -146,8 +143,8 @@ def values(
     by_queries, by_gradient, losses = [], [], []
     for x64, u64 in zip(at.x, at.directions, strict=True):
         x, u = x64.to(dtype), u64.to(dtype)
-        found, loss = slope(directional, x, u, default_mu(dtype, objective.scale))
-        by_gradient.append(found)
+        one, loss = slope(directional, x, u, default_mu(dtype, objective.scale))
+        by_gradient.append(one)
         losses.append(loss)
         by_queries.append(torch.stack([slope(queried, x, u, mu)[0] for mu in mus]))
     spent = sum(int(counts.sum()) for oracle in (queried, directional) for counts in oracle.counts.values())
@@ -224,7 +221,7 @@ def meta_gradient(
 def meta_gradients(
     case: Case, made: Task, ids: Sequence[int], begun: Segment, dtype: torch.dtype, mus: Sequence[float]
 ) -> tuple[dict[str, Tensor], int]:
-    """One segment from the same state, with the same first directions, by queries for each mu and by directional values.
+    """One segment from the same state and draws, by queries for each mu and by directional derivatives.
 
     Returns:
         "meta_loss" (M + 1,), the last one by directional derivatives; for the pairs "without" (neither has the graph

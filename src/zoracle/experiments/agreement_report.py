@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from zoracle.errors import InputError
 from zoracle.estimators import default_mu
 from zoracle.evaluation.chosen import chosen
 from zoracle.experiments import agreement
-from zoracle.experiments.agreement import PRECISIONS, Case, Places, order, relative
+from zoracle.experiments.agreement import PRECISIONS, Case, order, relative
 from zoracle.experiments.base import Array, Figure, Table, records_table
 from zoracle.experiments.context import Context, described
 from zoracle.experiments.drawing import BAND, Line, line, lines_figure
@@ -26,7 +27,8 @@ from zoracle.tasks.mnist import MNISTAttack
 
 _SMOOTH = "binary-classification"
 _PLACES = 3
-_CASES = ("zo-lstm, first weights", "zo-lstm, trained", f"{PAPER}, first weights")
+#: Optimizers whose meta-gradients are compared, and whether their weights are trained.
+CASES = ("zo-lstm, first weights", "zo-lstm, trained", f"{PAPER}, first weights")
 _PAIRS = ("without", "with", "as trained")
 
 
@@ -39,6 +41,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
         mus_float32: likewise in float32.
         dim: d of the smooth problem.
         mnist: whether MNIST is measured too where its data are there.
+        cases: optimizers whose meta-gradients are compared.
+        middle: whether the segment in the middle of an unroll is measured too, not the first one only.
         repeats: segments of each kind that are timed.
     """
 
@@ -47,6 +51,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     mus_float32: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
     dim: int = 100
     mnist: bool = True
+    cases: tuple[str, ...] = CASES
+    middle: bool = True
     repeats: int = 7
 
     def grid(self, precision: str) -> tuple[float, ...]:
@@ -79,15 +85,18 @@ def measured(context: Context, settings: Agreement, config: TrainConfig) -> Foun
     tasks = [made for made in (task(config.task, **config.task_settings), _mnist(context, settings)) if made]
     tasks.append(task(_SMOOTH, dim=settings.dim, batch_size=None))
     found = {made.name: _one(context, settings, config, made) for made in tasks}
-    slopes = [_slope_record(s, name, p, one.values[p]) for name, one in found.items() for s in [settings]
-              for p in PRECISIONS]  # fmt: skip
-    flat = [record for records in slopes for record in records]
+    slopes = [
+        record
+        for name, one in found.items()
+        for precision in PRECISIONS
+        for record in _slope_records(settings, name, precision, one.values[precision])
+    ]
     meta = [record for name, one in found.items() for record in _meta_records(settings, name, one.meta)]
     graphs = [record for record in meta if record["mu"] == min(settings.mus) and record["precision"] == "float64"]
     seconds = [_seconds_record(name, one.seconds) for name, one in found.items()]
     tables = [
-        records_table("agreement", "Agreement: slopes by q queries against one gradient", _SLOPES, flat),
-        records_table("agreement-meta", "Agreement: meta-gradients of one segment", _META, meta),
+        records_table("agreement", "Agreement: slopes by q queries against one gradient", _SLOPES, slopes),
+        _meta_table(settings, meta),
         records_table("agreement-graph", "Agreement: what the graph through the values does", _GRAPH, graphs),
         records_table("agreement-seconds", "Agreement: seconds of a segment, float32", _SECONDS, seconds),
     ]
@@ -110,7 +119,7 @@ def measured(context: Context, settings: Agreement, config: TrainConfig) -> Foun
             "Norm of the difference over the norm, neither with the graph through the values. Lines are means of the "
             "segments at the start and in the middle of an unroll, bands reach from one to the other.",
             {f"{name}, {case}": _meta_line(settings, one.meta, case) for name, one in found.items() if one.meta
-             for case in _CASES},
+             for case in settings.cases},
             x="smoothing parameter", y="relative difference", log_x=True, log_y=True, markers=True,
         ),
     ]  # fmt: skip
@@ -121,7 +130,7 @@ def measured(context: Context, settings: Agreement, config: TrainConfig) -> Foun
         for (case, first, precision), tensors in one.meta.items():
             place = f"agreement-meta/{name}/{case}/{first}/{precision}"
             curves |= {f"{place}/{key}": t.numpy() for key, t in tensors.items()}
-    return Found(tables, figures, curves, _findings(flat, seconds))
+    return Found(tables, figures, curves, _findings(slopes, seconds))
 
 
 def points(settings: Agreement, config: TrainConfig, tasks: int) -> tuple[float, float]:
@@ -129,7 +138,7 @@ def points(settings: Agreement, config: TrainConfig, tasks: int) -> tuple[float,
     stage = config.stages[-1]
     q, grids = 20, len(settings.mus) + len(settings.mus_float32)
     slopes = tasks * settings.problems * (q + 1) * (stage.steps + _PLACES * grids)
-    segments = 2 * len(_CASES) * 2 * (2 * grids + 4) + tasks * 2 * (settings.repeats + 1)
+    segments = 2 * len(settings.cases) * (1 + settings.middle) * (2 * grids + 4) + tasks * 2 * (settings.repeats + 1)
     return slopes, segments * stage.truncation * settings.problems
 
 
@@ -156,7 +165,7 @@ def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> _Me
     key = f"agreement-{made.name}"
 
     def slopes() -> dict[str, Tensor]:
-        at, spent = agreement.places(trained, made, ids, stage.steps, tell)
+        at, spent = agreement.places(trained, made, ids, stage.steps)
         tensors: dict[str, Tensor] = {}
         for precision, dtype in PRECISIONS.items():
             found, cost = agreement.values(made, ids, at, dtype, s.grid(precision))
@@ -166,22 +175,26 @@ def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> _Me
 
     about = {**described(trained, ids), "steps": stage.steps, "mus": [s.mus, s.mus_float32]}
     kept = context.kept(key, made, about, slopes)
+    tell(1, 2)
     context.meter.time(float(kept["seconds"]), int(kept["points"]))
     spent = int(kept["points"])
     values = {p: {n: kept[f"{p}/{n}"] for n in ("queries", "directional", "loss")} for p in PRECISIONS}
-    first = Case(_CASES[0], make(config.optimizer, **config.settings), stage)
+    first = Case(CASES[0], make(config.optimizer, **config.settings), stage)
     meta: dict[tuple[str, int, str], dict[str, Tensor]] = {}
+    wanted: list[tuple[Case, int]] = []
     if made.name != MNISTAttack.name:
         paper = paper_config(made, context.quick)
-        cases = [first, Case(_CASES[1], trained, stage)]
-        cases.append(Case(_CASES[2], make(paper.optimizer, **paper.settings), paper.stages[-1]))
-        for case in cases:
-            for at in (0, case.stage.steps // 2):
-                part = _segment(context, s, key, made, ids, case, at)
-                spent += int(part["points"])
-                for precision in PRECISIONS:
-                    names = ("meta_loss", *_PAIRS)
-                    meta[case.label, at, precision] = {n: part[f"{precision}/{n}"] for n in names}
+        cases = [first, Case(CASES[1], trained, stage)]
+        cases.append(Case(CASES[2], make(paper.optimizer, **paper.settings), paper.stages[-1]))
+        wanted = [(case, at) for case in cases if case.label in s.cases
+                  for at in (0, case.stage.steps // 2)[: 1 + s.middle]]  # fmt: skip
+        for done, (case, at) in enumerate(wanted):
+            part = _segment(context, s, key, made, ids, case, at)
+            tell(done + 2, len(wanted) + 2)
+            spent += int(part["points"])
+            for precision in PRECISIONS:
+                names = ("meta_loss", *_PAIRS)
+                meta[case.label, at, precision] = {n: part[f"{precision}/{n}"] for n in names}
     # Segments are not timed for the estimate of the full form: its pace is that of the trainings.
     clock = {**described(first.optimizer, ids), "repeats": s.repeats, "stage": msgspec.to_builtins(stage)}
 
@@ -190,6 +203,7 @@ def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> _Me
         return found | {"points": torch.tensor(cost)}
 
     kept = context.kept(f"{key}-seconds", made, clock, time)
+    tell(len(wanted) + 2, len(wanted) + 2)
     context.meter.add("agreement", spent + int(kept["points"]))
     return _Measured(values, meta, kept["segments"])
 
@@ -224,18 +238,6 @@ _SLOPES = [
     ("mean", "mean", ".1e"),
     ("order of the mean", "order", ".2f"),
 ]
-_META = [
-    ("problems", "task", ""),
-    ("optimizer", "case", ""),
-    ("first step", "first", "d"),
-    ("precision", "precision", ""),
-    ("mu", "mu", ".0e"),
-    ("meta-loss, queries", "meta_loss_queries", ".6g"),
-    ("directional", "meta_loss_directional", ".6g"),
-    ("cosine", "cosine_without", ".6f"),
-    ("relative difference", "difference_without", ".1e"),
-    ("order", "order", ".2f"),
-]
 _GRAPH = [
     ("problems", "task", ""),
     ("optimizer", "case", ""),
@@ -253,7 +255,7 @@ _SECONDS = [
 ]
 
 
-def _slope_record(s: Agreement, name: str, precision: str, found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def _slope_records(s: Agreement, name: str, precision: str, found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """One record a mu: over places, problems and directions."""
     mus = s.grid(precision)
     apart = relative(found["queries"], found["directional"])
@@ -291,6 +293,33 @@ def _meta_records(s: Agreement, name: str, meta: Mapping[tuple[str, int, str], A
     return records
 
 
+def _meta_table(s: Agreement, records: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a case, place and precision, one cell a mu; all numbers are in the records."""
+    mus = sorted({*s.mus, *s.mus_float32}, reverse=True)
+    lines: dict[tuple[str, ...], dict[float, Mapping[str, Any]]] = {}
+    for record in records:
+        place = tuple(str(record[key]) for key in ("task", "case", "first", "precision"))
+        lines.setdefault(place, {})[record["mu"]] = record
+    texts = []
+    for place, row in lines.items():
+        last = next(iter(row.values()))
+        cells = [
+            f"{row[mu]['cosine_without']:.4f} / {row[mu]['difference_without']:.1e} / "
+            f"{row[mu]['meta_loss_queries']:.4g}" if mu in row else "-"
+            for mu in mus
+        ]  # fmt: skip
+        power = "-" if last["order"] is None else f"{last['order']:.2f}"
+        texts.append([*place, f"{last['meta_loss_directional']:.4g}", *cells, power])
+    return Table(
+        "agreement-meta",
+        "Agreement: meta-gradients of one segment; for each mu cosine / relative difference / meta-loss by queries",
+        ["problems", "optimizer", "first step", "precision", "meta-loss, directional",
+         *(f"mu = {mu:.0e}" for mu in mus), "order"],
+        texts,
+        [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records],
+    )  # fmt: skip
+
+
 def _seconds_record(name: str, seconds: Tensor) -> dict[str, Any]:
     queries, directional = seconds.median(1).values.tolist()
     return {
@@ -315,13 +344,12 @@ def _findings(slopes: Sequence[Mapping[str, Any]], seconds: Sequence[Mapping[str
     near = default_mu(torch.float32)
     mus = [record["mu"] for record in slopes if record["precision"] == "float32"]
     mu = min(mus, key=lambda one: abs(torch.tensor(one / near).log().item()))
-    found = []
-    for record in slopes:
-        if record["precision"] == "float32" and record["mu"] == mu:
-            found.append(
-                f"{record['task']}, float32, mu = {mu:.0e}: slopes by queries and by one gradient differ by "
-                f"{record['median']:.1e} of their root mean square (median; 95th percentile {record['p95']:.1e})."
-            )
+    found = [
+        f"{record['task']}, float32, mu = {mu:.0e}: slopes by queries and by one gradient differ by "
+        f"{record['median']:.1e} of their root mean square (median; 95th percentile {record['p95']:.1e})."
+        for record in slopes
+        if record["precision"] == "float32" and record["mu"] == mu
+    ]
     found += [
         f"{record['task']}: a segment takes {record['seconds_quotient']:.2f} times as long by queries as by "
         f"directional derivatives ({record['seconds_queries']:.3f} s, {record['seconds_directional']:.3f} s)."

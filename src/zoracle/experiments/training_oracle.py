@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from zoracle.experiments.agreement_report import Agreement, measured, points
+from zoracle.experiments.agreement_report import CASES, Agreement, measured, points
 from zoracle.experiments.base import Experiment, Outcome, Work, differences_table, records_table, rows_table
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Trained
@@ -118,7 +118,9 @@ def work(s: Settings) -> Work:
     """What a form has to do."""
     stages = config(False).stages
     steps = len(_KINDS) * sum(stage.unrolls * stage.steps * stage.meta_batch for stage in stages)
-    return Work(comparison_queries(s.problems, s.seeds, s.budget, len(_KINDS), (), 0), steps)
+    slopes, segments = points(s.agreement, config(False), 2 + s.agreement.mnist)
+    compared = comparison_queries(s.problems, s.seeds, s.budget, len(_KINDS), (), 0)
+    return Work(compared + slopes, steps + segments)
 
 
 FULL = Settings()
@@ -135,7 +137,21 @@ their first unrolls say how far the approximations are apart before the weights 
 What they led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to \
 {FULL.seeds - 1}.""",
     FULL,
-    Settings(problems=4, seeds=1, budget=420),
+    Settings(
+        problems=4,
+        seeds=1,
+        budget=420,
+        agreement=Agreement(
+            problems=2,
+            mus=(1e-2, 1e-4, 1e-6),
+            mus_float32=(1e-5,),
+            dim=10,
+            mnist=False,
+            cases=CASES[::2],
+            middle=False,
+            repeats=1,
+        ),
+    ),
     run,
     work,
 )
