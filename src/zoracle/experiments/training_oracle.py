@@ -126,7 +126,8 @@ def work(s: Settings) -> Work:
 FULL = Settings()
 EXPERIMENT = Experiment(
     "training-oracle",
-    "Meta-training through true gradients against coordinatewise differences: result and cost.",
+    "Meta-training through true gradients against coordinatewise differences: result and cost; and how far "
+    "directional derivatives and queries agree.",
     f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with \
 true gradients of the target and queries answered by inner products with them; with true gradients and real \
 queries; and with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is \
@@ -134,8 +135,21 @@ never differentiated. Points and true gradients that training evaluates are coun
 validation by itself. All three begin with the same weights, problems and directions, so the meta-losses of \
 their first unrolls say how far the approximations are apart before the weights are.
 
-What they led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to \
-{FULL.seeds - 1}.""",
+Before that, directional derivatives are held against queries. Slopes: for the directions that the trained \
+zo-lstm asks for at the start, the middle and the end of a trajectory by real queries (200 steps, float64, seed 0), \
+(f(x + mu u) - f(x)) / mu by queries against <g, u> by one gradient, both in float64 and in float32, from the same x \
+and u, on the first {FULL.agreement.problems} training problems of the digits attack, of the MNIST attack where its \
+data are there, and of binary classification on full data, which is smooth. The difference is relative to the root \
+mean square of the q slopes. Its order is the slope of the logarithm of its mean over that of mu, where the mean is \
+above ten times rounding and at most one half. Meta-gradients of all weights: one segment of K steps at the start and \
+one in the middle of an unroll, from the same state and with the same draws, for zo-lstm by the recipe's stage and \
+zo-lstm-paper by the last stage of its own, on digits and binary classification. Queries have no graph; directional \
+derivatives keep that of the points, through which zo-lstm learns directions and which zo-lstm-paper detaches. So \
+they are compared where neither has it, where both have it (queries are then given the gradient's slope), and as \
+trainings have it. Seconds: medians of {FULL.agreement.repeats} segments each, in turn.
+
+What the trainings led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, \
+seeds 0 to {FULL.seeds - 1}.""",
     FULL,
     Settings(
         problems=4,
