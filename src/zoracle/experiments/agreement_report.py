@@ -365,8 +365,8 @@ def _findings(
         apart = [record["cosine_as_trained"] for record in graphs if record["case"].startswith(f"{kind},")]
         if apart:
             found.append(
-                f"{kind}, as it is trained, queries without that graph and directional derivatives with what the "
-                f"optimizer leaves of it: cosines from {min(apart):.4f} to {max(apart):.4f}."
+                f"{kind}, as trainings have it, that is queries without the graph of its points and directional "
+                f"derivatives with it: cosines from {min(apart):.4f} to {max(apart):.4f}."
             )
     found += [
         f"{record['task']}: a segment takes {record['seconds_quotient']:.2f} times as long by queries as by "
