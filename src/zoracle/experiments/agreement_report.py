@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 import torch
@@ -20,6 +20,7 @@ from zoracle.experiments.context import Context, described
 from zoracle.experiments.drawing import BAND, Line, line, lines_figure
 from zoracle.experiments.weights import PAPER, paper_config
 from zoracle.metatrain.config import TrainConfig
+from zoracle.optimizers.base import Positive
 from zoracle.optimizers.registry import make
 from zoracle.tasks import task
 from zoracle.tasks.base import Task
@@ -28,7 +29,10 @@ from zoracle.tasks.mnist import MNISTAttack
 _SMOOTH = "binary-classification"
 _PLACES = 3
 #: Optimizers whose meta-gradients are compared, and whether their weights are trained.
-CASES = ("zo-lstm, first weights", "zo-lstm, trained", f"{PAPER}, first weights")
+_Label = Literal["zo-lstm, first weights", "zo-lstm, trained", "zo-lstm-paper, first weights"]
+CASES: tuple[_Label, ...] = get_args(_Label)
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Grid = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 _PAIRS = ("without", "with", "as trained")
 
 
@@ -46,14 +50,14 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
         repeats: segments of each kind that are timed.
     """
 
-    problems: int = 10
-    mus: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-    mus_float32: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-    dim: int = 100
+    problems: _Count = 10
+    mus: _Grid = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+    mus_float32: _Grid = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+    dim: _Count = 100
     mnist: bool = True
-    cases: tuple[str, ...] = CASES
+    cases: Annotated[tuple[_Label, ...], msgspec.Meta(min_length=1)] = CASES
     middle: bool = True
-    repeats: int = 7
+    repeats: _Count = 7
 
     def grid(self, precision: str) -> tuple[float, ...]:
         """Smoothing parameters of a precision."""
