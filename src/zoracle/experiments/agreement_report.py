@@ -84,9 +84,16 @@ class _Measured(NamedTuple):
     """(2, R)."""
 
 
-def measured(context: Context, settings: Agreement, config: TrainConfig) -> Found:
-    """Measure, or read what was measured, and write it down."""
-    tasks = [made for made in (task(config.task, **config.task_settings), _mnist(context, settings)) if made]
+def measured(context: Context, settings: Agreement, config: TrainConfig, trained_on: Task) -> Found:
+    """Measure, or read what was measured, and write it down.
+
+    Args:
+        context: of the experiment.
+        settings: of this part.
+        config: of the trainings; its last stage is taken.
+        trained_on: the task of the trainings.
+    """
+    tasks = [made for made in (trained_on, _mnist(context, settings)) if made]
     tasks.append(task(_SMOOTH, dim=settings.dim, batch_size=None))
     found = {made.name: _one(context, settings, config, made) for made in tasks}
     slopes = [

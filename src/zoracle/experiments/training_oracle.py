@@ -53,13 +53,13 @@ def run(context: Context) -> Outcome:
     """Run the experiment."""
     s: Settings = context.settings
     base = config(context.quick)
-    agreeing = measured(context, s.agreement, base)
+    (family,) = base.drawn_from()
+    made = task(family.task, **family.settings)
+    agreeing = measured(context, s.agreement, base, made)
     trained: dict[str, Trained] = {}
     for name, gradient, values in _KINDS:
         chosen = msgspec.structs.replace(base, gradient=gradient, values=values)
         trained[name] = context.trained(name.replace(", ", "-"), chosen)
-    (family,) = base.drawn_from()
-    made = task(family.task, **family.settings)
     ids = made.ids("test")[: s.problems]
     optimizers = [(name, one.optimizer) for name, one in trained.items()]
     found = context.compared("test", made, optimizers, ids, seeds=s.seeds, budget=s.budget, valid=0)
