@@ -21,6 +21,7 @@ from zoracle.cli.main import main
 from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.experiments import registry
+from zoracle.experiments.agreement_report import CASES, Agreement
 from zoracle.experiments.alongside import _measures, alongside
 from zoracle.experiments.base import Work
 from zoracle.experiments.common import queries_to, verdict
@@ -49,7 +50,13 @@ TINY = {
     "dimension": {"dimensions": (4, 8), "problems": 2, "budget": 105},
     "num-directions": {"directions": (1, 5), "problems": 2, "budget": 42},
     "sampling-frequency": {"probabilities": (0.0, 1.0), "problems": 2, "budget": 105},
-    "training-oracle": {"problems": 2, "budget": 105},
+    "training-oracle": {
+        "problems": 2,
+        "budget": 105,
+        "agreement": Agreement(
+            problems=2, mus=(1e-5,), mus_float32=(1e-5,), dim=5, mnist=False, cases=CASES[2:], middle=False, repeats=1
+        ),
+    },
     "transfer": {"problems": 2, "budget": 105},
 }
 
@@ -189,7 +196,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(name, tmp_path, finishe
 def without_seconds(out):
     tables = json.loads((out / "table.json").read_text())
     return {
-        name: [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+        name: [{k: v for k, v in record.items() if not k.startswith("seconds")} for record in records]
         for name, records in tables.items()
     }
 

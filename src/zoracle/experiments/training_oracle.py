@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from zoracle.experiments.agreement_report import CASES, Agreement, measured, points
 from zoracle.experiments.base import Experiment, Outcome, Work, differences_table, records_table, rows_table
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Trained
@@ -31,11 +32,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         problems: first test problems.
         seeds: repeats.
         budget: queries a problem.
+        agreement: what is measured before the trainings.
     """
 
     problems: int = 100
     seeds: int = 3
     budget: int = 4200
+    agreement: Agreement = Agreement()
 
 
 def config(quick: bool) -> TrainConfig:
@@ -50,12 +53,13 @@ def run(context: Context) -> Outcome:
     """Run the experiment."""
     s: Settings = context.settings
     base = config(context.quick)
+    (family,) = base.drawn_from()
+    made = task(family.task, **family.settings)
+    agreeing = measured(context, s.agreement, base, made)
     trained: dict[str, Trained] = {}
     for name, gradient, values in _KINDS:
         chosen = msgspec.structs.replace(base, gradient=gradient, values=values)
         trained[name] = context.trained(name.replace(", ", "-"), chosen)
-    (family,) = base.drawn_from()
-    made = task(family.task, **family.settings)
     ids = made.ids("test")[: s.problems]
     optimizers = [(name, one.optimizer) for name, one in trained.items()]
     found = context.compared("test", made, optimizers, ids, seeds=s.seeds, budget=s.budget, valid=0)
@@ -75,6 +79,7 @@ def run(context: Context) -> Outcome:
         records_table("cost", "Trainings: what they cost, and what they led to", columns, costs),
         rows_table("test", f"{made.name}: {len(ids)} test problems, {s.seeds} repeats", found.rows),
         differences_table("differences", "Paired differences", found.rows),
+        *agreeing.tables,
     ]
     lines = {name: _line(one) for name, one in trained.items()}
     figure = lines_figure(
@@ -83,9 +88,9 @@ def run(context: Context) -> Outcome:
         "One point an unroll: the mean over its meta-batch. The three trainings draw the same problems.",
         lines, x="unroll", y="final / initial loss", log_y=True,
     )  # fmt: skip
-    curves: dict[str, Any] = arrays(found.results)
+    curves: dict[str, Any] = arrays(found.results) | agreeing.curves
     curves |= {f"{name}.{key}": values.numpy() for name, one in trained.items() for key, values in one.history.items()}
-    return Outcome(tables, [figure], curves)
+    return Outcome(tables, [figure, *agreeing.figures], curves, agreeing.findings)
 
 
 def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
@@ -113,13 +118,16 @@ def work(s: Settings) -> Work:
     """What a form has to do."""
     stages = config(False).stages
     steps = len(_KINDS) * sum(stage.unrolls * stage.steps * stage.meta_batch for stage in stages)
-    return Work(comparison_queries(s.problems, s.seeds, s.budget, len(_KINDS), (), 0), steps)
+    slopes, segments = points(s.agreement, config(False), 2 + s.agreement.mnist)
+    compared = comparison_queries(s.problems, s.seeds, s.budget, len(_KINDS), (), 0)
+    return Work(compared + slopes, steps + segments)
 
 
 FULL = Settings()
 EXPERIMENT = Experiment(
     "training-oracle",
-    "Meta-training through true gradients against coordinatewise differences: result and cost.",
+    "Meta-training through true gradients against coordinatewise differences: result and cost; and how far "
+    "directional derivatives and queries agree.",
     f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with \
 true gradients of the target and queries answered by inner products with them; with true gradients and real \
 queries; and with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is \
@@ -127,10 +135,37 @@ never differentiated. Points and true gradients that training evaluates are coun
 validation by itself. All three begin with the same weights, problems and directions, so the meta-losses of \
 their first unrolls say how far the approximations are apart before the weights are.
 
-What they led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, seeds 0 to \
-{FULL.seeds - 1}.""",
+Before that, directional derivatives are held against queries. Slopes: for the directions that the trained \
+zo-lstm asks for at the start, the middle and the end of a trajectory by real queries (200 steps, float64, seed 0), \
+(f(x + mu u) - f(x)) / mu by queries against <g, u> by one gradient, both in float64 and in float32, from the same x \
+and u, on the first {FULL.agreement.problems} training problems of the digits attack, of the MNIST attack where its \
+data are there, and of binary classification on full data, which is smooth. The difference is relative to the root \
+mean square of the q slopes. Its order is the slope of the logarithm of its mean over that of mu, where the mean is \
+above ten times rounding and at most one half. Meta-gradients of all weights: one segment of K steps at the start and \
+one in the middle of an unroll, from the same state and with the same draws, for zo-lstm by the recipe's stage and \
+zo-lstm-paper by the last stage of its own, on digits and binary classification. Queries have no graph; directional \
+derivatives keep that of the points, through which zo-lstm learns directions and which zo-lstm-paper detaches. So \
+they are compared where neither has it, where both have it (queries are then given the gradient's slope), and as \
+trainings have it. Seconds: medians of {FULL.agreement.repeats} segments each, in turn.
+
+What the trainings led to is compared on the first {FULL.problems} test images, {FULL.budget:,} queries each, \
+seeds 0 to {FULL.seeds - 1}.""",
     FULL,
-    Settings(problems=4, seeds=1, budget=420),
+    Settings(
+        problems=4,
+        seeds=1,
+        budget=420,
+        agreement=Agreement(
+            problems=2,
+            mus=(1e-2, 1e-4, 1e-6),
+            mus_float32=(1e-5,),
+            dim=10,
+            mnist=False,
+            cases=CASES[::2],
+            middle=False,
+            repeats=1,
+        ),
+    ),
     run,
     work,
 )
