@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from zoracle.experiments.external import evosax, pycma
+from zoracle.experiments.external.evosax import Evosax
+from zoracle.experiments.external.pycma import PyCMA
 from zoracle.optimizers.base import Optimizer
 
 
@@ -16,31 +17,48 @@ class _Package(NamedTuple):
 
     name: str
     module: str
-    rows: Callable[[bool], Sequence[tuple[str, Optimizer[Any, Any]]]]
-    count: int
-    """Rows of the full form."""
+    optimizer: type[Optimizer[Any, Any]]
+    rows: Mapping[str, Mapping[str, Any]]
+    """Settings by label; those that the paper's public code is compared with."""
+    slow: str
+    """The row that quick forms leave out."""
     versions: tuple[str, ...]
     """Distributions that the numbers depend on."""
 
 
 _PACKAGES = (
-    _Package("pycma", "cma", pycma.rows, 2, ("cma",)),
-    _Package("evosax", "evosax", evosax.rows, len(evosax.LABELS), ("evosax", "jax")),
+    _Package(
+        "pycma",
+        "cma",
+        PyCMA,
+        {"pycma": {"sigma": 0.03}, "pycma-diagonal": {"sigma": 0.1, "diagonal": True}},
+        slow="pycma",  # to run: it factorises a covariance of d x d
+        versions=("cma",),
+    ),
+    _Package(
+        "evosax",
+        "evosax",
+        Evosax,
+        {f"evosax-{strategy}": {"strategy": strategy} for strategy in ("snes", "les", "cma-anchored-les")},
+        slow="evosax-cma-anchored-les",  # to compile
+        versions=("evosax", "jax"),
+    ),
 )
 
 
 def external(quick: bool) -> tuple[list[tuple[str, Optimizer[Any, Any]]], list[str]]:
-    """The rows of each package that is installed, and what a reader should know: versions, and which ones are missing.
+    """The rows of each package that is installed, and what a reader should know: versions, and what is missing.
 
     Args:
-        quick: leave out what is slow to run or to compile.
+        quick: leave out the slow ones.
     """
     found: list[tuple[str, Optimizer[Any, Any]]] = []
     notes = []
     for package in _PACKAGES:
+        labels = [label for label in package.rows if not (quick and label == package.slow)]
         try:
-            found += package.rows(quick)
-            notes.append(f"rows of {package.name} by {', '.join(_versions(package))}")
+            found += [(label, package.optimizer(**package.rows[label])) for label in labels]
+            notes.append(f"rows of {package.name} are made by {_versions(package)}")
         except ImportError as error:
             notes.append(f"no rows of {package.name}: {error}")
     return found, notes
@@ -48,14 +66,14 @@ def external(quick: bool) -> tuple[list[tuple[str, Optimizer[Any, Any]]], list[s
 
 def count() -> int:
     """How many rows the full form has with what is installed; nothing is imported to know that."""
-    return sum(package.count for package in _PACKAGES if find_spec(package.module) is not None)
+    return sum(len(package.rows) for package in _PACKAGES if find_spec(package.module) is not None)
 
 
-def _versions(package: _Package) -> list[str]:
+def _versions(package: _Package) -> str:
     told = []
     for name in package.versions:
         try:
             told.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # a copy that lies on the path
+        except PackageNotFoundError:  # a copy that merely lies on the path
             told.append(name)
-    return told
+    return " and ".join(told)

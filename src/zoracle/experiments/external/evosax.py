@@ -17,9 +17,6 @@ from zoracle.types import Key, Queries
 
 _CLASSES = {"snes": "SNES", "les": "LearnedES", "cma-anchored-les": "CMAAnchoredLES"}
 
-#: Names of the rows, and the strategy of each.
-LABELS = {f"evosax-{strategy}": strategy for strategy in _CLASSES}
-
 
 class EvosaxConfig(Config, frozen=True, kw_only=True):
     """Settings of a strategy of evosax.
@@ -106,18 +103,8 @@ class Evosax(Optimizer[EvosaxState, EvosaxConfig]):
         return EvosaxState(x, state.key.next(), rest)
 
 
-def rows(quick: bool) -> list[tuple[str, Evosax]]:
-    """The rows, with sigma and population of pycma's; the anchored form compiles slowly and is left out of quick ones.
-
-    Raises:
-        MissingExtraError: the package is not installed.
-    """
-    taken = [label for label in LABELS if not (quick and label == "evosax-cma-anchored-les")]
-    return [(label, Evosax(strategy=LABELS[label])) for label in taken]
-
-
 def _complete(values: Tensor) -> Tensor:
-    """Values (B, m) with those that are missing just above the worst of their row; rows without any stay as they are."""
+    """Values (B, m) with missing ones just above the worst of their row; rows without any value stay as they are."""
     known = values.isfinite()
     worst = values.where(known, -torch.inf).amax(1, keepdim=True)
     above = worst.nextafter(torch.tensor(torch.inf))

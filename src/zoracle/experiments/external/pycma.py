@@ -155,13 +155,3 @@ class _Strategy:
     def mean(self) -> np.ndarray:
         """(d,) the mean of the distribution."""
         return np.asarray(self.strategy.result.xfavorite)
-
-
-def rows(quick: bool) -> list[tuple[str, PyCMA]]:
-    """The rows, with the settings that the paper's public code is compared with; full is slow, and left out of quick ones.
-
-    Raises:
-        MissingExtraError: the package is not installed.
-    """
-    full = [] if quick else [("pycma", PyCMA(sigma=0.03))]
-    return [*full, ("pycma-diagonal", PyCMA(sigma=0.1, diagonal=True))]
