@@ -231,7 +231,8 @@ def test_the_estimate_is_queries_times_pace():
     meter = Meter()
     assert meter.estimate(Work(100)) is None, "nothing was timed"
     meter.time(2.0, 50)
-    assert meter.estimate(Work(100)) == 4.0
+    meter.time(9.0, 1, pace=False)
+    assert (meter.estimate(Work(100)), meter.seconds) == (4.0, 11.0)
     assert meter.estimate(Work(100, training=10)) is None
     meter.trained, meter.training_seconds = 5, 1.0
     assert meter.estimate(Work(100, training=10)) == 6.0
