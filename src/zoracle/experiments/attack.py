@@ -139,8 +139,8 @@ where none are stored for this task, number of steps and q; the test images are 
 the first {panels} test images with seeds 0 to {last_panel}. The first {external} test images are attacked by \
 evolution strategies of other packages too (population 21, seed 0): by pycma (full covariance, sigma 0.03, and \
 diagonal, sigma 0.1) where the extra `baselines` is installed, by evosax (SNES, and LES and CMA-anchored LES with the \
-weights that evosax ships, sigma 0.03) where the extra `evosax` is. Their final loss is that of their mean, their best \
-that of their best evaluated point."""
+weights that evosax ships, sigma 0.03) where the extra `evosax` is. Their final loss is that of their mean, evaluated \
+at the end to report it; their best is the lowest of all points evaluated, that one included."""
 
 
 def _experiment(name: str, summary: str, full: Settings, quick: Settings, stored: bool) -> Experiment:
