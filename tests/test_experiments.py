@@ -29,16 +29,13 @@ from zoracle.experiments.context import Meter
 from zoracle.experiments.drawing import line
 from zoracle.experiments.reproduce import changed, reproduce
 from zoracle.experiments.weights import paper_config
-from zoracle.objectives.callable import CallableObjective
 from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
 from zoracle.tasks import task
-from zoracle.types import Purpose
 
 NAMES = registry.names()
 drawn = pytest.mark.skipif(not (find_spec("matplotlib") and find_spec("jinja2")), reason="the extra report draws")
-needs_cma = pytest.mark.skipif(find_spec("cma") is None, reason="the extra baselines installs cma")
 
 #: Smaller still than the quick forms, so that all of them together take seconds.
 TINY = {
@@ -124,11 +121,13 @@ def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):
         raise MissingExtraError(f"{module} is not installed; mend it with: pip install 'zoracle[{extra}]'")
 
     monkeypatch.setattr("zoracle.experiments.reproduce.require", missing)
-    monkeypatch.setattr("zoracle.experiments.external.require", missing)
+    monkeypatch.setattr("zoracle.experiments.external.pycma.require", missing)
+    monkeypatch.setattr("zoracle.experiments.external.evosax.require", missing)
     done = run("mnist-attack", tmp_path / "out")
     told = " ".join(done.notes)
     assert "no figures and no page were written: jinja2 is not installed" in told
-    assert "no rows of external evolution strategies: cma is not installed" in told
+    assert "no rows of pycma: cma is not installed" in told
+    assert "no rows of evosax: evosax is not installed" in told
     there = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"table.json", "table.md", "curves.npz", "queries.json", "tuned.json"} <= there
     assert not {"index.html", "figures"} & there
@@ -239,7 +238,8 @@ def test_the_estimate_is_queries_times_pace():
     meter = Meter()
     assert meter.estimate(Work(100)) is None, "nothing was timed"
     meter.time(2.0, 50)
-    assert meter.estimate(Work(100)) == 4.0
+    meter.time(9.0, 1, pace=False)
+    assert (meter.estimate(Work(100)), meter.seconds) == (4.0, 11.0)
     assert meter.estimate(Work(100, training=10)) is None
     meter.trained, meter.training_seconds = 5, 1.0
     assert meter.estimate(Work(100, training=10)) == 6.0
@@ -337,69 +337,6 @@ def test_coordinatewise_training_never_takes_a_gradient(finished):
     assert blind["points"] > queried["points"] > 0
     assert first["gradients"] == queried["gradients"] > 0
     assert max(queried["apart"], blind["apart"]) < 0.02, "they agree before the weights are apart"
-
-
-@needs_cma
-@pytest.mark.filterwarnings("ignore::UserWarning:cma")
-class TestPyCMA:
-    def make(self, **settings):
-        from zoracle.experiments.external import PyCMA
-
-        return PyCMA(**{"sigma": 0.3, "population": 8, "diagonal": True, **settings})
-
-    def seen(self, optimizer, b=2, steps=6, budget=None):
-        seen = []
-
-        def f(x):
-            seen.append(len(x))
-            return (x - 0.5).square().sum(1)
-
-        oracle = Oracle(CallableObjective(f, dim=5, num_problems=b, framework="torch"), budget=budget)
-        state = optimizer.init(torch.zeros(b, 5), seed=1, horizon=steps)
-        state, trajectory = rollout(optimizer, oracle, state, steps, final=None)
-        count = oracle.counts[Purpose.OPTIMISE]
-        assert sum(seen) == int(count.sum()), "the box itself saw as many"
-        return state, trajectory, count
-
-    @pytest.mark.parametrize("diagonal", [True, False])
-    def test_it_descends_and_pays_for_its_population(self, diagonal):
-        state, trajectory, count = self.seen(self.make(diagonal=diagonal), steps=40)
-        assert count.tolist() == [320, 320]
-        assert bool((trajectory.best_loss < 0.02).all())
-        assert bool(((state.x - 0.5).norm(dim=1) < 0.2).all())
-
-    def test_it_is_made_again_from_its_state(self):
-        optimizer = self.make()
-        state, _, _ = self.seen(optimizer, steps=10)
-        half, _, _ = self.seen(self.make(), steps=10, budget=40)
-        fresh = self.make()
-        assert torch.equal(fresh.ask(half).points, fresh.ask(half).points)
-        oracle = Oracle(
-            CallableObjective(lambda x: (x - 0.5).square().sum(1), dim=5, num_problems=2, framework="torch")
-        )
-        again, _ = rollout(fresh, oracle, half, 5, final=None)
-        assert torch.equal(again.x, state.x)
-
-    def test_one_problem_alone_is_the_same_problem(self):
-        together, _, _ = self.seen(self.make())
-        alone, _, _ = self.seen(self.make(), b=1)
-        assert torch.equal(together.x[:1], alone.x)
-
-    def test_numpy_is_left_alone(self):
-        before = np.random.get_state()[1].copy()  # noqa: NPY002
-        self.seen(self.make())
-        assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
-
-    def test_missing_values_rank_last(self):
-        optimizer = self.make()
-        state = optimizer.init(torch.zeros(1, 5), horizon=3)
-        queries = optimizer.ask(state)
-        values = queries.points.square().sum(2)
-        values[0, 3:] = torch.nan
-        state = optimizer.tell(state, queries, values)
-        assert bool(state.x.isfinite().all())
-        state = optimizer.tell(state, optimizer.ask(state), torch.full((1, 8), torch.nan))
-        assert bool(state.x.isfinite().all())
 
 
 def test_a_line_is_a_mean_over_repeats_with_an_interval_over_problems():

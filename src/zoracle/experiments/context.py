@@ -69,6 +69,7 @@ class Meter:
         self.queries: dict[str, int] = {}
         self.seconds = 0.0
         self.timed = 0
+        self.timed_seconds = 0.0
         self.trained = 0
         self.training_seconds = 0.0
 
@@ -76,16 +77,18 @@ class Meter:
         """So many points were evaluated."""
         self.queries[purpose] = self.queries.get(purpose, 0) + points
 
-    def time(self, seconds: float, points: int) -> None:
-        """So many points took so many seconds, those of interrupted runs included."""
+    def time(self, seconds: float, points: int, *, pace: bool = True) -> None:
+        """So many points took so many seconds, those of interrupted runs included; ``pace``: as others will."""
         self.seconds += seconds
-        self.timed += points
+        if pace:
+            self.timed += points
+            self.timed_seconds += seconds
 
     def estimate(self, work: Work) -> float | None:
         """Seconds of one process that so much work would take at the pace measured here; None where none was."""
         if (work.queries and not self.timed) or (work.training and not self.trained):
             return None
-        evaluating = work.queries * self.seconds / max(1, self.timed)
+        evaluating = work.queries * self.timed_seconds / max(1, self.timed)
         return evaluating + work.training * self.training_seconds / max(1, self.trained)
 
 
@@ -155,6 +158,7 @@ class Context:
         valid: int,
         num_directions: int | None = None,
         batch: int | None = None,
+        pace: bool = True,
     ) -> Compared:
         """Run optimizers at equal queries; hand-designed ones whose settings are defaults are tuned first.
 
@@ -172,6 +176,7 @@ class Context:
             valid: validation problems for tuning.
             num_directions: q; None keeps each one's own.
             batch: problems at once.
+            pace: whether its seconds a point are to be expected of more points too.
         """
         results: dict[str, Result] = {}
         sources: dict[str, str] = {}
@@ -195,7 +200,7 @@ class Context:
             results[label] = found
             self.meter.add("optimise", int(found.spent.sum()))
             self.meter.add("monitor", int(found.monitored.sum()))
-            self.meter.time(float(found.seconds.sum()), int((found.spent + found.monitored).sum()))
+            self.meter.time(float(found.seconds.sum()), int((found.spent + found.monitored).sum()), pace=pace)
             settings[label] = optimizer_config(optimizer)["settings"]
         return Compared(rows_of(results, settings, sources), results)
 

@@ -1,4 +1,4 @@
-"""Evolution strategies of other packages as optimizers of this one, so that they are counted like all the others."""
+"""CMA-ES of the package ``cma``."""
 
 from __future__ import annotations
 
@@ -155,12 +155,3 @@ class _Strategy:
     def mean(self) -> np.ndarray:
         """(d,) the mean of the distribution."""
         return np.asarray(self.strategy.result.xfavorite)
-
-
-def external(quick: bool) -> tuple[list[tuple[str, Optimizer[Any, Any]]], str | None]:
-    """Pycma's rows with the settings that the paper's public code is compared with, or a note why there are none."""
-    try:
-        full = [] if quick else [("pycma", PyCMA(sigma=0.03))]
-        return [*full, ("pycma-diagonal", PyCMA(sigma=0.1, diagonal=True))], None
-    except ImportError as error:
-        return [], f"no rows of external evolution strategies: {error}"
