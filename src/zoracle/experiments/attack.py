@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from zoracle.checkpoint import shipped
-from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
+from zoracle.experiments.base import Array, Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries
-from zoracle.experiments.context import Context
+from zoracle.experiments.context import Context, Named
 from zoracle.experiments.drawing import BAND, Line, best_line, lines_figure, loss_line, panels_figure
 from zoracle.experiments.external import count, external
+from zoracle.tasks.base import Task
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valid: int = 100
     panels: int = 10
     panel_seeds: int = 10
-    external: int = 20
+    external: int = 100
     optimizers: str = "zo-lstm"
 
 
@@ -71,28 +72,9 @@ def run(context: Context) -> Outcome:
             x="queries per image", y="best loss so far", log_y=True,
         ),
     ]  # fmt: skip
-    panels = context.compared("panels", made, optimizers, ids[: s.panels], seeds=s.panel_seeds, **shared)
-    curves |= arrays(panels.results, "panels")
-    pictures = made.pictures(ids[: s.panels])
-    headings = [
-        f"image {ids[i]}" + ("" if pictures is None else f", a {pictures.class_names[int(pictures.labels[i])]}")
-        for i in range(len(ids[: s.panels]))
-    ]
-
-    def one(i: int) -> dict[str, Line]:
-        some = {label: type(r)(*(leaf[:, i : i + 1] for leaf in r)) for label, r in panels.results.items()}
-        return {label: loss_line(result) for label, result in some.items()}
-
-    figures.append(
-        panels_figure(
-            "panels",
-            f"Image by image, {s.panel_seeds} repeats each",
-            "Lines are means over the repeats of one image, bands 95 % intervals over them.",
-            {heading: one(i) for i, heading in enumerate(headings)},
-            x="queries", y="loss", log_y=True,
-        )
-    )  # fmt: skip
-    others, notes = external(context.quick)
+    if s.panels:
+        figures.append(_panels(context, made, optimizers, ids[: s.panels], curves))
+    others, notes = external(context.quick) if s.external else ([], [])
     for note in notes:
         context.note(note)
     if others:
@@ -116,6 +98,30 @@ def run(context: Context) -> Outcome:
     best = main.rows[0]
     findings = [f"Lowest final / initial loss: {best.optimizer}."]
     return Outcome(tables, figures, curves, findings)
+
+
+def _panels(context: Context, made: Task, optimizers: Named, ids: tuple[int, ...], curves: dict[str, Array]) -> Figure:
+    """A panel for each of these images, repeated; the raw curves are added to the others."""
+    s: Settings = context.settings
+    found = context.compared("panels", made, optimizers, ids, seeds=s.panel_seeds, budget=s.budget, valid=s.valid)
+    curves |= arrays(found.results, "panels")
+    pictures = made.pictures(ids)
+    headings = [
+        f"image {ids[i]}" + ("" if pictures is None else f", a {pictures.class_names[int(pictures.labels[i])]}")
+        for i in range(len(ids))
+    ]
+
+    def one(i: int) -> dict[str, Line]:
+        some = {label: type(r)(*(leaf[:, i : i + 1] for leaf in r)) for label, r in found.results.items()}
+        return {label: loss_line(result) for label, result in some.items()}
+
+    return panels_figure(
+        "panels",
+        f"Image by image, {s.panel_seeds} repeats each",
+        "Lines are means over the repeats of one image, bands 95 % intervals over them.",
+        {heading: one(i) for i, heading in enumerate(headings)},
+        x="queries", y="loss", log_y=True,
+    )  # fmt: skip
 
 
 def work(s: Settings, *, stored: bool) -> Work:
@@ -167,7 +173,10 @@ MNIST = _experiment(
 )
 # The one trained on the task where one ships, and the one trained on MNIST.
 _OWN = [name for name in ("zo-lstm-cifar10",) if name in shipped()]
-_CIFAR10 = Settings(task="cifar10", seeds=3, valid=40, external=10, optimizers=",".join([*_OWN, "zo-lstm-mnist"]))
+# A query costs ten times one of MNIST here: one repeat, and intervals are over images anyway.
+_CIFAR10 = Settings(
+    task="cifar10", seeds=1, panel_seeds=3, valid=20, external=10, optimizers=",".join([*_OWN, "zo-lstm-mnist"])
+)
 CIFAR10 = _experiment(
     "cifar10-attack",
     "The same attack on a ResNet-20 that reads CIFAR-10, with the optimizer trained on MNIST carried over.",
