@@ -295,6 +295,29 @@ def test_several_families_are_trained_at_once_and_resume_to_the_same_bits(tmp_pa
         Trainer(chosen, BowlTask())
 
 
+def test_training_goes_on_from_trained_weights(tmp_path) -> None:
+    stage = Stage(unrolls=1, steps=4, truncation=4, meta_batch=2, lr=1e-3, loss=MetaLoss(form="log", penalty=0.1))
+    first = config(optimizer="zo-lstm", settings={"num_directions": 4}, stages=(stage,))
+    trained = Trainer(first, BowlTask(), tmp_path / "first").run().state_dict()
+    plain = msgspec.structs.replace(first, initial=str(tmp_path / "first"))
+    assert all(torch.equal(trained[key], value) for key, value in Trainer(plain, BowlTask())._weights().items())
+    more = msgspec.structs.replace(plain, settings={"num_directions": 4, "adaptive": True})
+    begun = Trainer(more, BowlTask())._weights()
+    assert all(torch.equal(trained[key], begun[key]) for key in trained)
+    fresh = make("zo-lstm", **more.settings).state_dict()
+    added = set(begun) - set(trained)
+    assert added
+    assert all(key.startswith("pacing.") and torch.equal(begun[key], fresh[key]) for key in added)
+    for wrong, message in (
+        ({"settings": {"num_directions": 4, "hidden": 5}}, "does not fit: .* is missing or of another shape"),
+        ({"optimizer": "zo-lstm-paper", "settings": {}}, "is a zo-lstm; expected a trained zo-lstm-paper"),
+        ({"initial": "zo-sgd"}, "is a zo-sgd; expected a trained zo-lstm"),
+        ({"initial": "nothing"}, "unknown and no folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Trainer(msgspec.structs.replace(plain, **wrong), BowlTask())
+
+
 def test_the_meta_gradient_of_families_is_the_weighted_mean_of_theirs() -> None:
     stage = Stage(unrolls=1, steps=3, truncation=3, meta_batch=2, loss=MetaLoss(form="log", penalty=0.1))
 

@@ -90,7 +90,7 @@ class Family(_Checked, frozen=True, kw_only=True):
         task: name of the task.
         settings: settings of the task.
         problems: how many problems of its training split; all where None.
-        weight: of its meta-loss in the mean over families.
+        weight: of its meta-loss in the mean over families, and of its score in theirs.
         rescale: R: each run measures x in units multiplied by a factor drawn from [1 / R, R], evenly in its logarithm,
             so that the optimizer cannot count on a scale (Lv et al., 2017).
     """
@@ -112,7 +112,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     """A whole training, on one task, or on several families of problems at once.
 
     With several, a meta-batch holds ``meta_batch`` problems of each, the meta-loss is the weighted mean of theirs, and
-    validation takes ``problems`` of each family's validation split; its score is the geometric mean of theirs.
+    validation takes ``problems`` of each family's validation split; its score is the weighted geometric mean of theirs.
 
     Attributes:
         task: name of the task, where it is one.
@@ -120,6 +120,8 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         families: the families, where it is not one task.
         optimizer: name of the optimizer in the registry.
         settings: settings of the optimizer.
+        initial: a trained optimizer of this kind that training starts from: a shipped one's name, or a folder. Parts
+            that it lacks (``adaptive`` adds one) start anew.
         stages: what is done, in order.
         validation: how the best weights are chosen.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
@@ -135,6 +137,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     stages: tuple[Stage, ...]
     task_settings: dict[str, Any] = {}
     families: tuple[Family, ...] = ()
+    initial: str | None = None
     settings: dict[str, Any] = {}
     validation: Validation = Validation()
     gradient: Literal["true", "coordinatewise"] = "true"

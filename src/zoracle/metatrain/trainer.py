@@ -19,6 +19,7 @@ from zoracle.files import read_tensors, write_tensors, write_text
 from zoracle.metatrain.card import card
 from zoracle.metatrain.config import Stage, TrainConfig
 from zoracle.metatrain.families import Problems, TrainingFamily
+from zoracle.metatrain.initial import start_from
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.optimizers.base import Optimizer, with_settings
 from zoracle.optimizers.registry import make
@@ -96,6 +97,8 @@ class Trainer:
         if not isinstance(optimizer, nn.Module):
             raise InputError(f"optimizer {config.optimizer!r} has nothing to train; expected a learned optimizer")
         self.module: nn.Module = optimizer.to(self.dtype)
+        if config.initial is not None:
+            start_from(config.initial, config.optimizer, self.module)
         self.optimizer: Optimizer[Any, Any] = optimizer
         self.stage = 0
         self.unroll = 0
@@ -216,7 +219,7 @@ class Trainer:
             self._count("points", sum(int(counts.sum()) for counts in run.oracle.counts.values()) - gradients)
             assert run.previous is not None
             ratios.append(float((run.previous / run.initial).mean()))
-        return total / segments, geometric_mean(ratios)
+        return total / segments, geometric_mean(ratios, [family.weight for family in self.families])
 
     def _begin(self, stage: Stage, number: int, family: TrainingFamily) -> _Run:
         """The start of one unroll of one family."""
@@ -266,7 +269,8 @@ class Trainer:
         trained = self._weights()
         self.module.load_state_dict(self.ema)
         optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
-        score = geometric_mean([self._score(family, optimizer) for family in self.families])
+        scores = [self._score(family, optimizer) for family in self.families]
+        score = geometric_mean(scores, [family.weight for family in self.families])
         if score < self.best:
             self.best = score
             self.best_weights = self._weights()
@@ -389,8 +393,9 @@ def _as_json(config: TrainConfig) -> Any:
     return msgspec.json.decode(msgspec.json.encode(config))
 
 
-def geometric_mean(numbers: Sequence[float]) -> float:
-    """Of positive numbers; of one, that number to the bit."""
+def geometric_mean(numbers: Sequence[float], weights: Sequence[float]) -> float:
+    """Of positive numbers, weighted; of one, that number to the bit."""
     if len(numbers) == 1:
         return numbers[0]
-    return math.exp(sum(math.log(max(number, _SMALLEST)) for number in numbers) / len(numbers))
+    logs = (weight * math.log(max(number, _SMALLEST)) for number, weight in zip(numbers, weights, strict=True))
+    return math.exp(sum(logs) / sum(weights))
