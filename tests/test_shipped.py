@@ -19,7 +19,7 @@ from zoracle.tasks import task
 
 def test_they_are_there_with_their_cards_and_recipes() -> None:
     balls = {f"zo-lstm-{norm}-{task}" for norm in ("linf", "l2") for task in ("digits", "mnist")}
-    assert set(shipped()) == {"zo-lstm-digits", "zo-lstm-mnist", "zo-lstm-quadratic", *balls}
+    assert set(shipped()) == {"zo-lstm-digits", "zo-lstm-mnist", "zo-lstm-cifar10", "zo-lstm-quadratic", *balls}
     for name, folder in shipped().items():
         loaded = load_optimizer(folder)
         assert isinstance(loaded.optimizer, BallLSTM if name in balls else GuidedLSTM)
