@@ -338,23 +338,42 @@ def test_the_meta_gradient_of_families_is_the_weighted_mean_of_theirs() -> None:
         torch.testing.assert_close(2 * a, b + c, rtol=1e-9, atol=1e-12)
 
 
+def test_displacement_is_measured_in_the_tasks_own_units() -> None:
+    optimizer, loss = trainable("zo-lstm"), MetaLoss(form="log", penalty=0.0, displacement=0.5)
+    state = optimizer.init(START, seed=1, horizon=3)
+
+    def segment(**given):
+        return loss.segment(optimizer, TrainingOracle(Bowls(3, DIM)), state, 3, problem=ROWS, origin=START, **given)
+
+    unit = torch.tensor([[1.0], [2.0], [10.0]], dtype=torch.float64)
+    plain, scaled = segment(), segment(unit=unit)
+    assert torch.equal(plain.losses, scaled.losses)
+    away = []
+    for k in (1, 2, 3):
+        short = loss.segment(optimizer, TrainingOracle(Bowls(3, DIM)), state, k, problem=ROWS, origin=START, horizon=3)
+        away.append((short.state.x - START).abs().sum(1))
+    expected = 0.5 * (torch.stack(away) * (unit.squeeze(1) - 1)).mean()
+    torch.testing.assert_close(scaled.value - plain.value, expected)
+
+
 def test_units_are_keyed_by_seed_and_problem_and_spread_evenly() -> None:
     task = BowlTask()
     ids = tuple(range(400))
     problems = Problems(task.objective(ids), task, ids, 100.0, torch.float64)
-    objective, named, x0 = problems.begin(torch.tensor([3, 5]), 11)
+    objective, named, x0, unit = problems.begin(torch.tensor([3, 5]), 11)
     plain = task.start((3, 5), seed=11, dtype=torch.float64)
     assert isinstance(objective, Rescaled)
     assert named.tolist() == [3, 5]
     factors = objective.factor[[3, 5]].unsqueeze(1)
+    assert torch.equal(unit, factors)
     torch.testing.assert_close(x0 * factors, plain)
     logs = objective.factor.log() / math.log(100)
     assert bool((logs.abs() <= 1).all())
     assert abs(float(logs.mean())) < 4 * 0.577 / 20
     assert abs(float(logs.std()) - 0.577) < 0.06
-    alone = problems.begin(torch.tensor([5]), 11)[2]
+    alone = problems.begin(torch.tensor([5]), 11).x0
     assert torch.equal(alone[0], x0[1])
-    assert not torch.equal(problems.begin(torch.tensor([5]), 12)[0].factor, objective.factor)
+    assert not torch.equal(problems.begin(torch.tensor([5]), 12).objective.factor, objective.factor)
 
 
 def test_a_foreign_or_broken_checkpoint_is_refused(tmp_path) -> None:

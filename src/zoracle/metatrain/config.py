@@ -93,6 +93,7 @@ class Family(_Checked, frozen=True, kw_only=True):
         weight: of its meta-loss in the mean over families, and of its score in theirs.
         rescale: R: each run measures x in units multiplied by a factor drawn from [1 / R, R], evenly in its logarithm,
             so that the optimizer cannot count on a scale (Lv et al., 2017).
+        displacement: weight of the l1 displacement, in the task's own units, where it is not that of the stage's loss.
     """
 
     task: str
@@ -100,6 +101,7 @@ class Family(_Checked, frozen=True, kw_only=True):
     problems: int | None = None
     weight: float = 1.0
     rescale: float = 1.0
+    displacement: float | None = None
 
     def __post_init__(self) -> None:
         if not self.weight > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from zoracle.tasks.base import Task
 from zoracle.types import Key
 
 _SCALE_STREAM = 5
+
+
+class Beginning(NamedTuple):
+    """The start of a run."""
+
+    objective: Objective
+    """In the run's units."""
+    ids: Tensor
+    """(B,)."""
+    x0: Tensor
+    """(B, d) starting points, in those units."""
+    unit: Tensor
+    """(B, 1) what x is multiplied by to be in the task's own units."""
 
 
 class Problems:
@@ -38,8 +52,8 @@ class Problems:
         self.rescale = rescale
         self.dtype = dtype
 
-    def begin(self, rows: Tensor, seed: int) -> tuple[Objective, Tensor, Tensor]:
-        """Of a run under this seed: the objective in its units, the ids (B,), and the starting points (B, d).
+    def begin(self, rows: Tensor, seed: int) -> Beginning:
+        """How a run under this seed begins.
 
         Args:
             rows: (B,) which problems.
@@ -48,10 +62,11 @@ class Problems:
         ids = tuple(self.ids[row] for row in rows.tolist())
         x0 = self.task.start(ids, seed=seed, dtype=self.dtype)
         if self.rescale == 1:
-            return self.objective, torch.tensor(ids), x0
+            return Beginning(self.objective, torch.tensor(ids), x0, x0.new_ones((len(ids), 1)))
         drawn = keyed.uniform(Key.start(seed, torch.tensor(self.ids)), _SCALE_STREAM)
         factors = torch.exp((2 * drawn - 1) * math.log(self.rescale)).to(self.dtype)
-        return Rescaled(self.objective, scale=factors), torch.tensor(ids), x0 / factors[rows].unsqueeze(1)
+        unit = factors[rows].unsqueeze(1)
+        return Beginning(Rescaled(self.objective, scale=factors), torch.tensor(ids), x0 / unit, unit)
 
 
 class TrainingFamily(Problems):
@@ -69,6 +84,7 @@ class TrainingFamily(Problems):
         ids = ids[: family.problems or len(ids)]
         super().__init__(task.objective(ids, dtype=dtype), task, ids, family.rescale, dtype)
         self.weight = family.weight
+        self.displacement = family.displacement
         self.words = words
 
     def draw(self, stage: int, unroll: int, count: int) -> Tensor:

@@ -75,6 +75,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         previous: Tensor | None = None,
         horizon: int | None = None,
         origin: Tensor | None = None,
+        unit: Tensor | None = None,
     ) -> Segment:
         """Unroll K steps with their graph.
 
@@ -88,6 +89,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             previous: (B,) loss after the step before; zero by default.
             horizon: T, steps of the whole unroll, which weights are relative to.
             origin: (B, d) x_0, which ``displacement`` is measured from.
+            unit: (B, 1) what it is multiplied by.
         """
         rows = torch.arange(state.x.shape[0]) if problem is None else problem  # type: ignore[attr-defined]
         losses: list[Tensor] = []
@@ -104,7 +106,8 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     penalties.append(penalty)
             losses.append(oracle.differentiable(step.state.x, rows, key))
             if self.displacement and origin is not None:
-                displaced.append((step.state.x - origin).abs().sum(1))
+                away = step.state.x - origin
+                displaced.append((away if unit is None else away * unit).abs().sum(1))
 
         state, _ = rollout(optimizer, oracle, state, steps, problem=rows, keep_graph=True, final=None, on_step=collect)
         after = torch.stack(losses)

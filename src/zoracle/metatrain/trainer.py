@@ -21,6 +21,7 @@ from zoracle.metatrain.config import Stage, TrainConfig
 from zoracle.metatrain.families import Problems, TrainingFamily
 from zoracle.metatrain.initial import start_from
 from zoracle.metatrain.oracle import TrainingOracle
+from zoracle.metatrain.unroll import Run, geometric_mean
 from zoracle.optimizers.base import Optimizer, with_settings
 from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
@@ -31,7 +32,6 @@ from zoracle.types import Purpose
 
 CHECKPOINT = "training.safetensors"
 _UNROLL, _VALIDATION = 1, 2  # streams of the seed
-_SMALLEST = 1e-12  # a ratio below it counts as it
 
 
 class Report(NamedTuple):
@@ -52,27 +52,6 @@ class Report(NamedTuple):
     """The lowest so far in this stage."""
     skipped: int = 0
     """Segments of this unroll whose meta-gradient was not finite: they changed nothing."""
-
-
-class _Run:
-    """One family's unroll as it goes on."""
-
-    def __init__(
-        self,
-        optimizer: Optimizer[Any, Any],
-        oracle: TrainingOracle,
-        state: Any,
-        rows: Tensor,
-        origin: Tensor,
-        initial: Tensor,
-    ) -> None:
-        self.optimizer = optimizer
-        self.oracle = oracle
-        self.state = state
-        self.rows = rows
-        self.origin = origin
-        self.initial = initial
-        self.previous: Tensor | None = None
 
 
 class Trainer:
@@ -190,7 +169,7 @@ class Trainer:
             k = min(stage.truncation, stage.steps - first)
             self.adam.zero_grad(set_to_none=True)
             for run, family in zip(runs, self.families, strict=True):
-                segment = stage.loss.segment(
+                segment = run.loss.segment(
                     run.optimizer,
                     run.oracle,
                     run.state,
@@ -199,7 +178,8 @@ class Trainer:
                     first=first,
                     previous=run.previous,
                     horizon=stage.steps,
-                    origin=run.origin,
+                    origin=run.start.x0,
+                    unit=run.start.unit,
                 )
                 if not segment.value.requires_grad:
                     raise InputError(
@@ -221,12 +201,13 @@ class Trainer:
             ratios.append(float((run.previous / run.initial).mean()))
         return total / segments, geometric_mean(ratios, [family.weight for family in self.families])
 
-    def _begin(self, stage: Stage, number: int, family: TrainingFamily) -> _Run:
+    def _begin(self, stage: Stage, number: int, family: TrainingFamily) -> Run:
         """The start of one unroll of one family."""
         words = (self.config.seed, _UNROLL, self.stage, self.unroll)
         seed = keyed.mix(*words, *(() if len(self.families) == 1 else (number,)))
         rows = family.draw(self.stage, self.unroll, stage.meta_batch)
-        objective, ids, x0 = family.begin(rows, seed)
+        start = family.begin(rows, seed)
+        objective, x0 = start.objective, start.x0
         oracle = TrainingOracle(
             objective, gradient=self.config.gradient, values=self.config.values, mu=self.config.gradient_mu
         )
@@ -234,14 +215,17 @@ class Trainer:
         state = optimizer.init(
             x0,
             seed=seed,
-            problem=ids,
+            problem=start.ids,
             horizon=stage.steps,
             scale=objective.scale,
             space=objective.space(rows, x0),
         )
         with torch.no_grad():
             initial = oracle.linearise(x0, rows, state.key.step if objective.stochastic else None)[0]
-        return _Run(optimizer, oracle, state, rows, x0, initial)
+        loss = stage.loss
+        if family.displacement is not None:
+            loss = msgspec.structs.replace(loss, displacement=family.displacement)
+        return Run(optimizer, oracle, loss, state, rows, start, initial)
 
     def _update(self, stage: Stage, progress: float) -> None:
         """One step of Adam along the gradients that have added up."""
@@ -288,7 +272,7 @@ class Trainer:
         scores = []
         for repeat in range(config.seeds):
             seed = keyed.mix(self.config.seed, _VALIDATION, repeat)
-            objective, ids, x0 = problems.begin(rows, seed)
+            objective, ids, x0, _ = problems.begin(rows, seed)
             state = optimizer.init(
                 x0,
                 seed=seed,
@@ -391,11 +375,3 @@ class Trainer:
 def _as_json(config: TrainConfig) -> Any:
     """The config as it reads back from a file: lists where it has tuples."""
     return msgspec.json.decode(msgspec.json.encode(config))
-
-
-def geometric_mean(numbers: Sequence[float], weights: Sequence[float]) -> float:
-    """Of positive numbers, weighted; of one, that number to the bit."""
-    if len(numbers) == 1:
-        return numbers[0]
-    logs = (weight * math.log(max(number, _SMALLEST)) for number, weight in zip(numbers, weights, strict=True))
-    return math.exp(sum(logs) / sum(weights))
