@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit test-slow test-gpu bench format clean
+.PHONY: help demo test lint types unit reproduce-quick test-slow test-gpu bench format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
 	@echo "make test       lint, types and tests"
+	@echo "make reproduce-quick  all experiments in their quick forms, some minutes; writes runs/quick"
 	@echo "make test-slow  the tests that take minutes (ZORACLE_DATA adds those on real data)"
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make bench      how fast it is: writes runs/bench and prints a table, half an hour on two idle cores"
@@ -32,6 +33,10 @@ types: $(READY)
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+reproduce-quick: $(READY)
+	rm -rf runs/quick
+	$(BIN)/zoracle reproduce all --quick --out runs/quick
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

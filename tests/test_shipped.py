@@ -6,20 +6,25 @@ import pytest
 import torch
 
 import zoracle
+from problems import Bowls
 from zoracle.checkpoint import CARD, load_optimizer, resolve, shipped
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.metrics import paired
 from zoracle.metatrain import config as configs
+from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.ball_lstm import BallLSTM
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.optimizers.registry import make
+from zoracle.oracle import Oracle
+from zoracle.rollout import rollout
 from zoracle.tasks import task
 
 
 def test_they_are_there_with_their_cards_and_recipes() -> None:
     balls = {f"zo-lstm-{norm}-{task}" for norm in ("linf", "l2") for task in ("digits", "mnist")}
-    assert set(shipped()) == {"zo-lstm-digits", "zo-lstm-mnist", "zo-lstm-cifar10", "zo-lstm-quadratic", *balls}
+    plain = {f"zo-lstm-{task}" for task in ("digits", "mnist", "cifar10", "quadratic", "universal")}
+    assert set(shipped()) == plain | balls
     for name, folder in shipped().items():
         loaded = load_optimizer(folder)
         assert isinstance(loaded.optimizer, BallLSTM if name in balls else GuidedLSTM)
@@ -46,6 +51,20 @@ def test_it_beats_tuned_zo_sgd_on_validation_digits() -> None:
     learned = evaluate(resolve("zo-lstm", "digits").optimizer, digits, ids)
     baseline = evaluate(with_settings(make("zo-sgd"), lr=0.0078125), digits, ids)
     assert paired(baseline, learned)["ratio"].low > 0
+
+
+@pytest.mark.parametrize("unit", [1e-2, 1.0, 1e2])
+def test_the_universal_one_finds_the_unit_of_a_problem(unit: float) -> None:
+    """The same bowl in other units, with nobody telling; one that steps in units of x cannot do that."""
+    bowl, start = Rescaled(Bowls(1, 60), scale=1 / unit), unit * torch.linspace(-1, 1, 60).double().unsqueeze(0)
+    ratios = []
+    for name in ("zo-lstm-universal", "zo-lstm-quadratic"):
+        optimizer = zoracle.load(name, mu=1e-5 * unit)
+        begun = optimizer.init(start, horizon=200)
+        _, trajectory = rollout(optimizer, Oracle(bowl), begun, 200)
+        ratios.append(float(trajectory.final_loss / trajectory.loss[0]))
+    assert ratios[0] < 0.02
+    assert unit == 1 or ratios[1] > 4 * ratios[0]
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e4])

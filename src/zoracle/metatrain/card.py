@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from zoracle.metatrain.config import Family, TrainConfig
@@ -29,6 +30,7 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     families = config.drawn_from()
     data = "\n".join(map(_data, families, provenance["problems_each"], [len(families)] * len(families)))
     words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
+    started = "" if config.initial is None else f" Training started from the weights of `{Path(config.initial).name}`."
     several = len(families) > 1
     of_each = " of each family" if several else ""
     mean = (
@@ -54,7 +56,7 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 
 {data}
 - Optimizee's gradient: {gradient}. Values that answered its queries in training: {values}.
-- Precision {config.dtype}, seed {config.seed}.
+- Precision {config.dtype}, seed {config.seed}.{started}
 - Took {minutes:.0f} minutes on {provenance["threads"]} thread(s), validation included
   (zoracle {provenance["zoracle"]}, torch {provenance["torch"]}).
 
