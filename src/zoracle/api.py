@@ -81,11 +81,11 @@ def minimize(
             value that is NaN or infinite is survived and counted; a first step without any other is an error.
         x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64.
         budget: points that each run may evaluate; never passed.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means the one trained on quadratics here.
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal" here.
         bounds: lowest and highest value of every coordinate. f sees no point outside: points are clipped, and the
             iterate is brought back after each step.
         scale: by how much a coordinate typically has to change, the unit in which optimizers step; with bounds
-            (0, 1) or inputs of size one, 1 is right.
+            (0, 1) or inputs of size one, 1 is right. "zo-lstm" starts from it and finds its own.
         target: stop at this value or a lower one.
         seed: keys the random directions.
         ids: (B,) ids of the runs, which randomness is keyed by too; 0 .. B - 1 by default. A run gives the same alone
@@ -109,7 +109,7 @@ def minimize(
     """
     start, single, to_user = as_points(x0)
     # The general one: those trained on attacks have habits, to undo displacements say, that serve nothing else.
-    chosen = _optimizer(optimizer, settings, "quadratic")
+    chosen = _optimizer(optimizer, settings, "universal")
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
     seed = whole("seed", seed)

@@ -55,7 +55,7 @@ def zeroth_order(
         x0: where to start, (d,).
         args: further arguments of ``fun``.
         budget: calls of ``fun``; never passed. It has to be given.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means the one trained on quadratics.
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal".
         scale: by how much a coordinate typically has to change, the unit in which optimizers step.
         target: stop at this value or a lower one.
         seed: keys the random directions.

@@ -51,7 +51,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
     Args:
         params: parameters, named parameters or groups of them, as in torch.optim; all of them are trained.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means the one trained on quadratics here.
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal" here.
         lr: step size; None takes that of the optimizer's settings, and ``DEFAULT_LR`` where they have none.
         scale: by how much a parameter typically has to change, the unit of ``lr``, ``mu`` and learned steps.
         horizon: steps that the training will take, for optimizers that follow a schedule; None takes that of their
@@ -279,14 +279,14 @@ def _number(loss: Any) -> Tensor:
 
 
 def _chosen(optimizer: Any, lr: float | None, settings: dict[str, Any]) -> Optimizer[Any, Any]:
-    rate = {} if lr is None else {"lr": lr}
+    rate: dict[str, Any] = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, Optimizer):
         if settings:
             raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
         chosen = with_settings(optimizer, **rate) if rate else optimizer
     elif isinstance(optimizer, str | Path):
         # The general one of the learned: those trained on attacks have habits that serve nothing else.
-        chosen = resolve(str(optimizer), "quadratic", **settings, **rate).optimizer
+        chosen = resolve(str(optimizer), "universal", **settings, **rate).optimizer
     else:
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
     if chosen.order:
