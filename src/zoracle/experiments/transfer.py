@@ -104,7 +104,8 @@ def run(context: Context) -> Outcome:
         figures.append(
             panels_figure(
                 "curves", "Best loss so far, task by task",
-                BAND,
+                f"{BAND} Where steps see mini-batches, it is the lowest of their losses, which is less than that of "
+                "all data: at the right end, where the last iterate is evaluated on all, lines jump up.",
                 _alike(panels, [*every, *_TUNED]), x="queries per problem", y="best loss so far", log_y=True,
             )
         )  # fmt: skip
