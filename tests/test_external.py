@@ -80,7 +80,7 @@ class TestRows:
         for rows in (0, 2, 5):
             monkeypatch.setattr("zoracle.experiments.attack.count", lambda rows=rows: rows)
             queries.append(experiment.work(experiment.full).queries)
-        one = 20 * 4200
+        one = experiment.full.external * experiment.full.budget
         assert queries[1] - queries[0] == 4 * one, "ours, SNES and two rows"
         assert queries[2] - queries[1] == 3 * one
 
