@@ -295,6 +295,15 @@ def test_several_families_are_trained_at_once_and_resume_to_the_same_bits(tmp_pa
         Trainer(chosen, BowlTask())
 
 
+def test_a_family_may_have_a_meta_batch_of_its_own() -> None:
+    stage = Stage(unrolls=1, steps=3, truncation=3, meta_batch=2, loss=MetaLoss(form="log", penalty=0.1))
+    two = (Family(task="bowls"), Family(task="bowls", meta_batch=5))
+    trainer = Trainer(msgspec.structs.replace(families(stages=(stage,)), families=two), (BowlTask(),) * 2)
+    trainer.run()
+    # One gradient a step and problem, and one more where a run begins.
+    assert trainer.spent["gradients"] == (2 + 5) * (3 + 1)
+
+
 def test_training_goes_on_from_trained_weights(tmp_path) -> None:
     stage = Stage(unrolls=1, steps=4, truncation=4, meta_batch=2, lr=1e-3, loss=MetaLoss(form="log", penalty=0.1))
     first = config(optimizer="zo-lstm", settings={"num_directions": 4}, stages=(stage,))
@@ -401,6 +410,7 @@ def test_configs_are_checked_in_one_line() -> None:
         (good.replace('task = "digits"', "problems = 3") + '[[families]]\ntask = "digits"\n', "belong to one task"),
         (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nrescale = 0.5\n', "rescale is 0.5"),
         (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nweight = 0.0\n', "weight is 0"),
+        (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nmeta_batch = 0\n', "meta_batch is 0"),
     ):
         with pytest.raises(InputError, match=expected) as error:
             configs.parse(text, "here")

@@ -13,6 +13,7 @@ from zoracle.objectives import (
     ClassicalFunction,
     NetworkTraining,
     Quadratic,
+    RobustRegression,
     ShiftedFunctions,
 )
 from zoracle.objectives.base import Bounds
@@ -46,6 +47,8 @@ def network(batch_size: int | None = None) -> NetworkTraining:
 OBJECTIVES = {
     "classification": classification(),
     "classification, mini-batches": classification(8),
+    "robust regression": RobustRegression(draw(P, N, D), draw(P, N, seed=1)),
+    "robust regression, mini-batches": RobustRegression(draw(P, N, D), draw(P, N, seed=1), batch_size=8),
     "quadratic": quadratic(False),
     "quadratic, rotated": quadratic(True),
     "quadratic, noisy": Quadratic(draw(P, D).exp(), draw(P, D, seed=1), noise=0.3),

@@ -31,6 +31,8 @@ FIRST_IDS = {
     "quadratic": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "functions": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "network": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "robust-regression": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "random-network": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
 }
 SIZES = {
     "digits": (550, 100, 200),
@@ -40,6 +42,8 @@ SIZES = {
     "quadratic": (1000, 100, 100),
     "functions": (1000, 100, 100),
     "network": (1000, 100, 100),
+    "robust-regression": (1000, 100, 100),
+    "random-network": (1000, 100, 100),
 }
 
 
@@ -175,6 +179,10 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("functions", shift=1.5), "shift is 1.5; expected a number in [0, 1]"),
         (lambda: task("functions", start_range=-1), "start_range is -1; expected a number in [0, 1]"),
         (lambda: task("network", hidden=0), "hidden is 0; expected a number of at least 1"),
+        (lambda: task("robust-regression", signal=0), "signal is 0; expected a positive number"),
+        (lambda: task("robust-regression", outliers=0.6), "outliers is 0.6; expected a share in [0, 0.5]"),
+        (lambda: task("random-network", side=0), "side is 0; expected a number of at least 1"),
+        (lambda: task("random-network", depth=0), "depth is 0; expected a number of at least 1"),
         (lambda: task("network", samples=600), "samples is 600; expected 1 .. 599, the images of a split"),
         (lambda: task("network", batch_size=301).objective((0,)), "batch_size is 301; expected 1 .. 300"),
         (lambda: task("digits", norm="l7").objective((432,)), "norm is 'l7'"),

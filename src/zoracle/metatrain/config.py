@@ -90,6 +90,7 @@ class Family(_Checked, frozen=True, kw_only=True):
         task: name of the task.
         settings: settings of the task.
         problems: how many problems of its training split; all where None.
+        meta_batch: problems in one unroll, where not as many as the stage says.
         weight: of its meta-loss in the mean over families, and of its score in theirs.
         rescale: R: each run measures x in units multiplied by a factor drawn from [1 / R, R], evenly in its logarithm,
             so that the optimizer cannot count on a scale (Lv et al., 2017).
@@ -99,11 +100,14 @@ class Family(_Checked, frozen=True, kw_only=True):
     task: str
     settings: dict[str, Any] = {}
     problems: int | None = None
+    meta_batch: int | None = None
     weight: float = 1.0
     rescale: float = 1.0
     displacement: float | None = None
 
     def __post_init__(self) -> None:
+        if self.meta_batch is not None and self.meta_batch < 1:
+            raise ValueError(f"meta_batch is {self.meta_batch}; expected at least 1")
         if not self.weight > 0:
             raise ValueError(f"weight is {self.weight}; expected a positive number")
         if not 1 <= self.rescale < float("inf"):
@@ -113,7 +117,7 @@ class Family(_Checked, frozen=True, kw_only=True):
 class TrainConfig(_Checked, frozen=True, kw_only=True):
     """A whole training, on one task, or on several families of problems at once.
 
-    With several, a meta-batch holds ``meta_batch`` problems of each, the meta-loss is the weighted mean of theirs, and
+    With several, a meta-batch holds ``meta_batch`` problems of each (or as many as the family says), the meta-loss is the weighted mean of theirs, and
     validation takes ``problems`` of each family's validation split; its score is the weighted geometric mean of theirs.
 
     Attributes:

@@ -84,6 +84,7 @@ class TrainingFamily(Problems):
         ids = ids[: family.problems or len(ids)]
         super().__init__(task.objective(ids, dtype=dtype), task, ids, family.rescale, dtype)
         self.weight = family.weight
+        self.meta_batch = family.meta_batch
         self.displacement = family.displacement
         self.words = words
 

@@ -205,7 +205,7 @@ class Trainer:
         """The start of one unroll of one family."""
         words = (self.config.seed, _UNROLL, self.stage, self.unroll)
         seed = keyed.mix(*words, *(() if len(self.families) == 1 else (number,)))
-        rows = family.draw(self.stage, self.unroll, stage.meta_batch)
+        rows = family.draw(self.stage, self.unroll, family.meta_batch or stage.meta_batch)
         start = family.begin(rows, seed)
         objective, x0 = start.objective, start.x0
         oracle = TrainingOracle(

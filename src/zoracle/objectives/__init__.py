@@ -10,6 +10,7 @@ from zoracle.objectives.functions import ClassicalFunction
 from zoracle.objectives.network import NetworkTraining
 from zoracle.objectives.quadratic import Quadratic
 from zoracle.objectives.reduced import Reduced
+from zoracle.objectives.robust_regression import RobustRegression
 from zoracle.objectives.shifted import ShiftedFunctions
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "Objective",
     "Quadratic",
     "Reduced",
+    "RobustRegression",
     "ShiftedFunctions",
 ]

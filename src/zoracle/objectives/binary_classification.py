@@ -2,92 +2,41 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.keyed import permutation
-from zoracle.objectives.base import Objective
-from zoracle.objectives.rowwise import groups, matvec, sigmoid
-from zoracle.types import Evaluation
+from zoracle.objectives.linear_model import LinearModel
+from zoracle.objectives.rowwise import sigmoid
 
 
-class BinaryClassification(Objective):
+class BinaryClassification(LinearModel):
     r"""P problems of fitting a logistic model by least squares, each with its own data.
 
     .. math:: f(w) = \frac1n \sum_i \big(y_i - \sigma(w^T x_i)\big)^2
 
-    With a batch size the sum runs over a sample of that many i, drawn without replacement and keyed by (seed, id,
-    step): all points of one step see the same sample, alone or in a batch. Without a step it is the full data.
-
     Args:
         features: x, (P, n, d).
         labels: y, (P, n), each 0 or 1.
-        ids: (P,) integers, the stable ids that samples are keyed by; None takes the rows.
-        batch_size: size of the sample; None for the full data always.
-        seed: keys the samples.
+        settings: ``ids``, ``batch_size`` and ``seed`` of :class:`LinearModel`.
 
     Raises:
-        InputError: shapes that disagree, labels other than 0 and 1, or a batch size out of range.
+        InputError: labels other than 0 and 1, or what :class:`LinearModel` refuses.
 
     References:
         Ruan et al., "Learning to Learn by Zeroth-Order Oracle", ICLR 2020.
     """
 
-    differentiable = True
-
-    def __init__(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        *,
-        ids: Tensor | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        if features.ndim != 3 or labels.shape != features.shape[:2] or features.numel() == 0:
-            raise InputError(
-                f"features have shape {tuple(features.shape)} and labels {tuple(labels.shape)}; "
-                "expected (P, n, d) and (P, n)"
-            )
+    def __init__(self, features: Tensor, labels: Tensor, **settings: Any) -> None:
+        super().__init__(features, labels, **settings)
         if not bool(((labels == 0) | (labels == 1)).all()):
             raise InputError("labels hold other values than 0 and 1; expected these two only")
-        if not bool(features.isfinite().all()):
-            raise InputError("features hold NaN or infinite values; expected numbers")
-        self.num_problems, self.samples, self.dim = features.shape
-        if batch_size is not None and not 1 <= batch_size <= self.samples:
-            raise InputError(f"batch_size is {batch_size}; expected 1 .. {self.samples}, the number of samples")
-        if ids is not None and ids.shape != (self.num_problems,):
-            raise InputError(f"ids have shape {tuple(ids.shape)}; expected ({self.num_problems},)")
-        self.features = features
-        self.labels = labels.to(features)
-        self.ids = list(range(self.num_problems)) if ids is None else ids.tolist()
-        self.batch_size = batch_size
-        self.seed = seed
-        self.stochastic = batch_size is not None and batch_size < self.samples
 
-    def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        losses = [
-            (y - sigmoid(matvec(x, points[rows]))).square().mean(1) for rows, x, y in self._parts(points, problem, step)
-        ]
-        return Evaluation(torch.cat(losses) if losses else points.new_empty(0))
+    def _losses(self, combined: Tensor, labels: Tensor) -> Tensor:
+        return (labels - sigmoid(combined)).square()
 
-    def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
-        losses, gradients = [points.new_empty(0)], [points.new_empty(0, self.dim)]
-        for rows, x, y in self._parts(points, problem, step):
-            p = sigmoid(matvec(x, points[rows].detach()))
-            error = p - y
-            losses.append(error.square().mean(1))
-            gradients.append(matvec(x.T, error * p * (1 - p)) * (2 / x.shape[0]))
-        return torch.cat(losses), torch.cat(gradients)
-
-    def _parts(self, points: Tensor, problem: Tensor, step: Tensor | None) -> list[tuple[slice, Tensor, Tensor]]:
-        """Rows that share their data, with the features (b, d) and labels (b,) that they see."""
-        parts = []
-        for rows, p, s in groups(problem, step if self.stochastic else None):
-            x, y = self.features[p], self.labels[p]
-            if s is not None:
-                sample = torch.from_numpy(permutation(self.samples, self.seed, self.ids[p], s)[: self.batch_size])
-                x, y = x[sample.to(x.device)], y[sample.to(y.device)]
-            parts.append((rows, x.to(points), y.to(points)))
-        return parts
+    def _slopes(self, combined: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        p = sigmoid(combined)
+        error = p - labels
+        return error.square(), 2 * error * p * (1 - p)

@@ -21,6 +21,8 @@ _TASKS = {
     "quadratic": "quadratic:QuadraticTask",
     "functions": "functions:FunctionsTask",
     "network": "network:NetworkTask",
+    "robust-regression": "robust_regression:RobustRegressionTask",
+    "random-network": "random_network:RandomNetworkAttack",
 }
 
 

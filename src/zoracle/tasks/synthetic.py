@@ -10,7 +10,8 @@ from zoracle.keyed import START_STREAM, normal
 from zoracle.tasks.base import Task
 from zoracle.types import Key
 
-_IDS = {"train": tuple(range(1000)), "valid": tuple(range(1000, 1100)), "test": tuple(range(2000, 2100))}
+#: The ids of each split.
+SPLIT_IDS = {"train": tuple(range(1000)), "valid": tuple(range(1000, 1100)), "test": tuple(range(2000, 2100))}
 
 #: Keys what problems are made of. It is no seed of a run: an id names the same problem in every run.
 PROBLEM_SEED = 2020
@@ -39,7 +40,7 @@ class DrawnTask(Task):
             InputError: the split is unknown.
         """
         self.check_split(split)
-        return _IDS[split]
+        return SPLIT_IDS[split]
 
     def _key(self, ids: tuple[int, ...]) -> Key:
         """What the problems are keyed by."""
