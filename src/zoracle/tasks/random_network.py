@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -117,7 +118,7 @@ class RandomNetworkAttack(AttackTask):
         sizes = [d, *[self.hidden] * self.depth, _CLASSES]
         key = Key.start(self.seed, torch.tensor([0]))
         layers = []
-        for stream, (width, out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+        for stream, (width, out) in enumerate(itertools.pairwise(sizes), start=1):
             layers.append(normal(key, (out, width), stream, torch.float64)[0] / math.sqrt(width))
         matter = torch.exp(normal(key, (d,), 0, torch.float64)[0])
         layers[0] = layers[0] * (matter / matter.square().mean().sqrt())
