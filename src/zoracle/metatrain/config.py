@@ -117,8 +117,8 @@ class Family(_Checked, frozen=True, kw_only=True):
 class TrainConfig(_Checked, frozen=True, kw_only=True):
     """A whole training, on one task, or on several families of problems at once.
 
-    With several, a meta-batch holds ``meta_batch`` problems of each, or as many as the family says, the meta-loss is the
-    weighted mean of theirs, and validation takes ``problems`` of each family's validation split; its score is the
+    With several, a meta-batch holds ``meta_batch`` problems of each, or as many as the family says; the meta-loss is
+    the weighted mean of theirs, and validation takes ``problems`` of each family's validation split; its score is the
     weighted geometric mean of theirs.
 
     Attributes:
