@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.guided_state import GuidedLSTMState, Made, Seen, Shared
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
 from zoracle.types import Key, Queries
 
@@ -48,89 +49,6 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     horizon: int = 200
     adaptive: bool = False
     weight_seed: int = 0
-
-
-class GuidedLSTMState(NamedTuple):
-    """State."""
-
-    x: Tensor
-    key: Key
-    mu: Tensor
-    horizon: Tensor
-    """(B,) T."""
-    origin: Tensor
-    """(B, d) the starting point."""
-    guesses: Tensor
-    """(B, G, d) guesses of the gradient for the next step, of any length."""
-    std: Tensor
-    """(B, d) square root of the diagonal covariance of the other directions."""
-    memories: Tensor
-    """(B, M, d) running means of the estimates."""
-    square: Tensor
-    """(B, d) running mean of their squares."""
-    step: Tensor
-    """(B, d) the last step in units of eta."""
-    gradient: Tensor
-    """(B, d) the last estimate."""
-    loss: Tensor
-    """(B,) the last iterate's loss."""
-    first_loss: Tensor
-    """(B,) the first iterate's loss."""
-    lowest: Tensor
-    """(B,) the lowest loss of an iterate."""
-    norm: Tensor
-    """(B,) running mean of the estimates' norms."""
-    first_norm: Tensor
-    """(B,) the first estimate's norm."""
-    pace: Tensor
-    """(B,) logarithm of what eta is multiplied by; of the scale where it is not adaptive."""
-    hidden: Hidden
-
-
-class _Seen(NamedTuple):
-    """What the LSTM sees of the coordinates, (B, d) where nothing else is said."""
-
-    gradient: Tensor
-    memories: Tensor
-    """(B, M, d)."""
-    away: Tensor
-    """Displacement from the start."""
-    step: Tensor
-    """The last one."""
-    spread: Tensor
-    """Half the logarithm of the estimates' size against that of the last one; zero before there was a step."""
-    h: Tensor
-    """(B, H, d)."""
-    c: Tensor
-    """(B, H, d)."""
-
-
-class _Shared(NamedTuple):
-    """What all coordinates of a problem share."""
-
-    size: Tensor
-    """(B, M + 2, 1) one over the root mean squares of gradient, memories and displacement."""
-    near: Tensor
-    """(B, 2, 1) what displacements are multiplied by: a tanh then tells far from farther, and the start from near."""
-    half: Tensor
-    """(B, 1) half of one over eta."""
-    gain: Tensor
-    """(B, 1) of the step's length at this time."""
-    gates: Tensor
-    head: Tensor
-
-
-class _Made(NamedTuple):
-    """What the LSTM makes of the coordinates."""
-
-    step: Tensor
-    """(B, d) in units of eta."""
-    guesses: Tensor
-    """(B, G, d)."""
-    std: Tensor
-    """(B, d) sigma up to its size."""
-    h: Tensor
-    c: Tensor
 
 
 class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], nn.Module):
@@ -300,9 +218,9 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             eta = unit * pace.exp()
         square = torch.lerp(state.square, gradient.square(), 0.05)
         spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
-        seen = _Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, *state.hidden)
+        seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, *state.hidden)
         shared = self._shared(seen, eta, progress, scalars)
-        made = _Made(*blockwise(lambda *parts: self._made(_Seen(*parts[:7]), _Shared(*parts[7:])), seen, shared))
+        made = Made(*blockwise(lambda *parts: self._made(Seen(*parts[:7]), Shared(*parts[7:])), seen, shared))
         return GuidedLSTMState(
             x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
@@ -362,7 +280,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1)), dim=1)
         return torch.where(started, state.pace + pacing(inputs), state.pace).clamp(-_FARTHEST, _FARTHEST)
 
-    def _shared(self, seen: _Seen, eta: Tensor, progress: Tensor, scalars: Tensor) -> _Shared:
+    def _shared(self, seen: Seen, eta: Tensor, progress: Tensor, scalars: Tensor) -> Shared:
         sides = (seen.gradient.unsqueeze(1), seen.memories, seen.away.unsqueeze(1))
         time = 2 * progress - 1
         powers = torch.stack((torch.ones_like(time), time, time**2, time**3), dim=1)
@@ -372,7 +290,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         gates, head = self.rnn.weights(eta, scalars, straight)
         constant = head.new_zeros(head.shape[1:])
         constant[2, -1] = 0.5 * self.shrink
-        return _Shared(
+        return Shared(
             size=torch.cat([1 / (_rms(side) + _TINY) for side in sides], dim=1),
             near=torch.stack((0.25 / eta, 2 / eta), dim=1).unsqueeze(2),
             half=0.5 / eta.unsqueeze(1),
@@ -381,7 +299,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             head=head * head.new_tensor([[1], [3], [2.5], [3], [3], *[[1]] * self.config.guesses]) + constant,
         )
 
-    def _made(self, seen: _Seen, shared: _Shared) -> _Made:
+    def _made(self, seen: Seen, shared: Shared) -> Made:
         """What the LSTM makes of some coordinates of some problems."""
         away = seen.away.unsqueeze(1)
         relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * shared.size
@@ -400,7 +318,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         if guesses.shape[1] > 1:  # which displacements still count
             displacement = guesses[:, 1:2] * output[:, 4:5].clamp(-3, 1).exp()
             guesses = torch.cat((guesses[:, :1], displacement, guesses[:, 2:]), dim=1)
-        return _Made(
+        return Made(
             step=length * direction - torch.addcmul(halfway, back, halfway),
             guesses=guesses,
             std=output[:, 3].clamp(-2, 2).exp(),
