@@ -44,6 +44,8 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: 
     every = name == "all"
     chosen = [registry.experiment(one) for one in (registry.names() if every else (name,))]
     settings = changed(chosen, quick, changes)
+    # Batches of two or three problems cost several times as much a query as whole ones.
+    estimated = "at most, by the pace of tiny batches" if quick else "estimated"
     console = Console()
     failed: list[str] = []
     seconds = 0.0
@@ -75,9 +77,9 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: 
         console.print(f"  {page}", markup=False, highlight=False, soft_wrap=True)
         if done.full_seconds is not None:
             told = spoken(done.full_seconds)
-            console.print(f"  full form, estimated: {told} of one process", markup=False, highlight=False)
+            console.print(f"  full form, {estimated}: {told} of one process", markup=False, highlight=False)
     if every and seconds:
-        told = f"all full forms, estimated: {spoken(seconds)} of one process; --workers 2 shares evaluations"
+        told = f"all full forms, {estimated}: {spoken(seconds)} of one process; --workers 2 shares evaluations"
         console.print(told, markup=False, highlight=False)
     if failed:
         raise InputError(f"{len(failed)} of {len(chosen)} experiments did not run; {'; '.join(failed)}")
