@@ -295,11 +295,14 @@ def test_several_families_are_trained_at_once_and_resume_to_the_same_bits(tmp_pa
         Trainer(chosen, BowlTask())
 
 
-def test_a_family_may_have_a_meta_batch_of_its_own() -> None:
+def test_a_family_may_have_a_meta_batch_of_its_own(tmp_path) -> None:
     stage = Stage(unrolls=1, steps=3, truncation=3, meta_batch=2, loss=MetaLoss(form="log", penalty=0.1))
     two = (Family(task="bowls"), Family(task="bowls", meta_batch=5))
-    trainer = Trainer(msgspec.structs.replace(families(stages=(stage,)), families=two), (BowlTask(),) * 2)
+    trainer = Trainer(msgspec.structs.replace(families(stages=(stage,)), families=two), (BowlTask(),) * 2, tmp_path)
     trainer.run()
+    told = (tmp_path / CARD).read_text()
+    assert "weight 1; 5 in a meta-batch." in told
+    assert "on 2 problems each unless said above" in told
     # One gradient a step and problem, and one more where a run begins.
     assert trainer.spent["gradients"] == (2 + 5) * (3 + 1)
 

@@ -182,6 +182,7 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("robust-regression", signal=0), "signal is 0; expected a positive number"),
         (lambda: task("robust-regression", outliers=0.6), "outliers is 0.6; expected a share in [0, 0.5]"),
         (lambda: task("random-network", side=0), "side is 0; expected a number of at least 1"),
+        (lambda: task("random-network", gain=0), "gain is 0; expected a positive number"),
         (lambda: task("random-network", depth=0), "depth is 0; expected a number of at least 1"),
         (lambda: task("network", samples=600), "samples is 600; expected 1 .. 599, the images of a split"),
         (lambda: task("network", batch_size=301).objective((0,)), "batch_size is 301; expected 1 .. 300"),

@@ -18,16 +18,17 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     """
     validation = config.validation
     minutes = provenance["seconds"] / 60
+    families = config.drawn_from()
+    unless = " unless said above" if any(family.meta_batch for family in families) else ""
     stages = "\n".join(
-        f"{number}. {stage.unrolls} unrolls of {stage.steps} steps on {stage.meta_batch} problems each, updated every "
-        f"{stage.truncation} steps; Adam, step size {stage.lr:g}"
+        f"{number}. {stage.unrolls} unrolls of {stage.steps} steps on {stage.meta_batch} problems each{unless}, "
+        f"updated every {stage.truncation} steps; Adam, step size {stage.lr:g}"
         + ("" if stage.final_lr is None else f" down to {stage.final_lr:g}")
         + f"; meta-loss `{stage.loss.form}` with `{stage.loss.weights}` weights"
         + (f"; trains {', '.join(stage.train)}" if stage.train else "")
         + "."
         for number, stage in enumerate(config.stages, 1)
     )
-    families = config.drawn_from()
     data = "\n".join(map(_data, families, provenance["problems_each"], [len(families)] * len(families)))
     words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
     started = "" if config.initial is None else f" Training started from the weights of `{Path(config.initial).name}`."
@@ -79,8 +80,10 @@ def _data(family: Family, problems: int, families: int) -> str:
     told = f" ({', '.join(f'{key} {value}' for key, value in settings.items())})" if settings else ""
     units = f", units of x by factors of 1 / {family.rescale:g} .. {family.rescale:g}" if family.rescale != 1 else ""
     weight = f"; weight {family.weight:g}" if families > 1 else ""
+    batch = "" if family.meta_batch is None else f"; {family.meta_batch} in a meta-batch"
     threat = _threat(family.settings)
-    return f"- Data: {problems} problems of the `train` split of the task `{family.task}`{told}{threat}{units}{weight}."
+    what = f"{problems} problems of the `train` split of the task `{family.task}`{told}{threat}"
+    return f"- Data: {what}{units}{weight}{batch}."
 
 
 def _threat(settings: dict[str, Any]) -> str:

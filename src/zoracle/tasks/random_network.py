@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoracle.blackboxes.torch_module import TorchModule
+from zoracle.errors import InputError
 from zoracle.keyed import normal
 from zoracle.objectives.attack import Norm
 from zoracle.tasks.image_attack import AttackTask, ImageData
@@ -49,7 +50,7 @@ class RandomNetworkAttack(AttackTask):
         side: pixels of a side, d = side^2.
         hidden: units of each hidden layer.
         depth: hidden layers; more make the losses rougher.
-        gain: standard deviation of the logits over images of the middle contrast.
+        gain: about the standard deviation of the logits, positive.
         seed: keys the network.
         c: weight of the distance; None takes 0.1.
         norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
@@ -83,7 +84,8 @@ class RandomNetworkAttack(AttackTask):
     ) -> None:
         for name, value in (("side", side), ("hidden", hidden), ("depth", depth)):
             check_at_least(name, value, 1)
-        check_at_least("gain", gain, 0)
+        if not 0 < gain < math.inf:
+            raise InputError(f"gain is {gain}; expected a positive number")
         self.shape = (1, side, side)
         super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std, reduce=reduce)
         self.hidden = hidden
@@ -110,7 +112,7 @@ class RandomNetworkAttack(AttackTask):
         return ImageData(images, labels, ids)
 
     def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> TorchModule:
-        return TorchModule(RandomNetwork([weights.to(device) for weights in self._weights(dtype)]).eval())
+        return TorchModule(RandomNetwork(self._weights(dtype)).to(device))
 
     def _weights(self, dtype: torch.dtype) -> list[Tensor]:
         """Weights of each layer; the last one's scale makes logits of the size of the gain."""
@@ -122,6 +124,6 @@ class RandomNetworkAttack(AttackTask):
             layers.append(normal(key, (out, width), stream, torch.float64)[0] / math.sqrt(width))
         matter = torch.exp(normal(key, (d,), 0, torch.float64)[0])
         layers[0] = layers[0] * (matter / matter.square().mean().sqrt())
-        # Unit pixels of contrast 0.2; a leaky rectifier of slope 0.2 keeps 0.52 of the energy, and centring 0.72 of it.
+        # Pixels are 0.2 off the middle, and a leaky rectifier of slope 0.2 keeps (1 + 0.2^2) / 2 of the mean square.
         layers[-1] = layers[-1] * (self.gain / (0.2 * math.sqrt(0.52) ** self.depth))
         return [layer.to(dtype) for layer in layers]
