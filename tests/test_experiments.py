@@ -356,7 +356,9 @@ def test_settings_changed_are_told_on_the_page(tmp_path, capsys):
     folder = tmp_path / "num-directions-quick"
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert (settings["problems"], settings["directions"], settings["budget"]) == (2, [1, 3], 42)
-    assert "directions (1, 3) instead of" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "directions (1, 3) instead of" in told
+    assert "full form, at most, by the pace of tiny batches:" in told
     if (folder / "index.html").is_file():
         assert "--set directions=[1,3]" in (folder / "index.html").read_text().replace("&#34;", '"')
 
