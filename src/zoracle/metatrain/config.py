@@ -95,6 +95,8 @@ class Family(_Checked, frozen=True, kw_only=True):
         rescale: R: each run measures x in units multiplied by a factor drawn from [1 / R, R], evenly in its logarithm,
             so that the optimizer cannot count on a scale (Lv et al., 2017).
         displacement: weight of the l1 displacement, in the task's own units, where it is not that of the stage's loss.
+        every: N, it takes part in one of N unrolls; families that say so take turns.
+        values: what training answers its queries with, where it is not what the training says.
     """
 
     task: str
@@ -104,10 +106,14 @@ class Family(_Checked, frozen=True, kw_only=True):
     weight: float = 1.0
     rescale: float = 1.0
     displacement: float | None = None
+    every: int = 1
+    values: Literal["queries", "directional", "pathwise"] | None = None
 
     def __post_init__(self) -> None:
         if self.meta_batch is not None and self.meta_batch < 1:
             raise ValueError(f"meta_batch is {self.meta_batch}; expected at least 1")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}; expected at least 1")
         if not self.weight > 0:
             raise ValueError(f"weight is {self.weight}; expected a positive number")
         if not 1 <= self.rescale < float("inf"):
@@ -133,7 +139,8 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         validation: how the best weights are chosen.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
         gradient_mu: smoothing parameter of the latter.
-        values: what training answers queries with: "queries", or "directional", one gradient and inner products.
+        values: what training answers queries with: "queries"; "directional", one gradient and inner products; or
+            "pathwise", the value and gradient of every point.
         problems: how many problems of the training split, where it is one task; all where None.
         dtype: "float32" or "float64".
         seed: keys everything.
@@ -149,7 +156,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     validation: Validation = Validation()
     gradient: Literal["true", "coordinatewise"] = "true"
     gradient_mu: float = 1e-3
-    values: Literal["queries", "directional"] = "queries"
+    values: Literal["queries", "directional", "pathwise"] = "queries"
     problems: int | None = None
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
@@ -159,6 +166,8 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
             raise ValueError("there are no stages; expected at least one [[stages]]")
         if (self.task is None) == (not self.families):
             raise ValueError("give either task, or [[families]] with a task each")
+        if self.families and all(family.every > 1 for family in self.families):
+            raise ValueError("every family says every > 1; expected one that takes part in each unroll")
         if self.families and (self.task_settings or self.problems is not None):
             raise ValueError("task_settings and problems belong to one task; give them in [[families]]")
 

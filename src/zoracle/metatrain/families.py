@@ -86,6 +86,8 @@ class TrainingFamily(Problems):
         self.weight = family.weight
         self.meta_batch = family.meta_batch
         self.displacement = family.displacement
+        self.values = family.values
+        self.every = family.every
         self.words = words
 
     def draw(self, stage: int, unroll: int, count: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
@@ -10,6 +11,8 @@ from zoracle.errors import InputError
 
 def start_from(name: str, kind: str, module: nn.Module) -> None:
     """Give a module the weights of a trained optimizer of its kind; parts that only the module has stay as they are.
+
+    Inputs that only the module has, the last columns of its weights, begin with weights of zero.
 
     Args:
         name: of a shipped optimizer, or its folder.
@@ -30,8 +33,15 @@ def start_from(name: str, kind: str, module: nn.Module) -> None:
             f"initial = {name!r} does not fit: {sorted(wrong)[0]} is missing or of another shape; "
             "expected one with the settings of this training"
         )
-    module.load_state_dict({**own, **given})
+    widened = {}
+    for key, weight in given.items():
+        widened[key] = torch.zeros_like(own[key])
+        widened[key][..., : weight.shape[-1]] = weight
+    module.load_state_dict({**own, **widened})
 
 
-def _fits(key: str, own: dict[str, object], given: dict[str, object]) -> bool:
-    return key in own and key in given and getattr(own[key], "shape", None) == getattr(given[key], "shape", None)
+def _fits(key: str, own: dict[str, Tensor], given: dict[str, Tensor]) -> bool:
+    if key not in own or key not in given:
+        return False
+    (*rows, inputs), (*given_rows, given_inputs) = own[key].shape, given[key].shape
+    return rows == given_rows and given_inputs <= inputs

@@ -160,15 +160,22 @@ class Trainer:
     def _unroll(self, stage: Stage) -> tuple[float, float]:
         """One unroll of every family from fresh starting points, with an update after each segment of K steps."""
         self.skipped = 0
-        runs = [self._begin(stage, number, family) for number, family in enumerate(self.families)]
-        weights = sum(family.weight for family in self.families)
+        drawn = [
+            (number, family)
+            for number, family in enumerate(self.families)
+            # The number shifts their turns, so that families of one rhythm do not all come at once.
+            if (self.unroll + number) % family.every == 0 or len(self.families) == 1
+        ]
+        families = [family for _, family in drawn]
+        runs = [self._begin(stage, number, family) for number, family in drawn]
+        weights = sum(family.weight for family in families)
         total = 0.0
         segments = math.ceil(stage.steps / stage.truncation)
         for index in range(segments):
             first = index * stage.truncation
             k = min(stage.truncation, stage.steps - first)
             self.adam.zero_grad(set_to_none=True)
-            for run, family in zip(runs, self.families, strict=True):
+            for run, family in zip(runs, families, strict=True):
                 segment = run.loss.segment(
                     run.optimizer,
                     run.oracle,
@@ -199,7 +206,7 @@ class Trainer:
             self._count("points", sum(int(counts.sum()) for counts in run.oracle.counts.values()) - gradients)
             assert run.previous is not None
             ratios.append(float((run.previous / run.initial).mean()))
-        return total / segments, geometric_mean(ratios, [family.weight for family in self.families])
+        return total / segments, geometric_mean(ratios, [family.weight for family in families])
 
     def _begin(self, stage: Stage, number: int, family: TrainingFamily) -> Run:
         """The start of one unroll of one family."""
@@ -209,7 +216,10 @@ class Trainer:
         start = family.begin(rows, seed)
         objective, x0 = start.objective, start.x0
         oracle = TrainingOracle(
-            objective, gradient=self.config.gradient, values=self.config.values, mu=self.config.gradient_mu
+            objective,
+            gradient=self.config.gradient,
+            values=family.values or self.config.values,
+            mu=self.config.gradient_mu,
         )
         optimizer = with_settings(self.optimizer, **stage.settings)
         state = optimizer.init(

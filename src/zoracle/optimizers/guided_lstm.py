@@ -12,6 +12,7 @@ from zoracle.directions import cached, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
+from zoracle.optimizers import wide as far
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.optimizers.guided_state import GuidedLSTMState, Made, Seen, Shared
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
@@ -38,6 +39,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         horizon: steps that the schedule is stretched over where the run does not say how many it will take.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
+        wide: share of the other directions that are probed at a distance of their own, which is learned as the run
+            goes, to see past ripples and kinks; at least 2 of them, where there are so many. Needs ``adaptive``.
         weight_seed: keys the initial weights.
     """
 
@@ -48,6 +51,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     cap: Positive = 5.0
     horizon: int = 200
     adaptive: bool = False
+    wide: Share = 0.0
     weight_seed: int = 0
 
 
@@ -88,31 +92,34 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         nn.Module.__init__(self)
         FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
         g, seed = self.config.guesses, self.config.weight_seed
+        features, more = (_FEATURES + far.FEATURES, far.SCALARS) if self.config.wide else (_FEATURES, 0)
         self.rnn = CoordinatewiseLSTM(
-            _FEATURES,
+            features,
             self.config.hidden,
             g + 5,
             head_scale=0.1,
             bias=True,
-            shared=_SCALARS + g,
+            shared=_SCALARS + g + more,
             seed=mix(seed, 1),
         )
         # Straight from the features to the step and the guesses, so that an untrained optimizer already descends:
         # the step against the slower mean; guesses along the last estimate, the displacement, and two means.
-        skip = torch.zeros(1 + g, _FEATURES)
+        skip = torch.zeros(1 + g, features)
         skip[0, 2] = -1.0
         for row, column in enumerate((0, 6, 2, 3)[:g]):
             skip[1 + row, column] = 1.0
         self.skip = nn.Parameter(skip)
         self.pace = nn.Parameter(torch.zeros(4))
         self.shrink = nn.Parameter(torch.tensor([-3.0]))
-        self.gates = Gates(_SCALARS + g, RATES, seed=mix(seed, 2))
+        self.gates = Gates(_SCALARS + g + more, RATES, seed=mix(seed, 2))
         # An untrained one goes on to longer steps where a step won most of what its slope promised.
         self.pacing = (
-            Pacing(_SCALARS + g + 2 + len(RATES), {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
+            Pacing(_SCALARS + g + 2 + len(RATES) + more, {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
             if self.config.adaptive
             else None
         )
+        if self.config.wide:
+            self.reach = far.gates(_SCALARS + g + more, mix(seed, 4))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
@@ -128,7 +135,15 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
                 f"difference is {made.difference!r}, control_variate {made.control_variate}; this optimizer's estimate "
                 "is made of plain forward differences, expected 'forward' and false"
             )
+        if made.wide and not made.adaptive:
+            raise InputError(f"wide is {made.wide} and adaptive is false; expected wide = 0, or adaptive = true")
         return made
+
+    @property
+    def num_wide(self) -> int:
+        """How many directions are wide ones."""
+        others = self.config.num_directions - self.config.guesses
+        return min(others, max(2, round(self.config.wide * others))) if self.config.wide else 0
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """Minus the logarithm of the cosine between the estimate and the gradient, (B,)."""
@@ -161,6 +176,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             first_norm=x.new_zeros(b),
             pace=x.new_full((b,), math.log(start.scale) if self.config.adaptive else 0.0),
             hidden=self.rnn.start(zero),
+            wide=(far.start(start.mu, x),) if self.config.wide else (),
         )
 
     def _ask(self, state: GuidedLSTMState) -> Queries:
@@ -170,6 +186,9 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
         x, root = state.x.detach(), math.sqrt(d)
+        mu = state.mu
+        if state.wide:
+            mu = far.distances(mu, state.wide[0], q, self.num_wide)
 
         def draw(key: Key, x: Tensor) -> Tensor:
             return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
@@ -177,22 +196,28 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         if torch.is_grad_enabled():
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
             u = torch.cat((guesses * root, orthogonal_to(guesses, draw(state.key, x), state.std)), dim=1)
-            return Queries(forward_points(x, u, state.mu), u)
+            return Queries(forward_points(x, u, mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
             z = draw(Key(*(part[rows] for part in state.key)), x[rows])
             torch.mul(guesses[rows], root, out=u[rows, :g])
             for some in cached(q - g, d):
                 u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
-            forward_points(x[rows], u[rows], state.mu[rows], out=points[rows])
+            forward_points(x[rows], u[rows], mu[rows], out=points[rows])
         return Queries(points, u)
 
     def _tell(
         self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> GuidedLSTMState:
         d = state.x.shape[1]
-        slopes = (values[:, 1:] - values[:, :1]) / state.mu.to(values).unsqueeze(1)
-        along = torch.where(slopes.isfinite(), slopes, 0.0).to(state.x.dtype) / math.sqrt(d)
+        seen_far: far.Probed | None = None
+        if state.wide:
+            seen_far = far.probed(values, queries.directions, state.mu, state.wide[0], self.num_wide)
+            near, wide = seen_far.along.tensor_split([self.config.num_directions - self.num_wide], dim=1)
+            along = torch.cat((near, state.wide[0].trust.unsqueeze(1) * wide), dim=1)
+        else:
+            slopes = (values[:, 1:] - values[:, :1]) / state.mu.to(values).unsqueeze(1)
+            along = torch.where(slopes.isfinite(), slopes, 0.0).to(state.x.dtype) / math.sqrt(d)
         gradient = combine(along / math.sqrt(d), queries.directions)
         started = state.key.step.to(state.x.device) > 0
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
@@ -209,18 +234,29 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         scalars = self._scalars(state, loss, first_loss - lowest, norm, mean_norm, first_norm, away, eta, started)
         explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
         scalars = torch.cat((scalars, explained), dim=1)
+        more = scalars[:, :0]
+        if seen_far is not None:
+            q = self.config.num_directions
+            more = far.scalars(seen_far, gradient, state.memories[:, 1], state.wide[0], eta, q)
+        every = torch.cat((scalars, more), dim=1)
 
-        rates = torch.where(started.unsqueeze(1), self.gates(scalars), 1.0)  # a memory begins as the first estimate
+        rates = torch.where(started.unsqueeze(1), self.gates(every), 1.0)  # a memory begins as the first estimate
         memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
         pace = state.pace
         if self.pacing is not None:
-            pace = self._pace(self.pacing, state, gradient, scalars, started)
+            pace = self._pace(self.pacing, state, gradient, scalars, more, started)
             eta = unit * pace.exp()
+        kept = state.wide
+        out_there = state.x.new_empty((state.x.shape[0], 0, d))
+        if seen_far is not None:
+            kept = (far.step(self.reach, every, seen_far, state.wide[0], eta, state.mu, started),)
+            out_there = torch.stack((seen_far.wide, kept[0].memory), dim=1)
         square = torch.lerp(state.square, gradient.square(), 0.05)
         spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
-        seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, *state.hidden)
-        shared = self._shared(seen, eta, progress, scalars)
-        made = Made(*blockwise(lambda *parts: self._made(Seen(*parts[:7]), Shared(*parts[7:])), seen, shared))
+        seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, out_there, *state.hidden)
+        shared = self._shared(seen, eta, progress, every)
+        n = len(seen)
+        made = Made(*blockwise(lambda *parts: self._made(Seen(*parts[:n]), Shared(*parts[n:])), seen, shared))
         return GuidedLSTMState(
             x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
@@ -240,6 +276,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             first_norm=first_norm,
             pace=pace,
             hidden=Hidden(made.h, made.c),
+            wide=kept,
         )
 
     def _scalars(
@@ -271,13 +308,19 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         return torch.stack(columns, dim=1)
 
     def _pace(
-        self, pacing: Pacing, state: GuidedLSTMState, gradient: Tensor, scalars: Tensor, started: Tensor
+        self,
+        pacing: Pacing,
+        state: GuidedLSTMState,
+        gradient: Tensor,
+        scalars: Tensor,
+        more: Tensor,
+        started: Tensor,
     ) -> Tensor:
         """The logarithm (B,) of what eta is multiplied by from now on."""
         earlier = torch.cat((state.step.unsqueeze(1), state.memories), dim=1)
         # Without their graphs: it is the change that is learned, not how to be told to make it.
         against = (_unit(gradient).unsqueeze(1) * _unit(earlier)).detach().mean(2)
-        inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1)), dim=1)
+        inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1), more), dim=1)
         return torch.where(started, state.pace + pacing(inputs), state.pace).clamp(-_FARTHEST, _FARTHEST)
 
     def _shared(self, seen: Seen, eta: Tensor, progress: Tensor, scalars: Tensor) -> Shared:
@@ -286,7 +329,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         powers = torch.stack((torch.ones_like(time), time, time**2, time**3), dim=1)
         # Weights from the features straight to the direction and the guesses. What outputs are multiplied by, and the
         # constant of the third, goes into the weights as well.
-        straight = torch.cat((self.skip[:1], self.skip.new_zeros((4, _FEATURES)), self.skip[1:]))
+        straight = torch.cat((self.skip[:1], self.skip.new_zeros((4, self.skip.shape[1])), self.skip[1:]))
         gates, head = self.rnn.weights(eta, scalars, straight)
         constant = head.new_zeros(head.shape[1:])
         constant[2, -1] = 0.5 * self.shrink
@@ -294,6 +337,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             size=torch.cat([1 / (_rms(side) + _TINY) for side in sides], dim=1),
             near=torch.stack((0.25 / eta, 2 / eta), dim=1).unsqueeze(2),
             half=0.5 / eta.unsqueeze(1),
+            wide=1 / (_rms(seen.wide) + _TINY),
             gain=(powers * self.pace.to(powers.dtype)).sum(1).exp().unsqueeze(1),
             gates=gates,
             head=head * head.new_tensor([[1], [3], [2.5], [3], [3], *[[1]] * self.config.guesses]) + constant,
@@ -304,10 +348,11 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         away = seen.away.unsqueeze(1)
         relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * shared.size
         features = (
-            relative / (1 + 0.1 * relative.abs()),  # softly limited to ten
+            _soft(relative),
             torch.tanh(away * shared.near),
             seen.step.unsqueeze(1),
             seen.spread.unsqueeze(1),
+            _soft(seen.wide * shared.wide),
         )
         output, h, c = step(features, seen.h, seen.c, shared.gates, shared.head)
         length = (shared.gain * output[:, 1].clamp(-4, 3).exp()).clamp(max=self.config.cap)
@@ -325,6 +370,11 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             h=h,
             c=c,
         )
+
+
+def _soft(v: Tensor) -> Tensor:
+    """Softly limited to ten."""
+    return v / (1 + 0.1 * v.abs())
 
 
 def _rms(v: Tensor) -> Tensor:

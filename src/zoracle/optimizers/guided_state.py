@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from zoracle.optimizers.recurrent import Hidden
+from zoracle.optimizers.wide import Wide
 from zoracle.types import Key
 
 
@@ -45,6 +46,8 @@ class GuidedLSTMState(NamedTuple):
     pace: Tensor
     """(B,) logarithm of what eta is multiplied by; of the scale where it is not adaptive."""
     hidden: Hidden
+    wide: tuple[Wide, ...] = ()
+    """Of wide directions; empty where there are none."""
 
 
 class Seen(NamedTuple):
@@ -59,6 +62,8 @@ class Seen(NamedTuple):
     """The last one."""
     spread: Tensor
     """Half the logarithm of the estimates' size against that of the last one; zero before there was a step."""
+    wide: Tensor
+    """(B, 2, d) the wide estimate and its memory, or (B, 0, d)."""
     h: Tensor
     """(B, H, d)."""
     c: Tensor
@@ -74,6 +79,8 @@ class Shared(NamedTuple):
     """(B, 2, 1) what displacements are multiplied by: a tanh then tells far from farther, and the start from near."""
     half: Tensor
     """(B, 1) half of one over eta."""
+    wide: Tensor
+    """(B, 2, 1) one over the root mean squares of the wide estimate and its memory, or (B, 0, 1)."""
     gain: Tensor
     """(B, 1) of the step's length at this time."""
     gates: Tensor

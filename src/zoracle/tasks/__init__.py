@@ -23,6 +23,8 @@ _TASKS = {
     "network": "network:NetworkTask",
     "robust-regression": "robust_regression:RobustRegressionTask",
     "random-network": "random_network:RandomNetworkAttack",
+    "ripples": "ripples:RipplesTask",
+    "teacher": "teacher:TeacherTask",
 }
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.keyed import START_STREAM, mix, normal, permutation
+from zoracle.keyed import mix, permutation
 from zoracle.objectives.network import NetworkTraining, network_dim
 from zoracle.tasks.base import SPLITS
 from zoracle.tasks.digits import DigitsAttack, read_digits
 from zoracle.tasks.synthetic import PROBLEM_SEED, DrawnTask, check_at_least
-from zoracle.types import Key
+from zoracle.tasks.teacher import start_of_network
 
 _PIXELS = math.prod(DigitsAttack.shape)
 _CLASSES = len(DigitsAttack.class_names)
@@ -85,13 +85,7 @@ class NetworkTask(DrawnTask):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Starting points (P, d), keyed by seed and id."""
-        first, second = _PIXELS * self.hidden, self.hidden * _CLASSES
-        draws = normal(Key.start(seed, self._checked(ids)), (first + second,), START_STREAM, torch.float64)
-        w1 = draws[:, :first] / math.sqrt(_PIXELS)
-        w2 = draws[:, first:] / math.sqrt(self.hidden)
-        zeros = draws.new_zeros(len(ids), self.hidden + _CLASSES)
-        parts = (w1, zeros[:, : self.hidden], w2, zeros[:, self.hidden :])
-        return torch.cat(parts, dim=1).to(device, dtype)
+        return start_of_network(self._checked(ids), _PIXELS, self.hidden, _CLASSES, seed).to(device, dtype)
 
     def _chosen(self, problem: int) -> Tensor:
         """The images of a problem, (n,) indices into all of them."""
