@@ -13,6 +13,7 @@ from zoracle.objectives import (
     ClassicalFunction,
     NetworkTraining,
     Quadratic,
+    Ripples,
     RobustRegression,
     ShiftedFunctions,
 )
@@ -44,7 +45,20 @@ def network(batch_size: int | None = None) -> NetworkTraining:
     return NetworkTraining(draw(2 * N, 2), labels, chosen, hidden=1, classes=2, batch_size=batch_size)
 
 
+def ripples(**changes) -> Ripples:
+    given = {
+        "curvatures": draw(P, D).exp(),
+        "optimum": draw(P, D, seed=1),
+        "height": draw(P, seed=2).exp(),
+        "pairs": torch.arange(2 * P * 5).view(P, 5, 2) % D,
+        "frequencies": 3 * draw(P, 5, 2, seed=3),
+        "taper": torch.tensor([1e-3, 1.0, 3.0], dtype=torch.float64),
+    }
+    return Ripples(**{**given, **changes})
+
+
 OBJECTIVES = {
+    "ripples": ripples(),
     "classification": classification(),
     "classification, mini-batches": classification(8),
     "robust regression": RobustRegression(draw(P, N, D), draw(P, N, seed=1)),

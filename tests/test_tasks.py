@@ -33,6 +33,8 @@ FIRST_IDS = {
     "network": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "robust-regression": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "random-network": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "ripples": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "teacher": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
 }
 SIZES = {
     "digits": (550, 100, 200),
@@ -44,6 +46,8 @@ SIZES = {
     "network": (1000, 100, 100),
     "robust-regression": (1000, 100, 100),
     "random-network": (1000, 100, 100),
+    "ripples": (1000, 100, 100),
+    "teacher": (1000, 100, 100),
 }
 
 
@@ -184,6 +188,12 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("random-network", side=0), "side is 0; expected a number of at least 1"),
         (lambda: task("random-network", gain=0), "gain is 0; expected a positive number"),
         (lambda: task("random-network", depth=0), "depth is 0; expected a number of at least 1"),
+        (lambda: task("ripples", dim=1), "dim is 1; expected at least 2"),
+        (lambda: task("ripples", shortest=3), "wavelengths are 3 .. 2.0; expected positive numbers, the shorter first"),
+        (lambda: task("ripples", height=0), "height is 0; expected a number of at least 0.01"),
+        (lambda: task("ripples", condition=0.5), "condition is 0.5; expected a number of at least 1"),
+        (lambda: task("teacher", classes=1), "classes is 1; expected a number of at least 2"),
+        (lambda: task("teacher", batch_size=301), "batch_size is 301; expected 1 .. 300"),
         (lambda: task("network", samples=600), "samples is 600; expected 1 .. 599, the images of a split"),
         (lambda: task("network", batch_size=301).objective((0,)), "batch_size is 301; expected 1 .. 300"),
         (lambda: task("digits", norm="l7").objective((432,)), "norm is 'l7'"),

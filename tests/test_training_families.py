@@ -1,4 +1,4 @@
-"""The families that exist to be trained on: robust regression, and attacks on networks of random weights."""
+"""The families that exist to be trained on: robust regression, attacks on random networks, ripples, teachers."""
 
 from __future__ import annotations
 
@@ -72,3 +72,65 @@ def test_true_gradients_break_a_random_network_at_a_small_distance():
         x = x - 0.02 * (1 - t / 100) * gradient / gradient.norm(dim=1, keepdim=True) * 4
     found = objective.evaluate(x, rows)
     assert (found.loss < 0.35 * first).double().mean() > 0.8
+
+
+def test_ripples_are_a_bowl_with_hollows_of_the_height_and_length_asked_for():
+    family = task("ripples", dim=40, shortest=0.2, longest=0.3, height=0.5)
+    ids = family.ids("valid")[:60]
+    objective = family.objective(ids, dtype=torch.float64)
+    rows = torch.arange(60)
+    assert not objective.evaluate(objective.optimum, rows).loss.any()
+    assert not objective.gradient(objective.optimum, rows)[1].any()
+    away = torch.randn(60, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert (objective.evaluate(objective.optimum + away, rows).loss > 0).all()
+    assert (objective.height >= 0.01).all()
+    assert (objective.height <= 0.5).all()
+    assert objective.height.max() / objective.height.min() > 10
+    frequencies = objective.frequencies.norm(dim=2)
+    assert (2 * math.pi / frequencies).log().mean().exp().item() == pytest.approx(0.245, rel=0.1)
+    both = (objective.frequencies.abs() > 1e-9).all(2).double().mean().item()
+    assert both == pytest.approx(0.5, abs=0.05)  # half of the ripples run along two coordinates
+    assert (objective.pairs[..., 0] != objective.pairs[..., 1]).all()
+    # A short way along a coordinate, slopes change their sign more often than those of a bowl can.
+    line = objective.optimum[:1] + torch.linspace(-1, 1, 400, dtype=torch.float64).unsqueeze(1) * torch.eye(40)[0]
+    values = objective.evaluate(line, rows[objective.height.argmax()].expand(400)).loss
+    assert (values.diff().sign().diff() != 0).sum() > 4
+
+
+def test_the_bowl_under_ripples_is_a_parabola_near_by_and_may_be_a_cone_far_away():
+    family = task("ripples", dim=30, height=0.01)
+    ids = family.ids("train")[:40]
+    objective = family.objective(ids, dtype=torch.float64)
+    rows, unit = torch.arange(40), torch.ones(40, 30, dtype=torch.float64)
+    near, far = (
+        objective.evaluate(objective.optimum + 2 * r * unit, rows).loss.div(
+            objective.evaluate(objective.optimum + r * unit, rows).loss
+        )
+        for r in (1e-4, 1e3)
+    )
+    torch.testing.assert_close(near, torch.full_like(near, 4.0), rtol=1e-3, atol=0)
+    cones = (objective.taper > 1) & (far < 2.1)
+    assert 10 < cones.sum() < 30
+    assert ((objective.taper > 1) == cones).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"inputs": 8, "hidden": 3, "classes": 3, "batch_size": None}], ids=str)
+def test_a_students_loss_can_be_made_small_and_no_class_has_it_all(settings):
+    family = task("teacher", **settings)
+    ids = family.ids("valid")[:5]
+    objective = family.objective(ids, dtype=torch.float64)
+    rows, x = torch.arange(5), family.start(ids, dtype=torch.float64)
+    assert objective.dim == family.dim == x.shape[1]
+    labels = objective.labels[objective.chosen]
+    for one in labels:
+        assert one.bincount().max() < 0.8 * one.numel()
+    assert not torch.equal(labels[0], labels[1])
+    begun = objective.evaluate(x, rows).loss
+    moment, square = torch.zeros_like(x), torch.zeros_like(x)
+    for t in range(1, 301):
+        _, gradient = objective.gradient(x, rows)
+        moment, square = torch.lerp(gradient, moment, 0.9), torch.lerp(gradient.square(), square, 0.99)
+        x = x - 0.05 * (moment / (1 - 0.9**t)) / ((square / (1 - 0.99**t)).sqrt() + 1e-9)
+    assert (objective.evaluate(x, rows).loss < 0.5 * begun).all()
+    one = family.objective(ids[1:2], dtype=torch.float64)
+    torch.testing.assert_close(one.evaluate(x[1:2], rows[:1]).loss, objective.evaluate(x, rows).loss[1:2])

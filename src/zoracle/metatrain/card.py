@@ -7,6 +7,12 @@ from typing import Any
 
 from zoracle.metatrain.config import Family, TrainConfig
 
+_VALUES = {
+    "queries": "queries, as in use",
+    "directional": "directional derivatives of that gradient",
+    "pathwise": "queries whose gradients were taken too",
+}
+
 
 def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> str:
     """A model card in Markdown: what was trained on what, by which settings, for how long, chosen by which score.
@@ -19,9 +25,10 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     validation = config.validation
     minutes = provenance["seconds"] / 60
     families = config.drawn_from()
-    unless = " unless said above" if any(family.meta_batch for family in families) else ""
+    unless = " unless said above"
+    each = unless if any(family.meta_batch for family in families) else ""
     stages = "\n".join(
-        f"{number}. {stage.unrolls} unrolls of {stage.steps} steps on {stage.meta_batch} problems each{unless}, "
+        f"{number}. {stage.unrolls} unrolls of {stage.steps} steps on {stage.meta_batch} problems each{each}, "
         f"updated every {stage.truncation} steps; Adam, step size {stage.lr:g}"
         + ("" if stage.final_lr is None else f" down to {stage.final_lr:g}")
         + f"; meta-loss `{stage.loss.form}` with `{stage.loss.weights}` weights"
@@ -47,7 +54,7 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     )
     score = provenance[f"validation_{validation.criterion}"]
     gradient = "the objective's own" if config.gradient == "true" else "coordinatewise finite differences"
-    values = "directional derivatives of that gradient" if config.values == "directional" else "queries, as in use"
+    values = _VALUES[config.values] + (unless if any(family.values for family in families) else "")
     return f"""# {config.optimizer}, trained on {config.trained_on()}
 
 A learned zeroth-order optimizer of {parameters:,} weights, shared by all coordinates of a problem.
@@ -83,7 +90,9 @@ def _data(family: Family, problems: int, families: int) -> str:
     batch = "" if family.meta_batch is None else f"; {family.meta_batch} in a meta-batch"
     threat = _threat(family.settings)
     what = f"{problems} problems of the `train` split of the task `{family.task}`{told}{threat}"
-    return f"- Data: {what}{units}{weight}{batch}."
+    turn = "" if family.every == 1 else f"; in one of {family.every} unrolls"
+    values = "" if family.values is None else f"; queries answered by {_VALUES[family.values]}"
+    return f"- Data: {what}{units}{weight}{batch}{turn}{values}."
 
 
 def _threat(settings: dict[str, Any]) -> str:

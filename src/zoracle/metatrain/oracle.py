@@ -102,7 +102,9 @@ class TrainingOracle(Oracle):
         if self.values == "pathwise":
             b, m, _ = points.shape
             flat, each = points.flatten(0, 1), problem.repeat_interleave(m)
-            linked = self._linked(flat, *self.gradient(flat, each, step=None if step is None else step.repeat_interleave(m)))
+            linked = self._linked(
+                flat, *self.gradient(flat, each, step=None if step is None else step.repeat_interleave(m))
+            )
             return Evaluation(linked.view(b, m))
         base = points[:, 0]
         loss, gradient = self.linearise(base, problem, step)

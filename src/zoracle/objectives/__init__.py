@@ -10,6 +10,7 @@ from zoracle.objectives.functions import ClassicalFunction
 from zoracle.objectives.network import NetworkTraining
 from zoracle.objectives.quadratic import Quadratic
 from zoracle.objectives.reduced import Reduced
+from zoracle.objectives.ripples import Ripples
 from zoracle.objectives.robust_regression import RobustRegression
 from zoracle.objectives.shifted import ShiftedFunctions
 
@@ -24,6 +25,7 @@ __all__ = [
     "Objective",
     "Quadratic",
     "Reduced",
+    "Ripples",
     "RobustRegression",
     "ShiftedFunctions",
 ]

@@ -47,7 +47,9 @@ class Ripples(Objective):
         self.num_problems, self.dim = curvatures.shape
         p = self.num_problems
         if height.shape != (p,) or taper.shape != (p,):
-            raise InputError(f"height and taper have shapes {tuple(height.shape)}, {tuple(taper.shape)}; expected ({p},)")
+            raise InputError(
+                f"height and taper have shapes {tuple(height.shape)}, {tuple(taper.shape)}; expected ({p},)"
+            )
         if pairs.ndim != 3 or pairs.shape != frequencies.shape or pairs.shape[0] != p or pairs.shape[2] != 2:
             raise InputError(
                 f"pairs and frequencies have shapes {tuple(pairs.shape)}, {tuple(frequencies.shape)}; expected "

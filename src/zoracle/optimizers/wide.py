@@ -55,8 +55,10 @@ def gates(scalars: int, seed: int) -> Gates:
 
 
 def distances(mu: Tensor, state: Wide, q: int, wide: int) -> Tensor:
-    """mu of each direction, (B, q), the last ``wide`` of them the wide ones."""
-    return torch.cat((mu.to(state.reach).unsqueeze(1).expand(-1, q - wide), state.reach.unsqueeze(1).expand(-1, wide)), 1)
+    """Mu of each direction, (B, q), the last ``wide`` of them the wide ones."""
+    return torch.cat(
+        (mu.to(state.reach).unsqueeze(1).expand(-1, q - wide), state.reach.unsqueeze(1).expand(-1, wide)), 1
+    )
 
 
 def probed(values: Tensor, directions: Tensor, mu: Tensor, state: Wide, wide: int) -> Probed:
