@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoracle.metatrain.config import Family, TrainConfig
+from zoracle.metatrain.config import Family, Stage, TrainConfig
 
 _VALUES = {
     "queries": "queries, as in use",
@@ -29,7 +29,7 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     each = unless if any(family.meta_batch for family in families) else ""
     stages = "\n".join(
         f"{number}. {stage.unrolls} unrolls of {stage.steps} steps on {stage.meta_batch} problems each{each}, "
-        f"updated every {stage.truncation} steps; Adam, step size {stage.lr:g}"
+        f"{_updates(stage)}; Adam, step size {stage.lr:g}"
         + ("" if stage.final_lr is None else f" down to {stage.final_lr:g}")
         + f"; meta-loss `{stage.loss.form}` with `{stage.loss.weights}` weights"
         + (f"; trains {', '.join(stage.train)}" if stage.train else "")
@@ -79,6 +79,12 @@ The weights are those that did best on {validation.problems} problems of the `va
 It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, and on
 {"these tasks" if several else "this task"} only: compare it with tuned baselines before relying on it elsewhere. {unit}
 """
+
+
+def _updates(stage: Stage) -> str:
+    if stage.estimator == "backprop":
+        return f"updated every {stage.truncation} steps"
+    return f"each an update by evolution ({stage.pairs} pairs, sigma {stage.sigma:g}), by queries alone"
 
 
 def _data(family: Family, problems: int, families: int) -> str:

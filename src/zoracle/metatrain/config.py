@@ -20,8 +20,13 @@ class Stage(_Checked, frozen=True, kw_only=True):
     """One stage of a schedule; "UpdateRNN, then QueryRNN" is two of them, "jointly" is one.
 
     Attributes:
-        train: names of the parts whose weights are trained ("update_rnn"); all of them where empty.
+        train: names of the parts whose weights are trained ("update_rnn", or "pacing.bias"); all of them where empty.
         settings: settings of the optimizer that hold in this stage only ({query = "gaussian"}).
+        estimator: where meta-gradients come from: "backprop" differentiates segments of an unroll; "evolution"
+            compares whole unrolls with weights moved up and down at random, by real queries and without any gradient,
+            so that it sees what a segment is too short for, and past chaos; for few weights at a time.
+        pairs: of weights, one up and one down, for each family in an update by evolution.
+        sigma: standard deviation by which it moves each weight.
         unrolls: how many unrolls from fresh starting points.
         steps: T, steps of one unroll.
         truncation: K, steps between two updates of the weights.
@@ -31,6 +36,7 @@ class Stage(_Checked, frozen=True, kw_only=True):
         warmup: updates over which the step size rises to ``lr``.
         beta2: decay of Adam's second moment.
         clip_norm: largest norm of the meta-gradient.
+        clip_family: largest norm of each family's own, before they are added up, so that none drowns the others.
         clip_value: largest size of any entry of it, as the public code of the paper clamps it.
         ema: decay of the running mean of the weights that is validated and kept; 0 takes the weights themselves.
         loss: the meta-loss.
@@ -38,6 +44,9 @@ class Stage(_Checked, frozen=True, kw_only=True):
 
     train: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
+    estimator: Literal["backprop", "evolution"] = "backprop"
+    pairs: int = 4
+    sigma: float = 0.03
     unrolls: int = 100
     steps: int = 200
     truncation: int = 20
@@ -45,6 +54,7 @@ class Stage(_Checked, frozen=True, kw_only=True):
     lr: float = 1e-3
     final_lr: float | None = None
     clip_norm: float | None = None
+    clip_family: float | None = None
     clip_value: float | None = None
     warmup: int = 0
     beta2: float = 0.999
@@ -52,9 +62,11 @@ class Stage(_Checked, frozen=True, kw_only=True):
     loss: MetaLoss = MetaLoss()
 
     def __post_init__(self) -> None:
-        for name in ("unrolls", "steps", "truncation", "meta_batch"):
+        for name in ("unrolls", "steps", "truncation", "meta_batch", "pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is {self.sigma}; expected a positive number")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; expected a positive number")
         if not 0 <= self.ema < 1:

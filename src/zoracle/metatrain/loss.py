@@ -119,6 +119,10 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             value = value + self.displacement * torch.stack(displaced).mean()
         return Segment(value, after, state)
 
+    def of(self, losses: Tensor) -> Tensor:
+        """The meta-loss of whole runs from their losses (T, B) after each step, without what is added to it."""
+        return self._value(losses, 0, None, losses.shape[0])
+
     def _value(self, losses: Tensor, first: int, previous: Tensor | None, horizon: int | None) -> Tensor:
         k = losses.shape[0]
         total = horizon or first + k

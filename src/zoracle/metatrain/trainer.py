@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ from zoracle import __version__, keyed
 from zoracle.checkpoint import CARD, save_optimizer
 from zoracle.errors import CheckpointError, InputError
 from zoracle.files import read_tensors, write_tensors, write_text
+from zoracle.metatrain import evolution
 from zoracle.metatrain.card import card
 from zoracle.metatrain.config import Stage, TrainConfig
 from zoracle.metatrain.families import Problems, TrainingFamily
 from zoracle.metatrain.initial import start_from
 from zoracle.metatrain.oracle import TrainingOracle
-from zoracle.metatrain.unroll import Run, geometric_mean
+from zoracle.metatrain.unroll import Run, begin, clipped, geometric_mean
 from zoracle.optimizers.base import Optimizer, with_settings
 from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
@@ -31,7 +33,7 @@ from zoracle.tasks.base import Task
 from zoracle.types import Purpose
 
 CHECKPOINT = "training.safetensors"
-_UNROLL, _VALIDATION = 1, 2  # streams of the seed
+_UNROLL, _VALIDATION, _EVOLUTION = 1, 2, 3  # streams of the seed
 
 
 class Report(NamedTuple):
@@ -158,7 +160,7 @@ class Trainer:
         return sum(p.numel() for p in self.module.parameters())
 
     def _unroll(self, stage: Stage) -> tuple[float, float]:
-        """One unroll of every family from fresh starting points, with an update after each segment of K steps."""
+        """One unroll of every family whose turn it is, from fresh starting points, with one update or more."""
         self.skipped = 0
         drawn = [
             (number, family)
@@ -166,8 +168,12 @@ class Trainer:
             # The number shifts their turns, so that families of one rhythm do not all come at once.
             if (self.unroll + number) % family.every == 0 or len(self.families) == 1
         ]
+        if stage.estimator == "evolution":
+            return self._evolve(stage, drawn)
         families = [family for _, family in drawn]
         runs = [self._begin(stage, number, family) for number, family in drawn]
+        for run in runs:
+            run.note_first()
         weights = sum(family.weight for family in families)
         total = 0.0
         segments = math.ceil(stage.steps / stage.truncation)
@@ -194,7 +200,8 @@ class Trainer:
                     )
                 # Family by family, so that one graph is held at a time; gradients add up.
                 share = family.weight / weights
-                (segment.value * share if share != 1 else segment.value).backward()  # type: ignore[no-untyped-call]
+                with clipped(self.module, None if stage.clip_family is None else stage.clip_family * share):
+                    (segment.value * share if share != 1 else segment.value).backward()  # type: ignore[no-untyped-call]
                 run.state = detach(segment.state)
                 run.previous = segment.losses[-1].detach()
                 total += share * float(segment.value.detach())
@@ -205,8 +212,40 @@ class Trainer:
             self._count("gradients", gradients)
             self._count("points", sum(int(counts.sum()) for counts in run.oracle.counts.values()) - gradients)
             assert run.previous is not None
-            ratios.append(float((run.previous / run.initial).mean()))
+            assert run.first is not None
+            ratios.append(float((run.previous / run.first).mean()))
         return total / segments, geometric_mean(ratios, [family.weight for family in families])
+
+    def _evolve(self, stage: Stage, drawn: list[tuple[int, TrainingFamily]]) -> tuple[float, float]:
+        """One update by evolution."""
+        weights = sum(family.weight for _, family in drawn)
+        self.adam.zero_grad(set_to_none=True)
+        total, ratios = 0.0, []
+        for number, family in drawn:
+            share = family.weight / weights
+            words = (self.config.seed, _EVOLUTION, self.stage, self.unroll, number)
+            with torch.no_grad():
+                found = evolution.ascent(
+                    self.module,
+                    partial(self._whole, stage, number, family),
+                    pairs=stage.pairs,
+                    sigma=stage.sigma,
+                    key=keyed.mix(*words),
+                )
+            for p, slope in zip(self.module.parameters(), found.gradient, strict=True):
+                if slope is not None:
+                    p.grad = share * slope if p.grad is None else p.grad + share * slope
+            total += share * found.value
+            ratios.append(found.ratio)
+        self._update(stage, self.unroll / stage.unrolls)
+        return total, geometric_mean(ratios, [family.weight for _, family in drawn])
+
+    def _whole(self, stage: Stage, number: int, family: TrainingFamily) -> evolution.Whole:
+        """Whole runs of one family by real queries."""
+        run = self._begin(stage, number, family)
+        whole = evolution.whole(run, stage.steps)
+        self._count("points", whole.points)
+        return whole
 
     def _begin(self, stage: Stage, number: int, family: TrainingFamily) -> Run:
         """The start of one unroll of one family."""
@@ -214,28 +253,16 @@ class Trainer:
         seed = keyed.mix(*words, *(() if len(self.families) == 1 else (number,)))
         rows = family.draw(self.stage, self.unroll, family.meta_batch or stage.meta_batch)
         start = family.begin(rows, seed)
-        objective, x0 = start.objective, start.x0
         oracle = TrainingOracle(
-            objective,
+            start.objective,
             gradient=self.config.gradient,
             values=family.values or self.config.values,
             mu=self.config.gradient_mu,
         )
-        optimizer = with_settings(self.optimizer, **stage.settings)
-        state = optimizer.init(
-            x0,
-            seed=seed,
-            problem=start.ids,
-            horizon=stage.steps,
-            scale=objective.scale,
-            space=objective.space(rows, x0),
-        )
-        with torch.no_grad():
-            initial = oracle.linearise(x0, rows, state.key.step if objective.stochastic else None)[0]
         loss = stage.loss
         if family.displacement is not None:
             loss = msgspec.structs.replace(loss, displacement=family.displacement)
-        return Run(optimizer, oracle, loss, state, rows, start, initial)
+        return begin(with_settings(self.optimizer, **stage.settings), oracle, loss, rows, start, seed, stage.steps)
 
     def _update(self, stage: Stage, progress: float) -> None:
         """One step of Adam along the gradients that have added up."""
@@ -320,13 +347,17 @@ class Trainer:
     def _start_stage(self) -> torch.optim.Adam:
         """Adam over the weights that the stage trains; the others are frozen."""
         stage = self.config.stages[min(self.stage, len(self.config.stages) - 1)]
-        names = [name for name, _ in self.module.named_children()]
-        unknown = set(stage.train) - set(names)
-        if unknown:
-            raise InputError(f"stage trains {', '.join(sorted(unknown))}; the optimizer has {', '.join(names)}")
+        names = [name for name, _ in self.module.named_parameters()]
+
+        def belongs(name: str, part: str) -> bool:
+            return name == part or name.startswith(f"{part}.")
+
+        if unknown := [part for part in stage.train if not any(belongs(name, part) for name in names)]:
+            parts = dict.fromkeys(name.split(".")[0] for name in names)
+            raise InputError(f"stage trains {', '.join(sorted(unknown))}; the optimizer has {', '.join(parts)}")
         chosen = []
         for name, parameter in self.module.named_parameters():
-            wanted = not stage.train or name.split(".")[0] in stage.train
+            wanted = not stage.train or any(belongs(name, part) for part in stage.train)
             parameter.requires_grad_(wanted)
             if wanted:
                 chosen.append(parameter)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from zoracle.metatrain.families import Beginning
 from zoracle.metatrain.loss import MetaLoss
@@ -27,7 +29,6 @@ class Run:
         state: Any,
         rows: Tensor,
         start: Beginning,
-        initial: Tensor,
     ) -> None:
         self.optimizer = optimizer
         self.oracle = oracle
@@ -35,8 +36,59 @@ class Run:
         self.state = state
         self.rows = rows
         self.start = start
-        self.initial = initial
         self.previous: Tensor | None = None
+        self.first: Tensor | None = None
+
+    def note_first(self) -> None:
+        """Take the losses at the starting points; the first step of an unroll has them for nothing."""
+        step = self.state.key.step if self.oracle.objective.stochastic else None
+        with torch.no_grad():
+            self.first = self.oracle.linearise(self.start.x0, self.rows, step)[0]
+
+
+def begin(
+    optimizer: Optimizer[Any, Any],
+    oracle: TrainingOracle,
+    loss: MetaLoss,
+    rows: Tensor,
+    start: Beginning,
+    seed: int,
+    steps: int,
+) -> Run:
+    """The start of one unroll of one family."""
+    objective, x0 = start.objective, start.x0
+    state = optimizer.init(
+        x0,
+        seed=seed,
+        problem=start.ids,
+        horizon=steps,
+        scale=objective.scale,
+        space=objective.space(rows, x0),
+    )
+    return Run(optimizer, oracle, loss, state, rows, start)
+
+
+@contextmanager
+def clipped(module: nn.Module, most: float | None) -> Iterator[None]:
+    """What is added to a module's gradients within is clipped by itself; where it is not finite, nothing is added.
+
+    Args:
+        module: whose gradients.
+        most: largest norm of what is added; None clips nothing.
+    """
+    if most is None:
+        yield
+        return
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    yield
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    factor = (most / norm.clamp(min=_SMALLEST)).clamp(max=1)
+    for p, kept in zip(parameters, before, strict=True):
+        own = p.grad * factor if p.grad is not None and bool(norm.isfinite()) else None
+        p.grad = own if kept is None else kept if own is None else kept + own
 
 
 def geometric_mean(numbers: Sequence[float], weights: Sequence[float]) -> float:

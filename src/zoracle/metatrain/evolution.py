@@ -1,0 +1,97 @@
+"""Meta-gradients without differentiating: whole runs are compared with weights moved up and down at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoracle.metatrain.unroll import Run
+from zoracle.oracle import Oracle
+from zoracle.rollout import rollout
+
+#: A pair says no more than this: one run that blows up must not outweigh all others.
+_MOST = 1.0
+#: A run that blew up counts as this many times its initial loss.
+_BLOWN_UP = 100.0
+
+
+class Whole(NamedTuple):
+    """What whole runs gave."""
+
+    value: float
+    """The meta-loss."""
+    ratio: float
+    """Mean final / initial loss."""
+    points: int
+    """Evaluated."""
+
+
+def whole(run: Run, steps: int) -> Whole:
+    """Runs of T steps by real queries; no gradient is taken."""
+    oracle = Oracle(run.oracle.objective)
+    with torch.no_grad():
+        _, trajectory = rollout(run.optimizer, oracle, run.state, steps, problem=run.rows)
+    initial = trajectory.loss[0]
+    losses = torch.cat((trajectory.loss[1:], trajectory.final_loss.to(trajectory.loss).unsqueeze(0)))
+    losses = torch.where(losses.isfinite(), losses, torch.inf).minimum(_BLOWN_UP * initial)
+    points = sum(int(counts.sum()) for counts in oracle.counts.values())
+    return Whole(float(run.loss.of(losses)), float((losses[-1] / initial).mean()), points)
+
+
+class Found(NamedTuple):
+    """What the pairs of one family gave."""
+
+    gradient: list[Tensor | None]
+    """Of each parameter; None where it is not trained."""
+    value: float
+    """Mean meta-loss over all runs."""
+    ratio: float
+    """Mean final / initial loss over all runs."""
+
+
+def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma: float, key: int) -> Found:
+    r"""The gradient of the meta-loss F, smoothed by N(0, \sigma^2 I), from antithetic pairs.
+
+    .. math:: g = \frac1n \sum_i \frac{F(\theta + \sigma e_i) - F(\theta - \sigma e_i)}{2 \sigma}\, e_i,
+        \qquad e_i \sim N(0, I)
+
+    Both runs of a pair have the same problems, starting points and directions.
+
+    Args:
+        module: whose parameters that require gradients are moved, and put back.
+        measure: whole runs with the weights as they are.
+        pairs: n.
+        sigma: by how much weights are moved.
+        key: keys the draws.
+
+    Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017; for
+    learned optimizers Metz et al., "Understanding and correcting pathologies in the training of learned optimizers",
+    ICML 2019.
+    """
+    parameters = list(module.parameters())
+    trained = [p.detach() for p in parameters if p.requires_grad]
+    kept = [p.clone() for p in trained]
+    slopes = [torch.zeros_like(p) for p in trained]
+    generator = torch.Generator().manual_seed(key % 2**63)
+    values, ratios = [], []
+    for _ in range(pairs):
+        moves = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in trained]
+        ends = []
+        for side in (1.0, -1.0):
+            for p, centre, move in zip(trained, kept, moves, strict=True):
+                p.copy_(centre + side * sigma * move)
+            found = measure()
+            ends.append(found.value)
+            ratios.append(found.ratio)
+        values += ends
+        change = min(max(ends[0] - ends[1], -_MOST), _MOST)
+        for slope, move in zip(slopes, moves, strict=True):
+            slope.add_(move, alpha=change / (2 * sigma * pairs))
+    for p, centre in zip(trained, kept, strict=True):
+        p.copy_(centre)
+    each = iter(slopes)
+    gradient = [next(each) if p.requires_grad else None for p in parameters]
+    return Found(gradient, sum(values) / len(values), sum(ratios) / len(ratios))
