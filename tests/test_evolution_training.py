@@ -134,6 +134,12 @@ def test_a_gradient_that_is_not_finite_adds_nothing() -> None:
     assert torch.equal(module.weight.grad, kept)
 
 
+def test_evolution_needs_the_losses_of_iterates() -> None:
+    chosen = config(settings={"num_directions": 4, "difference": "central"}, stages=(STAGE,))
+    with pytest.raises(InputError, match='does not evaluate it; expected difference = "forward"'):
+        Trainer(chosen, BowlTask()).run()
+
+
 def test_settings_of_evolution_are_checked() -> None:
     with pytest.raises(ValueError, match="pairs is 0; expected at least 1"):
         Stage(pairs=0)

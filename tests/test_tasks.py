@@ -193,7 +193,7 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("ripples", height=0), "height is 0; expected a number of at least 0.01"),
         (lambda: task("ripples", condition=0.5), "condition is 0.5; expected a number of at least 1"),
         (lambda: task("teacher", classes=1), "classes is 1; expected a number of at least 2"),
-        (lambda: task("teacher", batch_size=301), "batch_size is 301; expected 1 .. 300"),
+        (lambda: task("teacher", batch_size=301).objective((0,)), "batch_size is 301; expected 1 .. 300"),
         (lambda: task("network", samples=600), "samples is 600; expected 1 .. 599, the images of a split"),
         (lambda: task("network", batch_size=301).objective((0,)), "batch_size is 301; expected 1 .. 300"),
         (lambda: task("digits", norm="l7").objective((432,)), "norm is 'l7'"),

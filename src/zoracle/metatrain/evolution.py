@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoracle.errors import InputError
 from zoracle.metatrain.unroll import Run
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
@@ -30,7 +31,16 @@ class Whole(NamedTuple):
 
 
 def whole(run: Run, steps: int) -> Whole:
-    """Runs of T steps by real queries; no gradient is taken."""
+    """Runs of T steps by real queries; no gradient is taken.
+
+    Raises:
+        InputError: the optimizer does not evaluate its iterates, so that their losses are not known.
+    """
+    if not run.optimizer.evaluates_iterate:
+        raise InputError(
+            "training by evolution reads the loss of each iterate, and this optimizer does not evaluate it; "
+            'expected difference = "forward"'
+        )
     oracle = Oracle(run.oracle.objective)
     with torch.no_grad():
         _, trajectory = rollout(run.optimizer, oracle, run.state, steps, problem=run.rows)
@@ -75,6 +85,7 @@ def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma
     trained = [p.detach() for p in parameters if p.requires_grad]
     kept = [p.clone() for p in trained]
     slopes = [torch.zeros_like(p) for p in trained]
+    # One stream for all pairs of one key: the trained weights are few, and differ in shape from optimizer to optimizer.
     generator = torch.Generator().manual_seed(key % 2**63)
     values, ratios = [], []
     for _ in range(pairs):

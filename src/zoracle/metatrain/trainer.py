@@ -166,7 +166,7 @@ class Trainer:
             (number, family)
             for number, family in enumerate(self.families)
             # The number shifts their turns, so that families of one rhythm do not all come at once.
-            if (self.unroll + number) % family.every == 0 or len(self.families) == 1
+            if (self.unroll + number) % family.every == 0
         ]
         if stage.estimator == "evolution":
             return self._evolve(stage, drawn)

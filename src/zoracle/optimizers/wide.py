@@ -55,18 +55,17 @@ def gates(scalars: int, seed: int) -> Gates:
 
 
 def distances(mu: Tensor, state: Wide, q: int, wide: int) -> Tensor:
-    """Mu of each direction, (B, q), the last ``wide`` of them the wide ones."""
-    return torch.cat(
-        (mu.to(state.reach).unsqueeze(1).expand(-1, q - wide), state.reach.unsqueeze(1).expand(-1, wide)), 1
-    )
+    """The distance of each direction, (B, q), the last ``wide`` of them the wide ones."""
+    near, far = mu.to(state.reach).unsqueeze(1), state.reach.unsqueeze(1)
+    return torch.cat((near.expand(-1, q - wide), far.expand(-1, wide)), dim=1)
 
 
 def probed(values: Tensor, directions: Tensor, mu: Tensor, state: Wide, wide: int) -> Probed:
     r"""Slopes, near and wide.
 
     A wide difference is a slope and a bend, :math:`f(x + r u) - f(x) \approx r\,u^T \nabla \bar f + b`, and b, from
-    curvature, ripples and kinks, is about the same in all directions. It is taken off; what is left points down
-    :math:`\bar f`, which is f seen through a blur of width r.
+    curvature, ripples and kinks, is about the same in all directions. It is taken off; what is left points along
+    the gradient of :math:`\bar f`, which is f seen through a blur of width r.
 
     Args:
         values: (B, q + 1).

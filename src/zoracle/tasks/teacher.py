@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, mix, normal
 from zoracle.objectives.network import NetworkTraining, network_dim
 from zoracle.tasks.synthetic import DrawnTask, check_at_least
@@ -53,8 +52,6 @@ class TeacherTask(DrawnTask):
         ):
             check_at_least(name, value, low)
         super().__init__(dim=network_dim(inputs, hidden, classes))
-        if batch_size is not None and not 1 <= batch_size <= samples:
-            raise InputError(f"batch_size is {batch_size}; expected 1 .. {samples}, the number of samples")
         self.inputs = inputs
         self.hidden = hidden
         self.classes = classes
@@ -68,7 +65,7 @@ class TeacherTask(DrawnTask):
         """The problems with these ids, in this order.
 
         Raises:
-            InputError: an id below 0.
+            InputError: an id below 0, or a mini-batch of more than all samples.
         """
         p, n, k = len(ids), self.samples, self.inputs
         noise = self._draw(ids, 0, n, k)
