@@ -10,13 +10,11 @@ import torch
 from problems import Bowls, Linear
 from zoracle.directions import gaussian
 from zoracle.errors import InputError
-from zoracle.estimators import forward_points
 from zoracle.objectives.base import Objective
-from zoracle.optimizers import wide as far
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout, take_step
-from zoracle.types import Evaluation, Key, Purpose
+from zoracle.types import Evaluation
 
 D = 30
 
@@ -151,66 +149,3 @@ def test_settings_go_together() -> None:
         GuidedLSTM(num_directions=8, guesses=5)
     with pytest.raises(InputError, match="guesses is 4 of 3 directions"):
         GuidedLSTM(num_directions=3)
-
-
-class Rippled(Bowls):
-    """A bowl with ripples far shorter than the way to its centre."""
-
-    def _evaluate(self, points, problem, step):
-        found = super()._evaluate(points, problem, step)
-        return found._replace(loss=found.loss + 20 * (1 - (2 * math.pi * points / 0.01).cos()).mean(1))
-
-
-def test_wide_slopes_see_past_ripples_that_near_ones_are_lost_in() -> None:
-    d, q, x = 30, 24, torch.full((1, 30), 3.0, dtype=torch.float64)
-    plain, rippled, rows = Bowls(1, d), Rippled(1, d), torch.tensor([0])
-    true = plain.gradient(x, rows)[1]
-    u = gaussian(Key.start(0, rows), q, x)
-    cosines = []
-    for reach in (1e-4, 0.3):
-        state = far.start(torch.tensor([1e-4]), x)._replace(reach=torch.tensor([reach], dtype=torch.float64))
-        points = forward_points(x, u, far.distances(torch.tensor([1e-4]), state, q, q))
-        values = rippled.evaluate(points[0], rows.expand(q + 1)).loss.unsqueeze(0)
-        seen = far.probed(values, u, torch.tensor([1e-4]), state, q)
-        cosines.append(float(torch.cosine_similarity(seen.wide, true)))
-        assert -1 <= float(seen.bend) <= 1
-    assert cosines[0] < 0.3
-    assert cosines[1] > 0.5
-
-
-def test_what_wide_differences_share_is_taken_off() -> None:
-    x = torch.zeros(1, D, dtype=torch.float64)
-    u = gaussian(Key.start(0, torch.tensor([0])), 6, x)
-    mu, state = torch.tensor([0.5], dtype=torch.float64), far.start(torch.tensor([2.0]), x)
-    slope = torch.linspace(-1, 1, D, dtype=torch.float64)
-    values = torch.cat((torch.zeros(1, 1), (u @ slope) * torch.tensor([0.5, 0.5, 0.5, 2, 2, 2])), dim=1)
-    plain = far.probed(values, u, mu, state, 3)
-    bent = far.probed(values + torch.tensor([0, 0, 0, 0, 7.0, 7.0, 7.0]), u, mu, state, 3)
-    torch.testing.assert_close(plain.along[:, :3] * math.sqrt(D), (u @ slope)[:, :3])
-    torch.testing.assert_close(bent.along, plain.along)
-    torch.testing.assert_close(plain.along[:, 3:].sum(1), torch.zeros(1, dtype=torch.float64), atol=1e-12, rtol=0)
-    assert float(bent.bend) > 0.9
-    lost = far.probed(torch.full_like(values, math.nan), u, mu, state, 3)
-    assert not lost.along.any()
-    assert float(lost.bend) == 0
-
-
-@pytest.mark.parametrize(("q", "wide"), [(20, 8), (8, 2), (6, 2), (5, 1), (4, 0)])
-def test_a_share_of_the_other_directions_is_wide(q: int, wide: int) -> None:
-    optimizer = GuidedLSTM(num_directions=q, adaptive=True, wide=0.5, mu=1e-5)
-    assert optimizer.num_wide == wide
-    counted = Oracle(Bowls(2, D))
-    state, _ = rollout(optimizer, counted, optimizer.init(torch.ones(2, D, dtype=torch.float64)), 6)
-    assert counted.counts[Purpose.OPTIMISE].tolist() == [6 * (q + 1)] * 2
-    assert bool(state.x.isfinite().all())
-    points = optimizer.ask(state).points - state.x.unsqueeze(1)
-    size = points[:, 1:].square().mean(2).sqrt()
-    torch.testing.assert_close(size[:, q - wide :], state.wide[0].reach.unsqueeze(1).expand(-1, wide))
-    torch.testing.assert_close(size[:, : q - wide], torch.full((2, q - wide), 1e-5, dtype=torch.float64))
-    assert wide == 0 or bool((state.wide[0].reach > 1e-4).all())
-
-
-def test_without_wide_directions_their_weights_are_not_there() -> None:
-    assert not any(name.startswith("reach") for name in GuidedLSTM(adaptive=True).state_dict())
-    with pytest.raises(InputError, match=r"wide is 0.5 and adaptive is false; expected wide = 0, or adaptive = true"):
-        GuidedLSTM(wide=0.5)

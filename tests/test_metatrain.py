@@ -10,9 +10,7 @@ import torch
 
 from problems import Bowls
 from zoracle.checkpoint import CARD, load_optimizer
-from zoracle.directions import gaussian
 from zoracle.errors import CheckpointError, InputError
-from zoracle.estimators import forward_points
 from zoracle.keyed import normal
 from zoracle.metatrain import config as configs
 from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation
@@ -22,7 +20,6 @@ from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.trainer import CHECKPOINT, Trainer
 from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
-from zoracle.optimizers import wide
 from zoracle.optimizers.registry import make
 from zoracle.oracle import Oracle
 from zoracle.rollout import take_step
@@ -195,51 +192,6 @@ def test_directional_training_takes_one_gradient_a_step() -> None:
     assert oracle.counts[Purpose.OPTIMISE].tolist() == [0] * 3
 
 
-def test_pathwise_values_are_those_of_queries() -> None:
-    loss = MetaLoss(form="sum", weights="uniform")
-    optimizer = trainable("zo-lstm", num_directions=10, adaptive=True, wide=0.5)
-    queried, without = unroll(optimizer, TrainingOracle(Bowls(3, DIM)), loss, 4, 4)
-    oracle = TrainingOracle(Bowls(3, DIM), values="pathwise")
-    pathwise, found = unroll(optimizer, oracle, loss, 4, 4)
-    torch.testing.assert_close(pathwise, queried, rtol=1e-9, atol=1e-12)
-    # q + 1 gradients a step, one for each loss, and one where a run begins.
-    assert oracle.gradients.tolist() == [4 * (11 + 1) + 1] * 3
-    assert oracle.counts[Purpose.OPTIMISE].tolist() == [0] * 3
-    assert float(found["reach.outer_bias"][2]) != 0
-    assert float(without["reach.outer_bias"][2]) != float(found["reach.outer_bias"][2])
-    with pytest.raises(InputError, match="takes true gradients; gradient is 'coordinatewise', expected \"true\""):
-        TrainingOracle(Bowls(3, DIM), gradient="coordinatewise", values="pathwise")
-
-
-class Wavy(Bowls):
-    """With waves, so that how far one probes matters."""
-
-    def _evaluate(self, points, problem, step):
-        found = super()._evaluate(points, problem, step)
-        return found._replace(loss=found.loss + (1 - (3 * points).cos()).sum(1))
-
-
-def test_the_meta_gradient_of_how_far_to_probe_is_that_of_finite_differences() -> None:
-    objective = Wavy(3, DIM)
-    u = gaussian(Key.start(0, ROWS), 8, START)
-    mu, weight = torch.full((3,), 1e-5, dtype=torch.float64), torch.linspace(-1, 2, DIM, dtype=torch.float64)
-
-    def told(reach: torch.Tensor, oracle: Oracle) -> torch.Tensor:
-        state = wide.start(mu, START)._replace(reach=reach)
-        points = forward_points(START, u, wide.distances(mu, state, 8, 6))
-        seen = wide.probed(oracle.evaluate(points, ROWS).loss, u, mu, state, 6)
-        return (seen.wide * weight).sum(1)
-
-    for size in (1e-2, 0.3, 2.0):
-        reach = torch.full((3,), size, dtype=torch.float64, requires_grad=True)
-        told(reach, TrainingOracle(objective, values="pathwise")).sum().backward()
-        with torch.no_grad():
-            h = 1e-5 * size
-            slope = (told(reach + h, Oracle(objective)) - told(reach - h, Oracle(objective))) / (2 * h)
-        torch.testing.assert_close(reach.grad, slope, rtol=1e-4, atol=1e-6)
-        assert bool((slope.abs() > 1e-3).all())
-
-
 def config(**changes) -> TrainConfig:
     first = Stage(train=("update_rnn",), settings={"query": "gaussian"}, unrolls=3, steps=6, truncation=3, meta_batch=2)
     second = msgspec.structs.replace(first, train=("query_rnn",), settings={"sampling_probability": 1.0}, unrolls=4)
@@ -360,7 +312,7 @@ def test_families_take_turns_and_may_be_answered_in_their_own_way(tmp_path) -> N
     three = (
         Family(task="bowls"),
         Family(task="bowls", every=2, values="directional"),
-        Family(task="bowls", every=2, values="pathwise"),
+        Family(task="bowls", every=2, values="queries"),
     )
     chosen = msgspec.structs.replace(families(stages=(stage,)), families=three)
     trainer, begun = Trainer(chosen, (BowlTask(),) * 3, tmp_path), []
@@ -373,7 +325,7 @@ def test_families_take_turns_and_may_be_answered_in_their_own_way(tmp_path) -> N
 
     trainer._begin = noted
     trainer.run()
-    first, second, third = chosen.values, "directional", "pathwise"
+    first, second, third = chosen.values, "directional", "queries"
     assert begun == [
         (0, 0, first), (0, 2, third), (1, 0, first), (1, 1, second),
         (2, 0, first), (2, 2, third), (3, 0, first), (3, 1, second),
@@ -392,7 +344,7 @@ def test_weights_of_new_inputs_begin_at_zero(tmp_path) -> None:
     before = {"num_directions": 10, "adaptive": True}
     first = config(optimizer="zo-lstm", settings=before, stages=(stage,))
     trained = Trainer(first, BowlTask(), tmp_path / "first").run().state_dict()
-    wider = msgspec.structs.replace(first, initial=str(tmp_path / "first"), settings={**before, "wide": 0.5})
+    wider = msgspec.structs.replace(first, initial=str(tmp_path / "first"), settings={**before, "believing": True})
     begun = Trainer(wider, BowlTask())._weights()
     for key, weight in trained.items():
         inputs = weight.shape[-1]
@@ -401,8 +353,8 @@ def test_weights_of_new_inputs_begin_at_zero(tmp_path) -> None:
     assert {key for key, weight in trained.items() if begun[key].shape != weight.shape} == {
         "skip", "rnn.weight_ih", "rnn.weight_shared", "gates.inner", "pacing.inner", "pacing.straight",
     }  # fmt: skip
-    narrower = msgspec.structs.replace(first, initial=str(tmp_path / "wide"))
-    Trainer(wider, BowlTask(), tmp_path / "wide").run()
+    narrower = msgspec.structs.replace(first, initial=str(tmp_path / "wider"))
+    Trainer(wider, BowlTask(), tmp_path / "wider").run()
     with pytest.raises(InputError, match="does not fit"):
         Trainer(narrower, BowlTask())
 

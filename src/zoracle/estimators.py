@@ -55,11 +55,11 @@ def forward_points(x: Tensor, directions: Tensor, mu: Tensor, out: Tensor | None
     Args:
         x: (B, d).
         directions: (B, q, d), u.
-        mu: smoothing parameter (B,), or (B, q) where directions have their own.
+        mu: smoothing parameter (B,).
         out: where they are written, where no graph is kept.
     """
-    base, mu = x.unsqueeze(1), mu[:, None, None] if mu.ndim == 1 else mu.unsqueeze(2)
-    if torch.is_grad_enabled() and (directions.requires_grad or mu.requires_grad):
+    base, mu = x.unsqueeze(1), mu[:, None, None]
+    if torch.is_grad_enabled() and directions.requires_grad:
         return torch.cat((base, base + mu * directions), dim=1)
     points = x.new_empty((x.shape[0], directions.shape[1] + 1, x.shape[1])) if out is None else out
     points[:, 0] = x

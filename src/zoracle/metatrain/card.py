@@ -10,7 +10,6 @@ from zoracle.metatrain.config import Family, Stage, TrainConfig
 _VALUES = {
     "queries": "queries, as in use",
     "directional": "directional derivatives of that gradient",
-    "pathwise": "queries whose gradients were taken too",
 }
 
 

@@ -119,7 +119,7 @@ class Family(_Checked, frozen=True, kw_only=True):
     rescale: float = 1.0
     displacement: float | None = None
     every: int = 1
-    values: Literal["queries", "directional", "pathwise"] | None = None
+    values: Literal["queries", "directional"] | None = None
 
     def __post_init__(self) -> None:
         if self.meta_batch is not None and self.meta_batch < 1:
@@ -151,8 +151,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         validation: how the best weights are chosen.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
         gradient_mu: smoothing parameter of the latter.
-        values: what training answers queries with: "queries"; "directional", one gradient and inner products; or
-            "pathwise", the value and gradient of every point.
+        values: what training answers queries with: "queries", or "directional", one gradient and inner products.
         problems: how many problems of the training split, where it is one task; all where None.
         dtype: "float32" or "float64".
         seed: keys everything.
@@ -168,7 +167,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     validation: Validation = Validation()
     gradient: Literal["true", "coordinatewise"] = "true"
     gradient_mu: float = 1e-3
-    values: Literal["queries", "directional", "pathwise"] = "queries"
+    values: Literal["queries", "directional"] = "queries"
     problems: int | None = None
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0

@@ -13,7 +13,7 @@ from zoracle.oracle import Oracle
 from zoracle.types import Evaluation, Purpose
 
 GradientKind = Literal["true", "coordinatewise"]
-ValueKind = Literal["queries", "directional", "pathwise"]
+ValueKind = Literal["queries", "directional"]
 
 
 class _Linearisation(NamedTuple):
@@ -33,14 +33,12 @@ class TrainingOracle(Oracle):
             spends 2d queries and never touches autograd of the black box.
         values: what the optimizer is answered with: "queries" evaluates every point; "directional" takes the gradient
             g at the first point x_0 and answers f(x_0) + <g, x_i - x_0>, which agrees with the queries to O(mu) for
-            smooth f and costs one gradient instead of q values; "pathwise" takes the value and the gradient at every
-            point, so that what is learned of how far to probe has a gradient too. Training only: evaluation always
-            queries.
+            smooth f and costs one gradient instead of q values. Training only: evaluation always queries.
         mu: smoothing parameter of the coordinatewise estimate.
         chunk: points in one call of the objective at most.
 
     Raises:
-        InputError: true gradients are asked of an objective that has none, or "pathwise" values without them.
+        InputError: true gradients are asked of an objective that has none.
     """
 
     def __init__(
@@ -58,8 +56,6 @@ class TrainingOracle(Oracle):
                 f"{type(objective).__name__} has no gradient to train with; "
                 'mend it with gradient = "coordinatewise" in the training config'
             )
-        if values == "pathwise" and gradient != "true":
-            raise InputError(f'values = "pathwise" takes true gradients; gradient is {gradient!r}, expected "true"')
         self.kind = gradient
         self.values = values
         self.mu = mu
@@ -83,10 +79,6 @@ class TrainingOracle(Oracle):
     def differentiable(self, x: Tensor, problem: Tensor, step: Tensor | None = None) -> Tensor:
         """Losses (B,) whose gradient with respect to x is the optimizee's, whichever way it was had."""
         loss, gradient = self.linearise(x, problem, step)
-        return self._linked(x, loss, gradient)
-
-    @staticmethod
-    def _linked(x: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
         linked: Tensor = _Linked.apply(x, loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))  # type: ignore[no-untyped-call]
         return linked
 
@@ -95,17 +87,10 @@ class TrainingOracle(Oracle):
     ) -> Evaluation:
         """As :meth:`Oracle.evaluate`, or by directional derivatives where they were asked for.
 
-        Both kinds but queries keep the graph of the points, which optimizers may use or detach.
+        Directional derivatives keep the graph of the points, which optimizers may use or detach.
         """
         if self.values == "queries" or purpose is not Purpose.OPTIMISE:
             return super().evaluate(points, problem, step=step, purpose=purpose)
-        if self.values == "pathwise":
-            b, m, _ = points.shape
-            flat, each = points.flatten(0, 1), problem.repeat_interleave(m)
-            linked = self._linked(
-                flat, *self.gradient(flat, each, step=None if step is None else step.repeat_interleave(m))
-            )
-            return Evaluation(linked.view(b, m))
         base = points[:, 0]
         loss, gradient = self.linearise(base, problem, step)
         change = torch.bmm(points - base.detach().unsqueeze(1), gradient.unsqueeze(2)).squeeze(2)

@@ -17,20 +17,17 @@ from zoracle import __version__, keyed
 from zoracle.checkpoint import CARD, save_optimizer
 from zoracle.errors import CheckpointError, InputError
 from zoracle.files import read_tensors, write_tensors, write_text
-from zoracle.metatrain import evolution
+from zoracle.metatrain import evolution, validation
 from zoracle.metatrain.card import card
 from zoracle.metatrain.config import Stage, TrainConfig
-from zoracle.metatrain.families import Problems, TrainingFamily
+from zoracle.metatrain.families import TrainingFamily
 from zoracle.metatrain.initial import start_from
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.unroll import Run, begin, clipped, geometric_mean
 from zoracle.optimizers.base import Optimizer, with_settings
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
-from zoracle.rollout import rollout
 from zoracle.state import detach
 from zoracle.tasks.base import Task
-from zoracle.types import Purpose
 
 CHECKPOINT = "training.safetensors"
 _UNROLL, _VALIDATION, _EVOLUTION = 1, 2, 3  # streams of the seed
@@ -290,53 +287,14 @@ class Trainer:
         trained = self._weights()
         self.module.load_state_dict(self.ema)
         optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
-        scores = [self._score(family, optimizer) for family in self.families]
-        score = geometric_mean(scores, [family.weight for family in self.families])
+        found = [validation.score(optimizer, f, config, self.config.seed, _VALIDATION) for f in self.families]
+        self._count("validation", sum(each.points for each in found))
+        score = geometric_mean([each.value for each in found], [family.weight for family in self.families])
         if score < self.best:
             self.best = score
             self.best_weights = self._weights()
         self.module.load_state_dict(trained)
         return score
-
-    def _score(self, family: TrainingFamily, optimizer: Optimizer[Any, Any]) -> float:
-        """The criterion over one family's validation problems."""
-        config = self.config.validation
-        valid = family.task.ids("valid")[: config.problems]
-        problems = Problems(
-            family.task.objective(valid, dtype=self.dtype), family.task, valid, family.rescale, self.dtype
-        )
-        rows = torch.arange(len(valid))
-        scores = []
-        for repeat in range(config.seeds):
-            seed = keyed.mix(self.config.seed, _VALIDATION, repeat)
-            objective, ids, x0, _ = problems.begin(rows, seed)
-            state = optimizer.init(
-                x0,
-                seed=seed,
-                problem=ids,
-                horizon=config.steps,
-                scale=objective.scale,
-                space=objective.space(rows, x0),
-            )
-            oracle = Oracle(objective)
-            by_queries = config.criterion == "queries"
-            _, trajectory = rollout(optimizer, oracle, state, config.steps, stop_on_success=by_queries)
-            if by_queries:
-                whole = config.steps * optimizer.queries_per_step
-                first = trajectory.first_success
-                scores.append(torch.where(first > 0, first, whole).to(self.dtype))
-                self._count("validation", sum(int(counts.sum()) for counts in oracle.counts.values()))
-                continue
-            first = trajectory.loss[0] if optimizer.evaluates_iterate else self._losses(oracle, x0)
-            self._count("validation", sum(int(counts.sum()) for counts in oracle.counts.values()))
-            # A run that ended in NaN has not improved anything.
-            scores.append((trajectory.final_loss / first).nan_to_num(nan=1.0, posinf=1.0))
-        return float(torch.cat(scores).mean())
-
-    @staticmethod
-    def _losses(oracle: Oracle, x: Tensor) -> Tensor:
-        """Losses (B,) at x (B, d), counted as monitoring."""
-        return oracle.evaluate(x.unsqueeze(1), torch.arange(x.shape[0]), purpose=Purpose.MONITOR).loss[:, 0]
 
     def _count(self, what: str, number: int) -> None:
         self.spent[what] = self.spent.get(what, 0) + number

@@ -12,7 +12,7 @@ from zoracle.directions import cached, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
-from zoracle.optimizers import wide as far
+from zoracle.optimizers import belief
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.optimizers.guided_state import GuidedLSTMState, Made, Seen, Shared
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
@@ -23,6 +23,7 @@ RATES = (0.5, 0.12, 0.03)
 _FEATURES = len(RATES) + 6
 _SCALARS = 7
 _TINY = 1e-12
+_SQUARES = 0.05  # rate of the running mean of squared estimates
 _MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a step, and in all
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
 
@@ -39,8 +40,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         horizon: steps that the schedule is stretched over where the run does not say how many it will take.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
-        wide: share of the other directions that are probed at a distance of their own, which is learned as the run
-            goes, to see past ripples and kinks; at least 2 of them, where there are so many. Needs ``adaptive``.
+        believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
+            signal from noise. Needs ``adaptive``.
         weight_seed: keys the initial weights.
     """
 
@@ -51,7 +52,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     cap: Positive = 5.0
     horizon: int = 200
     adaptive: bool = False
-    wide: Share = 0.0
+    believing: bool = False
     weight_seed: int = 0
 
 
@@ -92,7 +93,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         nn.Module.__init__(self)
         FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
         g, seed = self.config.guesses, self.config.weight_seed
-        features, more = (_FEATURES + far.FEATURES, far.SCALARS) if self.config.wide else (_FEATURES, 0)
+        features, more = (_FEATURES + belief.FEATURES, belief.SCALARS) if self.config.believing else (_FEATURES, 0)
         self.rnn = CoordinatewiseLSTM(
             features,
             self.config.hidden,
@@ -118,8 +119,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             if self.config.adaptive
             else None
         )
-        if self.config.wide:
-            self.reach = far.gates(_SCALARS + g + more, mix(seed, 4))
+        if self.config.believing:
+            self.trust = belief.gates(_SCALARS + g + more, mix(seed, 5))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
@@ -135,15 +136,9 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
                 f"difference is {made.difference!r}, control_variate {made.control_variate}; this optimizer's estimate "
                 "is made of plain forward differences, expected 'forward' and false"
             )
-        if made.wide and not made.adaptive:
-            raise InputError(f"wide is {made.wide} and adaptive is false; expected wide = 0, or adaptive = true")
+        if made.believing and not made.adaptive:
+            raise InputError("believing is true and adaptive is false; expected both, or believing = false")
         return made
-
-    @property
-    def num_wide(self) -> int:
-        """How many directions are wide ones."""
-        others = self.config.num_directions - self.config.guesses
-        return min(others, max(2, round(self.config.wide * others))) if self.config.wide else 0
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """Minus the logarithm of the cosine between the estimate and the gradient, (B,)."""
@@ -176,7 +171,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             first_norm=x.new_zeros(b),
             pace=x.new_full((b,), math.log(start.scale) if self.config.adaptive else 0.0),
             hidden=self.rnn.start(zero),
-            wide=(far.start(start.mu, x),) if self.config.wide else (),
+            belief=(belief.start(x),) if self.config.believing else (),
         )
 
     def _ask(self, state: GuidedLSTMState) -> Queries:
@@ -186,9 +181,6 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
         x, root = state.x.detach(), math.sqrt(d)
-        mu = state.mu
-        if state.wide:
-            mu = far.distances(mu, state.wide[0], q, self.num_wide)
 
         def draw(key: Key, x: Tensor) -> Tensor:
             return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
@@ -196,28 +188,23 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         if torch.is_grad_enabled():
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
             u = torch.cat((guesses * root, orthogonal_to(guesses, draw(state.key, x), state.std)), dim=1)
-            return Queries(forward_points(x, u, mu), u)
+            return Queries(forward_points(x, u, state.mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
             z = draw(Key(*(part[rows] for part in state.key)), x[rows])
             torch.mul(guesses[rows], root, out=u[rows, :g])
             for some in cached(q - g, d):
                 u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
-            forward_points(x[rows], u[rows], mu[rows], out=points[rows])
+            forward_points(x[rows], u[rows], state.mu[rows], out=points[rows])
         return Queries(points, u)
 
     def _tell(
         self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> GuidedLSTMState:
         d = state.x.shape[1]
-        seen_far: far.Probed | None = None
-        if state.wide:
-            seen_far = far.probed(values, queries.directions, state.mu, state.wide[0], self.num_wide)
-            near, wide = seen_far.along.tensor_split([self.config.num_directions - self.num_wide], dim=1)
-            along = torch.cat((near, state.wide[0].trust.unsqueeze(1) * wide), dim=1)
-        else:
-            slopes = (values[:, 1:] - values[:, :1]) / state.mu.to(values).unsqueeze(1)
-            along = torch.where(slopes.isfinite(), slopes, 0.0).to(state.x.dtype) / math.sqrt(d)
+        slopes = (values[:, 1:] - values[:, :1]) / state.mu.to(values).unsqueeze(1)
+        known = slopes.isfinite()
+        along = torch.where(known, slopes, 0.0).to(state.x.dtype) / math.sqrt(d)
         gradient = combine(along / math.sqrt(d), queries.directions)
         started = state.key.step.to(state.x.device) > 0
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
@@ -235,25 +222,30 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
         scalars = torch.cat((scalars, explained), dim=1)
         more = scalars[:, :0]
-        if seen_far is not None:
-            q = self.config.num_directions
-            more = far.scalars(seen_far, gradient, state.memories[:, 1], state.wide[0], eta, q)
+        against = self._against(state, gradient)
+        measured: belief.Measured | None = None
+        if state.belief:
+            g, u = self.config.guesses, queries.directions
+            measured = belief.measured(along, known, u, state.belief[0], g, against, state.memories, started)
+            more = measured.scalars
         every = torch.cat((scalars, more), dim=1)
 
         rates = torch.where(started.unsqueeze(1), self.gates(every), 1.0)  # a memory begins as the first estimate
         memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
         pace = state.pace
         if self.pacing is not None:
-            pace = self._pace(self.pacing, state, gradient, scalars, more, started)
+            pace = self._pace(self.pacing, state, against, scalars, more, started)
             eta = unit * pace.exp()
-        kept = state.wide
-        out_there = state.x.new_empty((state.x.shape[0], 0, d))
-        if seen_far is not None:
-            kept = (far.step(self.reach, every, seen_far, state.wide[0], eta, state.mu, started),)
-            out_there = torch.stack((seen_far.wide, kept[0].memory), dim=1)
-        square = torch.lerp(state.square, gradient.square(), 0.05)
+        square = torch.lerp(state.square, gradient.square(), _SQUARES)
+        kept = state.belief
+        believed = state.x.new_empty((state.x.shape[0], 0, d))
+        if measured is not None:
+            g, u = self.config.guesses, queries.directions
+            kept = (belief.corrected(self.trust, every, measured, along, u, state.belief[0], g),)
+            steps = state.key.step.to(square) + 1
+            believed = belief.features(kept[0].mean, memories[:, 1:], square, steps, _SQUARES)
         spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
-        seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, out_there, *state.hidden)
+        seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, believed, *state.hidden)
         shared = self._shared(seen, eta, progress, every)
         n = len(seen)
         made = Made(*blockwise(lambda *parts: self._made(Seen(*parts[:n]), Shared(*parts[n:])), seen, shared))
@@ -276,7 +268,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             first_norm=first_norm,
             pace=pace,
             hidden=Hidden(made.h, made.c),
-            wide=kept,
+            belief=kept,
         )
 
     def _scalars(
@@ -307,19 +299,24 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         )
         return torch.stack(columns, dim=1)
 
+    def _against(self, state: GuidedLSTMState, gradient: Tensor) -> Tensor:
+        """Cosines (B, 4) of the estimate to the last step and to the memories, where eta is adaptive."""
+        if self.pacing is None:
+            return gradient.new_empty((gradient.shape[0], 0))
+        earlier = torch.cat((state.step.unsqueeze(1), state.memories), dim=1)
+        # Without their graphs: it is the change that is learned, not how to be told to make it.
+        return (_unit(gradient).unsqueeze(1) * _unit(earlier)).detach().mean(2)
+
     def _pace(
         self,
         pacing: Pacing,
         state: GuidedLSTMState,
-        gradient: Tensor,
+        against: Tensor,
         scalars: Tensor,
         more: Tensor,
         started: Tensor,
     ) -> Tensor:
         """The logarithm (B,) of what eta is multiplied by from now on."""
-        earlier = torch.cat((state.step.unsqueeze(1), state.memories), dim=1)
-        # Without their graphs: it is the change that is learned, not how to be told to make it.
-        against = (_unit(gradient).unsqueeze(1) * _unit(earlier)).detach().mean(2)
         inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1), more), dim=1)
         return torch.where(started, state.pace + pacing(inputs), state.pace).clamp(-_FARTHEST, _FARTHEST)
 
@@ -337,11 +334,18 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             size=torch.cat([1 / (_rms(side) + _TINY) for side in sides], dim=1),
             near=torch.stack((0.25 / eta, 2 / eta), dim=1).unsqueeze(2),
             half=0.5 / eta.unsqueeze(1),
-            wide=1 / (_rms(seen.wide) + _TINY),
+            belief=self._scaled(seen.belief),
             gain=(powers * self.pace.to(powers.dtype)).sum(1).exp().unsqueeze(1),
             gates=gates,
             head=head * head.new_tensor([[1], [3], [2.5], [3], [3], *[[1]] * self.config.guesses]) + constant,
         )
+
+    @staticmethod
+    def _scaled(believed: Tensor) -> Tensor:
+        if not believed.shape[1]:
+            return believed[:, :, :1]
+        over = believed.new_tensor(belief.SIZES)[None, :, None].expand(believed.shape[0], -1, 1)
+        return torch.cat((1 / (_rms(believed[:, :1]) + _TINY), over), dim=1)
 
     def _made(self, seen: Seen, shared: Shared) -> Made:
         """What the LSTM makes of some coordinates of some problems."""
@@ -352,7 +356,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             torch.tanh(away * shared.near),
             seen.step.unsqueeze(1),
             seen.spread.unsqueeze(1),
-            _soft(seen.wide * shared.wide),
+            _soft(seen.belief * shared.belief),
         )
         output, h, c = step(features, seen.h, seen.c, shared.gates, shared.head)
         length = (shared.gain * output[:, 1].clamp(-4, 3).exp()).clamp(max=self.config.cap)

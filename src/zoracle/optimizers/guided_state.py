@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from zoracle.optimizers.belief import Belief
 from zoracle.optimizers.recurrent import Hidden
-from zoracle.optimizers.wide import Wide
 from zoracle.types import Key
 
 
@@ -46,8 +46,8 @@ class GuidedLSTMState(NamedTuple):
     pace: Tensor
     """(B,) logarithm of what eta is multiplied by; of the scale where it is not adaptive."""
     hidden: Hidden
-    wide: tuple[Wide, ...] = ()
-    """Of wide directions; empty where there are none."""
+    belief: tuple[Belief, ...] = ()
+    """Of the gradient; empty where none is kept."""
 
 
 class Seen(NamedTuple):
@@ -62,8 +62,8 @@ class Seen(NamedTuple):
     """The last one."""
     spread: Tensor
     """Half the logarithm of the estimates' size against that of the last one; zero before there was a step."""
-    wide: Tensor
-    """(B, 2, d) the wide estimate and its memory, or (B, 0, d)."""
+    belief: Tensor
+    """(B, 3, d) the belief, and two memories over the estimates' spread; or (B, 0, d)."""
     h: Tensor
     """(B, H, d)."""
     c: Tensor
@@ -79,8 +79,8 @@ class Shared(NamedTuple):
     """(B, 2, 1) what displacements are multiplied by: a tanh then tells far from farther, and the start from near."""
     half: Tensor
     """(B, 1) half of one over eta."""
-    wide: Tensor
-    """(B, 2, 1) one over the root mean squares of the wide estimate and its memory, or (B, 0, 1)."""
+    belief: Tensor
+    """(B, 3, 1) what these are multiplied by, or (B, 0, 1)."""
     gain: Tensor
     """(B, 1) of the step's length at this time."""
     gates: Tensor
