@@ -14,7 +14,7 @@ from zoracle.objectives.base import Objective
 from zoracle.optimizers.guided_lstm import GuidedLSTM
 from zoracle.oracle import Oracle
 from zoracle.rollout import rollout, take_step
-from zoracle.types import Evaluation
+from zoracle.types import Evaluation, Purpose
 
 D = 30
 
@@ -149,3 +149,57 @@ def test_settings_go_together() -> None:
         GuidedLSTM(num_directions=8, guesses=5)
     with pytest.raises(InputError, match="guesses is 4 of 3 directions"):
         GuidedLSTM(num_directions=3)
+
+
+class Rippled(Bowls):
+    """A bowl with ripples far shorter than the way to its centre."""
+
+    def _evaluate(self, points, problem, step):
+        found = super()._evaluate(points, problem, step)
+        return found._replace(loss=found.loss + 20 * (1 - (2 * math.pi * points / 0.1).cos()).mean(1))
+
+
+def reaching(reach: float, **settings) -> GuidedLSTM:
+    return GuidedLSTM(num_directions=20, mu=1e-5, reach=reach, **settings)
+
+
+def test_the_first_steps_see_past_ripples_that_near_slopes_are_lost_in() -> None:
+    x = torch.linspace(2.0, 3.0, D, dtype=torch.float64).unsqueeze(0) + 0.03
+    true = Bowls(1, D).gradient(x, torch.tensor([0]))[1]
+    cosines = []
+    for reach in (0.0, 0.3):
+        optimizer = reaching(reach)
+        state, _ = rollout(optimizer, Oracle(Rippled(1, D)), optimizer.init(x, horizon=200), 1)
+        cosines.append(float(torch.cosine_similarity(state.gradient, true)))
+    assert cosines[0] < 0.25
+    assert cosines[1] > 0.45
+
+
+def test_the_distance_falls_linearly_from_reach_times_scale_to_mu_row_by_row() -> None:
+    optimizer = reaching(0.2, reach_until=0.5)
+    state = optimizer.init(torch.ones(3, D, dtype=torch.float64), horizon=40, scale=4.0)
+    state = state._replace(key=state.key._replace(step=torch.tensor([0, 15, 39])))
+    points = optimizer.ask(state).points
+    size = (points[:, 1:] - points[:, :1]).square().mean(2).sqrt()
+    for row, distance in enumerate((0.8, 0.2, 1e-5)):
+        torch.testing.assert_close(size[row], torch.full((20,), distance, dtype=torch.float64))
+    for until in (0.0, 1.0):
+        optimizer, counted = reaching(0.2, reach_until=until), Oracle(Bowls(2, D))
+        state, trajectory = rollout(optimizer, counted, optimizer.init(torch.ones(2, D), horizon=30), 30)
+        assert bool((trajectory.final_loss < trajectory.loss[0]).all())
+        assert counted.counts[Purpose.OPTIMISE].tolist() == [30 * 21] * 2
+
+
+def test_what_differences_over_a_distance_share_is_taken_off() -> None:
+    optimizer = reaching(0.5)
+    state = optimizer.init(torch.zeros(2, D, dtype=torch.float64), horizon=40)
+    state = state._replace(key=state.key._replace(step=torch.tensor([3, 30])))  # probed afar, and near
+    queries = optimizer.ask(state)
+    values = queries.points.sum(2)
+    bent = torch.cat((values[:, :1], values[:, 1:] + 7.0), dim=1)
+    plain, other = optimizer.tell(state, queries, values).gradient, optimizer.tell(state, queries, bent).gradient
+    torch.testing.assert_close(plain[0], other[0])
+    assert not torch.allclose(plain[1], other[1])
+    lost = optimizer.tell(state, queries, torch.where(torch.arange(21) > 4, math.nan, values))
+    assert bool(lost.gradient.isfinite().all())
+    assert not optimizer.tell(state, queries, torch.full_like(values, math.nan)).gradient.any()

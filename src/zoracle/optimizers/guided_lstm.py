@@ -13,7 +13,15 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers import belief
-from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.base import (
+    DirectionSource,
+    FiniteDifferenceOptimizer,
+    NonNegative,
+    Positive,
+    SamplingConfig,
+    Share,
+    Start,
+)
 from zoracle.optimizers.guided_state import GuidedLSTMState, Made, Seen, Shared
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
 from zoracle.types import Key, Queries
@@ -38,6 +46,9 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         last_step: share of it that is left at the end of the run, where it falls to linearly.
         cap: longest step of a coordinate in units of eta.
         horizon: steps that the schedule is stretched over where the run does not say how many it will take.
+        reach: distance that directions are probed at in the first step, in units of the scale that the run was told;
+            it falls linearly to mu. 0 probes at mu from the start.
+        reach_until: share of the run after which it is mu.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
         believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
@@ -51,6 +62,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     last_step: Share = 0.03
     cap: Positive = 5.0
     horizon: int = 200
+    reach: NonNegative = 0.0
+    reach_until: Share = 0.5
     adaptive: bool = False
     believing: bool = False
     weight_seed: int = 0
@@ -156,6 +169,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             x=x,
             key=start.key,
             mu=start.mu,
+            reach=start.mu.new_full((b,), self.config.reach * start.scale),
             horizon=torch.where(start.horizon > 0, start.horizon, self.config.horizon),
             origin=x.clone(),
             guesses=first,
@@ -180,7 +194,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         guesses = orthonormalise(
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
-        x, root = state.x.detach(), math.sqrt(d)
+        x, root, mu = state.x.detach(), math.sqrt(d), self._distance(state)
 
         def draw(key: Key, x: Tensor) -> Tensor:
             return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
@@ -188,23 +202,22 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         if torch.is_grad_enabled():
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
             u = torch.cat((guesses * root, orthogonal_to(guesses, draw(state.key, x), state.std)), dim=1)
-            return Queries(forward_points(x, u, state.mu), u)
+            return Queries(forward_points(x, u, mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
             z = draw(Key(*(part[rows] for part in state.key)), x[rows])
             torch.mul(guesses[rows], root, out=u[rows, :g])
             for some in cached(q - g, d):
                 u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
-            forward_points(x[rows], u[rows], state.mu[rows], out=points[rows])
+            forward_points(x[rows], u[rows], mu[rows], out=points[rows])
         return Queries(points, u)
 
     def _tell(
         self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> GuidedLSTMState:
         d = state.x.shape[1]
-        slopes = (values[:, 1:] - values[:, :1]) / state.mu.to(values).unsqueeze(1)
-        known = slopes.isfinite()
-        along = torch.where(known, slopes, 0.0).to(state.x.dtype) / math.sqrt(d)
+        slopes, known = self._slopes(state, values)
+        along = slopes.to(state.x.dtype) / math.sqrt(d)
         gradient = combine(along / math.sqrt(d), queries.directions)
         started = state.key.step.to(state.x.device) > 0
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
@@ -253,6 +266,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
             mu=state.mu,
+            reach=state.reach,
             horizon=state.horizon,
             origin=state.origin,
             guesses=made.guesses,
@@ -270,6 +284,25 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             hidden=Hidden(made.h, made.c),
             belief=kept,
         )
+
+    def _distance(self, state: GuidedLSTMState) -> Tensor:
+        """The distance (B,) that directions are probed at."""
+        if not self.config.reach:
+            return state.mu
+        gone = state.key.step.to(state.mu) / (self.config.reach_until * state.horizon.to(state.mu)).clamp(min=_TINY)
+        return torch.maximum(state.mu, state.reach * (1 - gone))
+
+    def _slopes(self, state: GuidedLSTMState, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes (B, q), zero where they are not known, and whether they are."""
+        mu = self._distance(state)
+        slopes = (values[:, 1:] - values[:, :1]) / mu.to(values).unsqueeze(1)
+        known = slopes.isfinite()
+        slopes = torch.where(known, slopes, 0.0)
+        if not self.config.reach:
+            return slopes, known
+        # What differences over a distance share comes from curvature, ripples and kinks, and says nothing of where to.
+        shared = slopes.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+        return torch.where(known & (mu > state.mu).unsqueeze(1), slopes - shared, slopes), known
 
     def _scalars(
         self,

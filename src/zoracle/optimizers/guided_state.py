@@ -17,6 +17,8 @@ class GuidedLSTMState(NamedTuple):
     x: Tensor
     key: Key
     mu: Tensor
+    reach: Tensor
+    """(B,) distance that directions are probed at in the first step, if not below mu."""
     horizon: Tensor
     """(B,) T."""
     origin: Tensor
