@@ -39,10 +39,10 @@ def test_they_are_there_with_their_cards_and_recipes() -> None:
 
 def test_the_plain_name_means_the_task_at_hand() -> None:
     assert resolve("zo-lstm", "digits").metadata["shipped"] == "zo-lstm-digits"
-    assert resolve("zo-lstm", "another").metadata["shipped"] == "zo-lstm-mnist"
-    assert resolve("zo-lstm", "network", general="universal").metadata["shipped"] == "zo-lstm-universal"
-    assert resolve("zo-lstm-linf", "another", general="universal").metadata["shipped"] == "zo-lstm-linf-mnist"
-    assert resolve("zo-lstm").metadata["shipped"] == "zo-lstm-mnist"
+    assert resolve("zo-lstm", "another").metadata["shipped"] == "zo-lstm-universal"
+    assert resolve("zo-lstm", "network").metadata["shipped"] == "zo-lstm-universal"
+    assert resolve("zo-lstm-linf", "another").metadata["shipped"] == "zo-lstm-linf-mnist"
+    assert resolve("zo-lstm").metadata["shipped"] == "zo-lstm-universal"
     assert not any(p.requires_grad for p in zoracle.load("zo-lstm").parameters())  # type: ignore[attr-defined]
     assert zoracle.load("zo-lstm-digits", num_directions=7).queries_per_step == 8
 

@@ -108,8 +108,7 @@ def minimize(
         (2100, 'BUDGET', True)
     """
     start, single, to_user = as_points(x0)
-    # The general one: those trained on attacks have habits, to undo displacements say, that serve nothing else.
-    chosen = _optimizer(optimizer, settings, "universal")
+    chosen = _optimizer(optimizer, settings)
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
     seed = whole("seed", seed)
@@ -335,13 +334,11 @@ def _watch_resolution(dtype: torch.dtype, on_step: Callable[[Step], None] | None
     return watch
 
 
-def _optimizer(
-    optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any], task: str | None = None
-) -> Optimizer[Any, Any]:
+def _optimizer(optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any]) -> Optimizer[Any, Any]:
     if isinstance(optimizer, Optimizer):
         if settings:
             raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
         return optimizer
     if not isinstance(optimizer, str | Path):
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
-    return resolve(str(optimizer), task, **settings).optimizer
+    return resolve(str(optimizer), **settings).optimizer

@@ -116,18 +116,18 @@ def shipped() -> dict[str, Path]:
         return {entry.name: entry for entry in sorted(path.iterdir()) if (entry / WEIGHTS).is_file()}
 
 
-def resolve(name: str, task: str | None = None, *, general: str = "mnist", **settings: Any) -> Loaded:
+def resolve(name: str, task: str | None = None, **settings: Any) -> Loaded:
     """An optimizer by name or by folder, trained where it is a learned one.
 
     A learned optimizer's plain name ("zo-lstm") means the one trained on the task at hand where one is shipped
-    ("zo-lstm-digits"), and that of ``general`` otherwise: "mnist", which attacks best, or "universal".
+    ("zo-lstm-digits"), otherwise the universal one, or where there is none that of MNIST ("zo-lstm-linf-mnist").
 
     Raises:
         InputError: nothing has this name.
         CheckpointError: the folder's weights cannot be used.
     """
     known = shipped()
-    for candidate in (f"{name}-{task}" if task else name, name, f"{name}-{general}", f"{name}-mnist"):
+    for candidate in (f"{name}-{task}" if task else name, name, f"{name}-universal", f"{name}-mnist"):
         if candidate in known:
             loaded = load_optimizer(known[candidate], **settings)
             loaded.metadata["shipped"] = candidate

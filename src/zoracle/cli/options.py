@@ -15,7 +15,7 @@ from zoracle.evaluation.chosen import chosen_optimizers
 from zoracle.evaluation.compare import Comparison, compare
 from zoracle.evaluation.tune import Criterion
 from zoracle.tasks import Task, names, task
-from zoracle.tasks.image_attack import AttackTask, ImageAttackTask
+from zoracle.tasks.image_attack import ImageAttackTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -230,8 +230,7 @@ def run_comparison(
     if run.ids is not None and run.problems is not None:
         raise InputError("--ids and --problems were both given; expected one of them")
     names = run.optimizers or ",".join(default_optimizers(run.threat, one=attack))
-    general = "mnist" if isinstance(made, AttackTask) else "universal"
-    optimizers = chosen_optimizers(names, made.name, general=general)
+    optimizers = chosen_optimizers(names, made.name)
     ids = read_ids(run.ids)
     if ids is None and run.problems is not None:
         available = made.ids(run.split)

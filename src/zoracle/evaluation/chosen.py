@@ -10,18 +10,16 @@ from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 
 
-def chosen_optimizers(
-    names_or_folders: str, task_name: str, *, general: str = "mnist"
-) -> list[tuple[str, Optimizer[Any, Any]]]:
-    """Labels and optimizers of a comma-separated list; ``general`` as in :func:`zoracle.checkpoint.resolve`.
+def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, Optimizer[Any, Any]]]:
+    """Labels and optimizers of a comma-separated list.
 
     Raises:
         InputError: the list is empty, or holds something unknown, or one twice.
     """
-    return [(label, loaded.optimizer) for label, loaded in chosen(names_or_folders, task_name, general=general)]
+    return [(label, loaded.optimizer) for label, loaded in chosen(names_or_folders, task_name)]
 
 
-def chosen(names_or_folders: str, task_name: str, *, general: str = "mnist") -> list[tuple[str, Loaded]]:
+def chosen(names_or_folders: str, task_name: str) -> list[tuple[str, Loaded]]:
     """As :func:`chosen_optimizers`, with what the files say of themselves."""
     wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
     if not wanted:
@@ -30,7 +28,7 @@ def chosen(names_or_folders: str, task_name: str, *, general: str = "mnist") -> 
     for name in wanted:
         if wanted.count(name) > 1:
             raise InputError(f"--optimizers names {name} more than once; expected each once")
-        loaded = resolve(name, task_name, general=general)
+        loaded = resolve(name, task_name)
         named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
         label = name if named else _folder(name)
         # Folders of one name under different parents; which is which is in the config, by the hash of the weights.

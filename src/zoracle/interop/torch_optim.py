@@ -285,8 +285,7 @@ def _chosen(optimizer: Any, lr: float | None, settings: dict[str, Any]) -> Optim
             raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
         chosen = with_settings(optimizer, **rate) if rate else optimizer
     elif isinstance(optimizer, str | Path):
-        # The general one of the learned: those trained on attacks have habits that serve nothing else.
-        chosen = resolve(str(optimizer), "universal", **settings, **rate).optimizer
+        chosen = resolve(str(optimizer), **settings, **rate).optimizer
     else:
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
     if chosen.order:
