@@ -36,7 +36,7 @@ def command() -> None:
     console.print()
     console.print(kinds)
     console.print(
-        f"\nA trained optimizer's plain name (zo-lstm) means the one trained on the task at hand, or the universal one. "
+        f"\nA trained optimizer's plain name (zo-lstm) is the one trained on the task at hand, or the universal one. "
         f"What each was trained on and scores is in its {CARD}.",
         highlight=False,
     )
