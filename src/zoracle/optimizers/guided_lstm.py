@@ -13,16 +13,8 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers import belief
-from zoracle.optimizers.base import (
-    DirectionSource,
-    FiniteDifferenceOptimizer,
-    NonNegative,
-    Positive,
-    SamplingConfig,
-    Share,
-    Start,
-)
-from zoracle.optimizers.guided_state import GuidedLSTMState, Made, Seen, Shared
+from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Start
+from zoracle.optimizers.guided_state import GuidedLSTMConfig, GuidedLSTMState, Made, Seen, Shared
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
 from zoracle.types import Key, Queries
 
@@ -34,39 +26,6 @@ _TINY = 1e-12
 _SQUARES = 0.05  # rate of the running mean of squared estimates
 _MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a step, and in all
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
-
-
-class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
-    """Settings.
-
-    Attributes:
-        guesses: G, how many of the q directions lie along guesses of the gradient, 1 to 4.
-        hidden: hidden size of the LSTM.
-        step_size: eta at the start, the unit that steps are made in, in units of x.
-        last_step: share of it that is left at the end of the run, where it falls to linearly.
-        cap: longest step of a coordinate in units of eta.
-        horizon: steps that the schedule is stretched over where the run does not say how many it will take.
-        reach: distance that directions are probed at in the first step, in units of the scale that the run was told;
-            it falls linearly to mu. 0 probes at mu from the start.
-        reach_until: share of the run after which it is mu.
-        adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
-            ``step_size`` times the scale that the run was told.
-        believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
-            signal from noise. Needs ``adaptive``.
-        weight_seed: keys the initial weights.
-    """
-
-    guesses: int = 4
-    hidden: int = 12
-    step_size: Positive = 0.02
-    last_step: Share = 0.03
-    cap: Positive = 5.0
-    horizon: int = 200
-    reach: NonNegative = 0.0
-    reach_until: Share = 0.5
-    adaptive: bool = False
-    believing: bool = False
-    weight_seed: int = 0
 
 
 class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], nn.Module):

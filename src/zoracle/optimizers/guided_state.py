@@ -1,4 +1,4 @@
-"""What the scale-free ZO-LSTM keeps from step to step, and what passes through it within one."""
+"""Settings of the scale-free ZO-LSTM, what it keeps from step to step, and what passes through it within one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,43 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from zoracle.optimizers.base import NonNegative, Positive, SamplingConfig, Share
 from zoracle.optimizers.belief import Belief
 from zoracle.optimizers.recurrent import Hidden
 from zoracle.types import Key
+
+
+class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
+    """Settings.
+
+    Attributes:
+        guesses: G, how many of the q directions lie along guesses of the gradient, 1 to 4.
+        hidden: hidden size of the LSTM.
+        step_size: eta at the start, the unit that steps are made in, in units of x.
+        last_step: share of it that is left at the end of the run, where it falls to linearly.
+        cap: longest step of a coordinate in units of eta.
+        horizon: steps that the schedule is stretched over where the run does not say how many it will take.
+        reach: distance that directions are probed at in the first step, in units of the scale that the run was told;
+            it falls linearly to mu. 0 probes at mu from the start.
+        reach_until: share of the run after which it is mu.
+        adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
+            ``step_size`` times the scale that the run was told.
+        believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
+            signal from noise. Needs ``adaptive``.
+        weight_seed: keys the initial weights.
+    """
+
+    guesses: int = 4
+    hidden: int = 12
+    step_size: Positive = 0.02
+    last_step: Share = 0.03
+    cap: Positive = 5.0
+    horizon: int = 200
+    reach: NonNegative = 0.0
+    reach_until: Share = 0.5
+    adaptive: bool = False
+    believing: bool = False
+    weight_seed: int = 0
 
 
 class GuidedLSTMState(NamedTuple):
