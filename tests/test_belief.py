@@ -118,8 +118,7 @@ def test_slopes_that_are_not_known_leave_it_as_it_was() -> None:
 
 
 def test_features_are_small_where_estimates_disagree() -> None:
-    g = torch.Generator().manual_seed(0)
-    draws = torch.randn((400, 1, D), generator=g, dtype=torch.float64)
+    draws = normal(Key.start(0, torch.arange(400)), (D,), 3, torch.float64).unsqueeze(1)
     agreeing = torch.arange(D) < D // 2
     estimates = torch.where(agreeing, 1 + 0.1 * draws, draws)
     memories, square = torch.zeros((1, 2, D), dtype=torch.float64), torch.zeros((1, D), dtype=torch.float64)

@@ -44,9 +44,10 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
     One coordinatewise LSTM sees the estimate, three gated running means of it, the displacement from the start and
     the last step, each divided by its root mean square over the coordinates, and scalars that say how it goes (time,
     what the last step won of what was promised and of all won so far, norms against earlier ones, how much each guess
-    explained). Its heads
-    are UpdateRNN's (direction and length of the step, and how much of the displacement to take back) and QueryRNN's
-    (the guesses, sigma). A problem times a constant, or plus one, gives the same steps.
+    explained; with ``believing`` also what :mod:`zoracle.optimizers.belief` measures). Its heads are UpdateRNN's
+    (direction and length of the step, and how much of the displacement to take back) and QueryRNN's (the guesses,
+    sigma). With ``reach`` the first slopes are those of f seen through a blur. A problem times a constant,
+    or plus one, gives the same steps.
 
     Args:
         config: settings.
