@@ -111,6 +111,8 @@ class Trainer:
         """
         while self.stage < len(self.config.stages):
             stage = self.config.stages[self.stage]
+            if self.config.initial is not None and self.stage == self.unroll == 0:
+                self._validate(stage)  # what training goes on from is kept where it makes nothing better
             while self.unroll < stage.unrolls:
                 begun = time.monotonic()
                 meta_loss, ratio = self._unroll(stage)

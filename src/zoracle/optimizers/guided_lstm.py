@@ -12,9 +12,10 @@ from zoracle.directions import cached, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
-from zoracle.optimizers import belief
+from zoracle.optimizers import belief, scouting
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Start
 from zoracle.optimizers.guided_state import GuidedLSTMConfig, GuidedLSTMState, Made, Seen, Shared
+from zoracle.optimizers.reach import Reaching, taken
 from zoracle.optimizers.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
 from zoracle.types import Key, Queries
 
@@ -28,7 +29,7 @@ _MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
 
 
-class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], nn.Module):
+class GuidedLSTM(Reaching, nn.Module):
     r"""ZO-LSTM with a low-rank part in the covariance of its queries, blind to the scale of the problem.
 
     Of the q directions, G lie along orthonormal guesses of the gradient, and q - G are drawn from N(0, diag(sigma^2)),
@@ -125,12 +126,17 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         b, d = x.shape
         zero = torch.zeros_like(x)
         first = normal(start.key, (self.config.guesses, d), _FIRST, x.dtype).to(x.device)
+        horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon)
+        scouts = self.config.scouting if self.config.reach else 0
+        scouted = scouting.steps(scouts, self.config.num_directions, horizon)
         return GuidedLSTMState(
             x=x,
             key=start.key,
             mu=start.mu,
             reach=start.mu.new_full((b,), self.config.reach * start.scale),
-            horizon=torch.where(start.horizon > 0, start.horizon, self.config.horizon),
+            until=start.mu.new_full((b,), self.config.reach_until),
+            horizon=horizon - scouted,
+            scouting=scouted,
             origin=x.clone(),
             guesses=first,
             std=torch.ones_like(x),
@@ -146,9 +152,10 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             pace=x.new_full((b,), math.log(start.scale) if self.config.adaptive else 0.0),
             hidden=self.rnn.start(zero),
             belief=(belief.start(x),) if self.config.believing else (),
+            tally=(scouting.start(x),) if scouts else (),
         )
 
-    def _ask(self, state: GuidedLSTMState) -> Queries:
+    def _search(self, state: GuidedLSTMState) -> Queries:
         g, q, (b, d) = self.config.guesses, self.config.num_directions, state.x.shape
         # Where a guess is zero, or depends on those before it, a random direction takes its place.
         guesses = orthonormalise(
@@ -172,16 +179,14 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             forward_points(x[rows], u[rows], mu[rows], out=points[rows])
         return Queries(points, u)
 
-    def _tell(
-        self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
-    ) -> GuidedLSTMState:
+    def _searched(self, state: GuidedLSTMState, queries: Queries, values: Tensor) -> GuidedLSTMState:
         d = state.x.shape[1]
         slopes, known = self._slopes(state, values)
         along = slopes.to(state.x.dtype) / math.sqrt(d)
         gradient = combine(along / math.sqrt(d), queries.directions)
-        started = state.key.step.to(state.x.device) > 0
+        started = taken(state) > 0
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
-        progress = (state.key.step.to(state.x) / state.horizon.to(state.x)).clamp(max=1)
+        progress = (taken(state).to(state.x) / state.horizon.to(state.x)).clamp(max=1)
         unit = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
         eta = unit * state.pace.exp() if self.config.adaptive else unit
         away = state.x - state.origin
@@ -215,7 +220,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         if measured is not None:
             g, u = self.config.guesses, queries.directions
             kept = (belief.corrected(self.trust, every, measured, along, u, state.belief[0], g),)
-            steps = state.key.step.to(square) + 1
+            steps = taken(state).to(square) + 1
             believed = belief.features(kept[0].mean, memories[:, 1:], square, steps, _SQUARES)
         spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
         seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, believed, *state.hidden)
@@ -227,7 +232,9 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             key=state.key.next(),
             mu=state.mu,
             reach=state.reach,
+            until=state.until,
             horizon=state.horizon,
+            scouting=state.scouting,
             origin=state.origin,
             guesses=made.guesses,
             std=_unit(made.std),
@@ -243,26 +250,8 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
             pace=pace,
             hidden=Hidden(made.h, made.c),
             belief=kept,
+            tally=state.tally,
         )
-
-    def _distance(self, state: GuidedLSTMState) -> Tensor:
-        """The distance (B,) that directions are probed at."""
-        if not self.config.reach:
-            return state.mu
-        gone = state.key.step.to(state.mu) / (self.config.reach_until * state.horizon.to(state.mu)).clamp(min=_TINY)
-        return torch.maximum(state.mu, state.reach * (1 - gone))
-
-    def _slopes(self, state: GuidedLSTMState, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Slopes (B, q), zero where they are not known, and whether they are."""
-        mu = self._distance(state)
-        slopes = (values[:, 1:] - values[:, :1]) / mu.to(values).unsqueeze(1)
-        known = slopes.isfinite()
-        slopes = torch.where(known, slopes, 0.0)
-        if not self.config.reach:
-            return slopes, known
-        # What differences over a distance share comes from curvature, ripples and kinks, and says nothing of where to.
-        shared = slopes.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
-        return torch.where(known & (mu > state.mu).unsqueeze(1), slopes - shared, slopes), known
 
     def _scalars(
         self,
@@ -277,7 +266,7 @@ class GuidedLSTM(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig], n
         started: Tensor,
     ) -> Tensor:
         """How it goes, (B, 7): time, twice; what the last step won, twice; norms against earlier ones; the way gone."""
-        progress = (state.key.step.to(loss) / state.horizon.to(loss)).clamp(max=1)
+        progress = (taken(state).to(loss) / state.horizon.to(loss)).clamp(max=1)
         change = torch.where(started, loss - state.loss, 0.0)
         # Without its graph: where little was promised, the quotient's gradient would drown every other.
         promised = (state.gradient * state.step).sum(1).abs().detach() * eta

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import NonNegative, Positive, SamplingConfig, Share
+from zoracle.optimizers.base import Count, NonNegative, Positive, SamplingConfig, Share
 from zoracle.optimizers.belief import Belief
 from zoracle.optimizers.recurrent import Hidden
+from zoracle.optimizers.scouting import Tally
 from zoracle.types import Key
 
 
@@ -25,6 +26,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         reach: distance that directions are probed at in the first step, in units of the scale that the run was told;
             it falls linearly to mu. 0 probes at mu from the start.
         reach_until: share of the run after which it is mu.
+        scouting: S, steps at the start that find out whether to probe at a distance at all, as
+            :mod:`zoracle.optimizers.scouting` says; at most 2 % of the run. 0 takes ``reach`` as it is given.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
         believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
@@ -40,6 +43,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     horizon: int = 200
     reach: NonNegative = 0.0
     reach_until: Share = 0.5
+    scouting: Count = 0
     adaptive: bool = False
     believing: bool = False
     weight_seed: int = 0
@@ -53,8 +57,12 @@ class GuidedLSTMState(NamedTuple):
     mu: Tensor
     reach: Tensor
     """(B,) distance that directions are probed at in the first step, if not below mu."""
+    until: Tensor
+    """(B,) share of the run after which it is mu."""
     horizon: Tensor
-    """(B,) T."""
+    """(B,) T, without the steps that scout."""
+    scouting: Tensor
+    """(B,) S."""
     origin: Tensor
     """(B, d) the starting point."""
     guesses: Tensor
@@ -84,6 +92,8 @@ class GuidedLSTMState(NamedTuple):
     hidden: Hidden
     belief: tuple[Belief, ...] = ()
     """Of the gradient; empty where none is kept."""
+    tally: tuple[Tally, ...] = ()
+    """Of the steps that scout; empty where none do."""
 
 
 class Seen(NamedTuple):
