@@ -129,12 +129,16 @@ class GuidedLSTM(Reaching, nn.Module):
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon)
         scouts = self.config.scouting if self.config.reach else 0
         scouted = scouting.steps(scouts, self.config.num_directions, horizon)
+        reach = start.mu.new_full((b,), self.config.reach * start.scale)
+        until = start.mu.new_full((b,), self.config.reach_until)
+        if scouts:
+            reach, until = scouting.told_near(scouted == 0, reach, until)
         return GuidedLSTMState(
             x=x,
             key=start.key,
             mu=start.mu,
-            reach=start.mu.new_full((b,), self.config.reach * start.scale),
-            until=start.mu.new_full((b,), self.config.reach_until),
+            reach=reach,
+            until=until,
             horizon=horizon - scouted,
             scouting=scouted,
             origin=x.clone(),

@@ -27,7 +27,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
             it falls linearly to mu. 0 probes at mu from the start.
         reach_until: share of the run after which it is mu.
         scouting: S, steps at the start that find out whether to probe at a distance at all, as
-            :mod:`zoracle.optimizers.scouting` says; at most 2 % of the run. 0 takes ``reach`` as it is given.
+            :mod:`zoracle.optimizers.scouting` says; at most 2 % of the run, and a run that is too short for any stays
+            near. 0 takes ``reach`` as it is given.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
         believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell

@@ -52,12 +52,8 @@ class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
     def _scouted(self, state: GuidedLSTMState, values: Tensor) -> GuidedLSTMState:
         tally = scouting.counted(state.tally[0], values, state.mu, state.reach * scouting.DISTANCE)
         near = (taken(state) == -1) & ~scouting.far_is_better(tally)
-        return state._replace(
-            key=state.key.next(),
-            tally=(tally,),
-            reach=torch.where(near, state.reach * scouting.DISTANCE, state.reach),
-            until=state.until.masked_fill(near, scouting.UNTIL),
-        )
+        reach, until = scouting.told_near(near, state.reach, state.until)
+        return state._replace(key=state.key.next(), tally=(tally,), reach=reach, until=until)
 
     def _distance(self, state: GuidedLSTMState) -> Tensor:
         """The distance (B,) that directions are probed at."""

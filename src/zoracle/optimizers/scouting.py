@@ -24,9 +24,9 @@ DISTANCE = 1 / 3
 _AGREE = 0.35
 #: What all slopes at a distance share, in units of what they differ by, from which on a point lies in a valley.
 _VALLEY = 2.0
-#: Share of a run after which one that is to stay near is at mu. It begins at r all the same: the first steps then
-#: choose among valleys by more than the slope at one point, which most problems gain by and none loses by much.
-UNTIL = 0.05
+#: Share of a run after which one that is told to stay near is at mu. It begins at r all the same: its first steps
+#: then choose among valleys by more than the slope at one point.
+_UNTIL = 0.05
 #: Share of a run that may be spent on it.
 _MOST = 0.02
 _TINY = 1e-30
@@ -52,6 +52,11 @@ def steps(wanted: int, num_directions: int, horizon: Tensor) -> Tensor:
     if num_directions < 4:
         return torch.zeros_like(horizon)
     return (_MOST * horizon).to(horizon.dtype).clamp(max=wanted)
+
+
+def told_near(rows: Tensor, reach: Tensor, until: Tensor) -> tuple[Tensor, Tensor]:
+    """Reach and the share of the run that it falls over, (B,) each, with some rows (B,) bool told to stay near."""
+    return torch.where(rows, reach * DISTANCE, reach), until.masked_fill(rows, _UNTIL)
 
 
 def start(x: Tensor) -> Tally:
