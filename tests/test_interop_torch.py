@@ -62,6 +62,7 @@ def value(points: torch.Tensor) -> torch.Tensor:
     ("name", "settings"),
     [*((name, {}) for name in NAMES), ("zo-sgd", {"difference": "central"}), ("zo-adam", {"num_directions": 5})],
 )
+@torch.no_grad()  # as in a step: with a graph a processor may round otherwise
 def test_steps_and_counts_are_those_of_the_optimizer_driven_by_hand(name, settings):
     inner = make(name, **settings)
     params = parameters()
@@ -141,6 +142,18 @@ def test_a_mini_batch_in_the_closure_is_the_same_for_all_calls_of_a_step():
     for batch in torch.eye(3).repeat(100, 1):
         optimizer.step(lambda batch=batch: (batch @ (weight - wanted)).square())
     torch.testing.assert_close(weight.detach(), wanted, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("coarse", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fine", [torch.float32, torch.float64])
+def test_parameters_of_every_type_are_moved_far_enough_to_be_seen(coarse, fine):
+    x, y = nn.Parameter(torch.ones(3, dtype=coarse)), nn.Parameter(torch.ones(2, dtype=fine))
+    optimizer = ZerothOrder([x, y], "zo-adam", lr=0.05, num_directions=5)
+    for _ in range(100):
+        loss = optimizer.step(lambda: x.double().square().sum() + y.double().square().sum())
+    assert loss < 0.05
+    told = ZerothOrder([x, y], "zo-adam", mu=0.5)
+    assert told.state_dict()["state"]["zoracle"]["state.mu"].tolist() == [0.5]
 
 
 def test_half_precision_parameters_add_up_steps_too_small_for_them():

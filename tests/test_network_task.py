@@ -54,6 +54,12 @@ def test_gradient_against_autograd_and_central_differences(batch_size):
         torch.testing.assert_close(gradient[:, j], (up - down) / (2 * h), rtol=1e-6, atol=1e-8)
 
 
+def close(one, other):
+    """To rounding: which routine multiplies a batch of thin matrices depends on the processor and on their number."""
+    eps = torch.finfo(one.dtype).eps
+    torch.testing.assert_close(one, other, rtol=100 * eps, atol=10 * eps)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("settings", [{}, {"hidden": 1}, {"hidden": 5, "batch_size": None}], ids=str)
 def test_a_point_alone_gives_what_it_gives_in_a_batch(dtype, settings):
@@ -64,12 +70,12 @@ def test_a_point_alone_gives_what_it_gives_in_a_batch(dtype, settings):
     assert torch.equal(together.evaluate(x, problem, step).loss, loss)
     for rows in (slice(0, 1), slice(4, 6), slice(6, 9), slice(14, 15)):
         assert torch.equal(together.evaluate(x[rows], problem[rows], step[rows]).loss, loss[rows])
-        assert torch.equal(together.gradient(x[rows], problem[rows], step[rows])[1], gradient[rows])
+        close(together.gradient(x[rows], problem[rows], step[rows])[1], gradient[rows])
     for p, i in enumerate(IDS):
         alone, rows = family.objective((i,), dtype=dtype), problem == p
         one, slope = alone.gradient(x[rows], torch.zeros_like(problem[rows]), step[rows])
         assert torch.equal(one, loss[rows])
-        assert torch.equal(slope, gradient[rows])
+        close(slope, gradient[rows])
 
 
 def test_points_of_one_step_see_the_same_sample():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoracle.checkpoint import resolve
 from zoracle.errors import CheckpointError, InputError
+from zoracle.estimators import default_mu
 from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer, with_settings
@@ -42,7 +43,8 @@ class ZerothOrder(torch.optim.Optimizer):
     much, take fewer directions (``num_directions``).
 
     Parameters of any floating-point type and on any devices may be mixed. The iterate is kept in float64 where one of
-    them is, and in float32 otherwise, so that steps too small for half precision still add up. Parameters that were
+    them is, and in float32 otherwise, so that steps too small for half precision still add up; the default smoothing
+    parameter is that of the coarsest type, so that every parameter sees it. Parameters that were
     changed between two steps, by a checkpoint or by clamping, are where the next one begins.
 
     ``param_groups[i]["lr"]`` is honoured for optimizers that have a step size, so learning-rate schedulers work; it
@@ -90,6 +92,10 @@ class ZerothOrder(torch.optim.Optimizer):
         self._loss = _ClosureLoss([p for group in self.param_groups for p in group["params"]])
         self._rescaled = Rescaled(self._loss, scale=scale)
         x0 = (self._loss.read() / scale).unsqueeze(0)
+        if hasattr(self._optimizer.config, "mu") and self._optimizer.config.mu is None:
+            # The iterate's type is the finest of the parameters'; a step must be seen in the coarsest.
+            mu = default_mu(self._loss.coarsest, self._rescaled.scale)
+            self._optimizer = with_settings(self._optimizer, mu=mu)
         self._run = self._optimizer.init(x0, seed=seed, horizon=horizon, scale=self._rescaled.scale)
         self._offer_lr()
         # One point a call: there is one model.
@@ -231,6 +237,7 @@ class _ClosureLoss(Objective):
         if self.dim == 0:
             raise InputError("the parameters hold no numbers; expected at least one")
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
+        self.coarsest = max((p.dtype for p in params), key=lambda dtype: torch.finfo(dtype).eps)
         self.device = params[0].device
         self.closure: Callable[[], Any] | None = None
 

@@ -129,7 +129,7 @@ class GuidedLSTM(Reaching, nn.Module):
         first = normal(start.key, (self.config.guesses, d), _FIRST, x.dtype).to(x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon)
         scouts = self.config.scouting if self.config.reach else 0
-        scouted = scouting.steps(scouts, self.config.num_directions, horizon)
+        scouted = scouting.steps(scouts, self.config.num_directions, horizon).to(x.device)
         reach = start.mu.new_full((b,), self.config.reach * start.scale)
         until = start.mu.new_full((b,), self.config.reach_until)
         if scouts:
@@ -140,7 +140,7 @@ class GuidedLSTM(Reaching, nn.Module):
             mu=start.mu,
             reach=reach,
             until=until,
-            horizon=horizon - scouted,
+            horizon=horizon.to(x.device) - scouted,
             scouting=scouted,
             origin=x.clone(),
             guesses=first,
