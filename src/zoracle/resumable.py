@@ -18,7 +18,7 @@ from zoracle.errors import BlackBoxError, CheckpointError, InputError
 from zoracle.files import read_tensors, write_tensors
 from zoracle.fingerprint import differences
 from zoracle.journal import Journal
-from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.base import Optimizer, on_device
 from zoracle.oracle import Oracle
 from zoracle.rollout import Queue, Snapshot, Step, blank, rollout
 from zoracle.state import flatten, unflatten
@@ -79,7 +79,7 @@ def resumable_rollout(
         BlackBoxError: a call failed, or nothing that was evaluated first was finite where something has to be.
         Interrupted: Ctrl-C; the last whole step is on disk.
     """
-    objective = oracle.objective
+    objective, optimizer = oracle.objective, on_device(optimizer, x0.device)
     number = x0.shape[0]
     ids = torch.arange(number) if problem is None else problem
     if ids.shape != (number,):

@@ -15,7 +15,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.estimators import default_mu
 from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
-from zoracle.optimizers.base import Optimizer, with_settings
+from zoracle.optimizers.base import Optimizer, on_device, with_settings
 from zoracle.oracle import Oracle
 from zoracle.rollout import take_step
 from zoracle.state import flatten, unflatten
@@ -96,6 +96,7 @@ class ZerothOrder(torch.optim.Optimizer):
             # The iterate's type is the finest of the parameters'; a step must be seen in the coarsest.
             mu = default_mu(self._loss.coarsest, self._rescaled.scale)
             self._optimizer = with_settings(self._optimizer, mu=mu)
+        self._optimizer = on_device(self._optimizer, x0.device)
         self._run = self._optimizer.init(x0, seed=seed, horizon=horizon, scale=self._rescaled.scale)
         self._offer_lr()
         # One point a call: there is one model.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoracle import directions, estimators
 from zoracle.errors import InputError, MuTooSmallWarning
@@ -302,6 +303,16 @@ def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
     copy.__dict__.update(optimizer.__dict__)
     object.__setattr__(copy, "config", optimizer.checked(optimizer.config, settings))
     return copy
+
+
+def on_device(optimizer: OptimizerT, device: torch.device) -> OptimizerT:
+    """The optimizer with its weights on a device: itself where they are there already, or it has none."""
+    module: Any = optimizer  # a learned one is an nn.Module too
+    if not isinstance(module, nn.Module) or all(p.device == device for p in module.parameters()):
+        return optimizer
+    module = copy.deepcopy(module)
+    module.to(device)
+    return cast(OptimizerT, module)
 
 
 def directions_of(optimizer: Optimizer[Any, Any]) -> int | None:

@@ -26,7 +26,6 @@ _SCALARS = 7
 _TINY = 1e-12
 _SQUARES = 0.05  # rate of the running mean of squared estimates
 _MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a step, and in all
-_SETTLED = 0.2  # what its changes are multiplied by once they have settled
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
 
 
@@ -217,7 +216,7 @@ class GuidedLSTM(Reaching, nn.Module):
         memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
         pace = state.pace
         if self.pacing is not None:
-            pace = self._pace(self.pacing, state, against, scalars, more, started, progress)
+            pace = self._pace(self.pacing, state, against, scalars, more, started)
             eta = unit * pace.exp()
         square = torch.lerp(state.square, gradient.square(), _SQUARES)
         kept = state.belief
@@ -302,15 +301,10 @@ class GuidedLSTM(Reaching, nn.Module):
         scalars: Tensor,
         more: Tensor,
         started: Tensor,
-        progress: Tensor,
     ) -> Tensor:
         """The logarithm (B,) of what eta is multiplied by from now on."""
         inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1), more), dim=1)
-        change = pacing(inputs)
-        if self.config.settling:
-            # Later a step's success tells little of its length: mini-batches differ by more than a step wins.
-            change = change * (_SETTLED + (1 - _SETTLED) * torch.exp(-progress / self.config.settling))
-        return torch.where(started, state.pace + change, state.pace).clamp(-_FARTHEST, _FARTHEST)
+        return torch.where(started, state.pace + pacing(inputs), state.pace).clamp(-_FARTHEST, _FARTHEST)
 
     def _shared(self, seen: Seen, eta: Tensor, progress: Tensor, scalars: Tensor) -> Shared:
         sides = (seen.gradient.unsqueeze(1), seen.memories, seen.away.unsqueeze(1))

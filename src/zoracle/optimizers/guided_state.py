@@ -31,8 +31,6 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
             near. 0 takes ``reach`` as it is given.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
-        settling: share of the run in which changes of an adaptive eta die down, by a factor of e, to a fifth of what
-            they were; 0 leaves them as they are.
         believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
             signal from noise. Needs ``adaptive``.
         weight_seed: keys the initial weights.
@@ -48,7 +46,6 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     reach_until: Share = 0.5
     scouting: Count = 0
     adaptive: bool = False
-    settling: Share = 0.0
     believing: bool = False
     weight_seed: int = 0
 
