@@ -13,6 +13,7 @@ from zoracle.checkpoint import CARD, load_optimizer
 from zoracle.errors import CheckpointError, InputError
 from zoracle.keyed import normal
 from zoracle.metatrain import config as configs
+from zoracle.metatrain import validation
 from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation
 from zoracle.metatrain.families import Problems
 from zoracle.metatrain.loss import MetaLoss
@@ -357,6 +358,19 @@ def test_weights_of_new_inputs_begin_at_zero(tmp_path) -> None:
     Trainer(wider, BowlTask(), tmp_path / "wider").run()
     with pytest.raises(InputError, match="does not fit"):
         Trainer(narrower, BowlTask())
+
+
+@pytest.mark.parametrize(("scores", "keeps"), [((0.5, 0.7), True), ((0.5, 0.4), False)])
+def test_what_training_goes_on_from_is_kept_where_nothing_better_comes(tmp_path, monkeypatch, scores, keeps) -> None:
+    stage = Stage(unrolls=1, steps=4, truncation=4, meta_batch=2, lr=1e-2, loss=MetaLoss(form="log", penalty=0.1))
+    first = config(optimizer="zo-lstm", settings={"num_directions": 4}, stages=(stage,))
+    trained = Trainer(first, BowlTask(), tmp_path / "first").run().state_dict()
+    told = iter(scores)  # of the weights that it begins with, and of those after its one unroll
+    monkeypatch.setattr(validation, "score", lambda *_: validation.Score(next(told), 1))
+    after = Trainer(msgspec.structs.replace(first, initial=str(tmp_path / "first")), BowlTask())
+    kept = after.run().state_dict()
+    assert all(torch.equal(trained[key], weight) for key, weight in kept.items()) == keeps
+    assert after.validated == min(scores)
 
 
 def test_training_goes_on_from_trained_weights(tmp_path) -> None:
