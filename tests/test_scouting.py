@@ -46,17 +46,23 @@ def stairs(x):
     return bowl((20 * x).round() / 20)
 
 
+def waves(x):
+    """Ripples of which the start, close to 2, is a minimum, in a bowl: afar all ways lead up by as much."""
+    return bowl(x / 2) + 3 * (1 - (2 * math.pi * x / 0.02).cos()).sum()
+
+
 def kinked(x):
     return (x - 1).abs().sum()
 
 
-def valley(x):
-    """The bottom of a bowl far steeper than the ripples in it, as wide as the reach."""
+def pit(x):
+    """The bottom of a bowl far steeper than the ripples in it and narrower than the reach: afar all ways lead up."""
     return 1e4 * (x - 2).square().sum() + rippled(x)
 
 
-SHAPES = (bowl, rippled, stairs, kinked, valley)
-FAR = [False, True, True, False, False]
+SHAPES = (bowl, rippled, stairs, kinked, pit, waves)
+REACH = torch.tensor([0.1, 0.3, 0.3, 0.1, 0.0, 0.3], dtype=torch.float64)
+FAR = REACH == 0.3
 
 
 def scout(**settings) -> GuidedLSTM:
@@ -72,20 +78,20 @@ def start(problems: int, seed: int = 0) -> torch.Tensor:
 def test_far_slopes_are_taken_where_near_ones_are_no_guide(seed, q) -> None:
     optimizer, x = scout(num_directions=q), start(len(SHAPES), seed)
     # Ripples and stairs have another phase in each coordinate, so that the start is no special point of theirs.
-    x = x + torch.linspace(0, 0.05, D, dtype=torch.float64) * torch.tensor([[1.0]] * 4 + [[0.0]])
+    x = x + torch.linspace(0, 0.05, D, dtype=torch.float64) * torch.tensor([[1.0]] * 4 + [[0.0]] * 2)
     counted = Oracle(Shapes(*SHAPES))
     state, _ = rollout(optimizer, counted, optimizer.init(x, horizon=200, seed=seed), 3, final=None)
     assert torch.equal(state.x, x), "it stays where it is"
     assert counted.counts[Purpose.OPTIMISE].tolist() == [3 * (q + 1)] * len(SHAPES)
-    torch.testing.assert_close(state.reach, torch.where(torch.tensor(FAR), 0.3, 0.1).double())
-    torch.testing.assert_close(state.until, torch.where(torch.tensor(FAR), 1.0, 0.05).double())
+    torch.testing.assert_close(state.reach, REACH)
+    torch.testing.assert_close(state.until[REACH > 0], torch.where(FAR, 1.0, 0.05).double()[REACH > 0])
     # The search begins at that distance, and one that stays near is at mu after 5 % of what is left of the run.
-    for step, near in ((3, 0.1), (3 + 10, 1e-6)):
+    for step, near in ((3, REACH.clamp(min=1e-6)), (3 + 10, 1e-6)):
         now = state._replace(key=state.key._replace(step=torch.full((len(SHAPES),), step)))
         points = optimizer.ask(now).points
         size = (points[:, 1:] - points[:, :1]).square().mean(2).sqrt()
         afar = 0.3 * (1 - (step - 3) / 197)
-        expected = torch.where(torch.tensor(FAR), afar, near).double().unsqueeze(1)
+        expected = torch.where(FAR, afar, near).double().unsqueeze(1)
         torch.testing.assert_close(size, expected.expand(-1, q), rtol=1e-5, atol=1e-9)
 
 
@@ -100,41 +106,74 @@ def test_what_is_found_does_not_depend_on_units_of_the_loss() -> None:
     assert torch.equal(reaches[0], reaches[2])
 
 
-def test_each_direction_is_probed_near_and_far() -> None:
-    x, drawn = start(2), normal(Key.start(1, torch.arange(2)), (3, D), 2, torch.float64)
-    near, far = torch.tensor([0.1, 0.2]).double(), torch.tensor([5.0, 6.0]).double()
-    for q in (6, 7):
-        points, u = scouting.points(x, drawn, q, near, far)
-        assert points.shape == (2, q + 1, D)
-        assert torch.equal(points[:, 0], x)
-        assert torch.equal(u[:, :3], u[:, 3:6])
-        distance = ((points[:, 1:] - x.unsqueeze(1)) / u).mean(2)
-        for row in range(2):
-            wanted = [near[row]] * 3 + [far[row]] * 3 + [near[row]] * (q - 6)
-            torch.testing.assert_close(distance[row], torch.stack(wanted))
+@pytest.mark.parametrize(("q", "pairs", "wide", "left"), [(20, 8, 4, 0), (21, 8, 4, 1), (5, 2, 1, 0), (9, 4, 1, 0)])
+def test_each_direction_is_probed_near_and_far_and_some_at_the_whole_reach(q, pairs, wide, left) -> None:
+    assert scouting.pairs(q) == pairs
+    x, drawn = start(2), normal(Key.start(1, torch.arange(2)), (pairs, D), 2, torch.float64)
+    mu, reach = torch.tensor([0.1, 0.2]).double(), torch.tensor([6.0, 9.0]).double()
+    points, u = scouting.points(x, drawn, q, mu, reach)
+    assert points.shape == (2, q + 1, D)
+    assert torch.equal(points[:, 0], x)
+    drawn = drawn * (D**0.5 / drawn.norm(dim=2, keepdim=True))
+    torch.testing.assert_close(u, torch.cat((drawn, drawn, drawn[:, :wide], drawn[:, :left]), dim=1))
+    distance = ((points[:, 1:] - x.unsqueeze(1)) / u).mean(2)
+    for row in range(2):
+        wanted = [mu[row]] * pairs + [reach[row] / 3] * pairs + [reach[row]] * wide + [mu[row]] * left
+        torch.testing.assert_close(distance[row], torch.stack(wanted))
 
 
 def test_the_tally_is_a_correlation_and_leaves_out_what_is_not_finite() -> None:
-    slopes = normal(Key.start(2, torch.arange(2)), (2, 9), 3, torch.float64)  # near and far, of nine directions
-    near, far = torch.tensor([0.1, 0.1]).double(), torch.tensor([2.0, 2.0]).double()
-    values = torch.cat((torch.zeros(2, 1), 0.1 * slopes[:, 0], 2.0 * slopes[:, 1]), dim=1)
-    values[1, 4] = math.nan
-    values[1, 9 + 7] = math.inf
-    tally = scouting.counted(scouting.start(slopes[:, 0]), values, near, far)
+    q, n, wide = 21, 8, 4
+    slopes = normal(Key.start(2, torch.arange(2)), (q,), 3, torch.float64)  # near, far, at the reach, and one more
+    mu, reach = torch.tensor([0.1, 0.1]).double(), torch.tensor([6.0, 6.0]).double()
+    distance = torch.tensor([0.1] * n + [2.0] * n + [6.0] * wide + [0.1])
+    values = torch.cat((torch.zeros(2, 1), distance * slopes), dim=1)
+    values[1, 1 + 3] = values[1, 1 + 2 * n + 1] = math.nan
+    values[1, 1 + n + 6] = math.inf
+    near, far, reached, _ = slopes.split((n, n, wide, 1), dim=1)
+    tally = scouting.counted(scouting.start(slopes), values, mu, reach)
     rho = tally.both / (tally.near * tally.far).sqrt()
-    torch.testing.assert_close(rho[0], torch.corrcoef(slopes[0])[0, 1])
-    kept = [0, 1, 2, 4, 5, 7, 8]
-    torch.testing.assert_close(rho[1], torch.corrcoef(slopes[1][:, kept])[0, 1])
-    torch.testing.assert_close(tally.shared, torch.stack((slopes[0, 1].sum(), slopes[1, 1, kept].sum())))
-    twice = scouting.counted(tally, values, near, far)
-    torch.testing.assert_close(twice.both, 2 * tally.both)
-    assert twice.pairs.tolist() == [18, 14]
-    nothing = scouting.counted(scouting.start(slopes[:, 0]), torch.full_like(values, math.nan), near, far)
-    assert not scouting.far_is_better(nothing).any()
+    torch.testing.assert_close(rho[0], torch.corrcoef(torch.stack((near[0], far[0])))[0, 1])
+    kept = [0, 1, 2, 4, 5, 7]
+    torch.testing.assert_close(rho[1], torch.corrcoef(torch.stack((near[1, kept], far[1, kept])))[0, 1])
+    torch.testing.assert_close(tally.wide, torch.stack((reached[0].sum(), reached[1, [0, 2, 3]].sum())))
+    torch.testing.assert_close(
+        tally.squares, torch.stack((reached[0].square().sum(), reached[1, [0, 2, 3]].square().sum()))
+    )
+    torch.testing.assert_close(tally.rise, torch.stack((far[0].sum(), far[1, kept].sum())))
+    assert (tally.pairs.tolist(), tally.count.tolist()) == ([8, 6], [4, 3])
+    twice = scouting.counted(tally, values, mu, reach)
+    for two, one in zip(twice, tally, strict=True):
+        torch.testing.assert_close(two, 2 * one)
 
 
-def test_it_takes_a_fiftieth_of_a_run_at_most_and_four_directions_at_least() -> None:
-    for horizon, q, steps in ((200, 20, 3), (100, 20, 2), (49, 20, 0), (200, 4, 3), (200, 3, 0)):
+def told(dim: int, **fields: float) -> tuple[float, float]:
+    """What a tally says to a run with reach 0.3 that falls over all of it."""
+    nothing = dict.fromkeys(scouting.Tally._fields, 0.0)
+    tally = scouting.Tally(**{name: torch.tensor([value]) for name, value in (nothing | fields).items()})
+    found = scouting.told(tally, torch.tensor([0.3]), torch.tensor([1.0]), dim)
+    return round(found.reach.item(), 6), round(found.until.item(), 6)
+
+
+def test_what_a_tally_says() -> None:
+    assert told(10) == (0.1, 0.05), "nothing is known"
+    assert told(10, near=4.0, far=1.0, both=0.72) == (0.1, 0.05), "correlation .36"
+    assert told(10, near=4.0, far=1.0, both=0.68) == (0.3, 1.0), "correlation .34"
+    assert told(10, near=4.0, far=1.0, both=-1.8) == (0.3, 1.0)
+    # Four slopes at the whole reach, with a standard deviation of 1 and means on both sides of the threshold.
+    for dim, limit in ((10, 8.0), (1000, 8.0), (4000, 16.0)):
+        for sign in (-1, 1):
+            for mean, alike in ((limit - 0.1, False), (limit + 0.1, True)):
+                wide = {"wide": sign * 4 * mean, "squares": 4 * (mean**2 + 1), "count": 4}
+                for both, otherwise in ((0.9, 0.1), (0.1, 0.3)):
+                    pairs = {"near": 1.0, "far": 1.0, "both": both, "pairs": 8}
+                    assert told(dim, **pairs, **wide)[0] == (0.0 if alike else otherwise)
+                    assert told(dim, **pairs, rise=8 * mean / 0.61, **wide)[0] == (0.0 if alike else otherwise)
+                    assert told(dim, **pairs, rise=8 * mean / 0.59, **wide)[0] == otherwise, "soon over"
+
+
+def test_it_takes_a_fiftieth_of_a_run_at_most_and_five_directions_at_least() -> None:
+    for horizon, q, steps in ((200, 20, 3), (100, 20, 2), (49, 20, 0), (200, 5, 3), (200, 4, 0)):
         state = scout(num_directions=q, guesses=2).init(start(1), horizon=horizon)
         assert state.scouting.tolist() == [steps]
         assert state.horizon.tolist() == [horizon - steps]

@@ -132,7 +132,7 @@ class GuidedLSTM(Reaching, nn.Module):
         reach = start.mu.new_full((b,), self.config.reach * start.scale)
         until = start.mu.new_full((b,), self.config.reach_until)
         if scouts:
-            reach, until = scouting.told_near(scouted == 0, reach, until)
+            reach, until = scouting.near(reach, until, scouted == 0)
         return GuidedLSTMState(
             x=x,
             key=start.key,

@@ -46,13 +46,14 @@ class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
 
     def _scout(self, state: GuidedLSTMState) -> Queries:
         q, x = self.config.num_directions, state.x.detach()
-        drawn = self.draw(state.key, x, q // 2)
-        return Queries(*scouting.points(x, drawn, q, state.mu, state.reach * scouting.DISTANCE))
+        drawn = self.draw(state.key, x, scouting.pairs(q))
+        return Queries(*scouting.points(x, drawn, q, state.mu, state.reach))
 
     def _scouted(self, state: GuidedLSTMState, values: Tensor) -> GuidedLSTMState:
-        tally = scouting.counted(state.tally[0], values, state.mu, state.reach * scouting.DISTANCE)
-        near = (taken(state) == -1) & ~scouting.far_is_better(tally)
-        reach, until = scouting.told_near(near, state.reach, state.until)
+        tally = scouting.counted(state.tally[0], values, state.mu, state.reach)
+        told = scouting.told(tally, state.reach, state.until, state.x.shape[1])
+        last = taken(state) == -1
+        reach, until = (torch.where(last, new, old) for new, old in zip(told, (state.reach, state.until), strict=True))
         return state._replace(key=state.key.next(), tally=(tally,), reach=reach, until=until)
 
     def _distance(self, state: GuidedLSTMState) -> Tensor:

@@ -6,13 +6,17 @@ r. With a_i and b_i the two slopes along u_i, each less its mean over the step,
 .. math:: \rho = \frac{\sum_i a_i b_i}{\sqrt{\sum_i a_i^2 \sum_i b_i^2}}
 
 is near 1 where f is smooth on the scale of r, and near 0 where it is full of local minima that lie closer together
-than r: what is nearby is then no guide, and the run probes at a distance. Not so where f rises in most directions by
-much more than the directions differ by: there the point lies in a valley as wide as r, and only what is nearby tells
-the way along it.
+than r: what is nearby is then no guide, and the run probes at a distance. Not so where f, that far off, rises (or
+falls) in all directions alike, by much more than they differ by: there everything of interest lies nearer than that.
+Some directions are therefore probed at the whole reach as well, and the mean of their slopes is taken over their
+standard deviation. In a bowl whose bottom lies an RMS distance of delta a coordinate away, that is about
+reach sqrt(d) / (2 delta), hence a threshold that grows with d. All is alike around a local minimum of ripples too, but
+there the rise is soon over, and the mean slope at the whole reach is less than that at r.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,41 +26,61 @@ from torch import Tensor
 DISTANCE = 1 / 3
 #: Slopes agree from this correlation on.
 _AGREE = 0.35
-#: What all slopes at a distance share, in units of what they differ by, from which on a point lies in a valley.
-_VALLEY = 2.0
+#: Mean of the slopes at the whole reach, in units of their standard deviation, from which on nothing is to be learnt
+#: there, in up to as many dimensions. Functions and ripples have at most 8, attacks on ResNet-20 16 to 150.
+_ALIKE, _DIMENSIONS = 8.0, 1000
+#: Mean slope at the whole reach, in units of that at r, from which on f goes on rising.
+_RISES = 0.6
 #: Share of a run after which one that is told to stay near is at mu. It begins at r all the same: its first steps
 #: then choose among valleys by more than the slope at one point.
 _UNTIL = 0.05
 #: Share of a run that may be spent on it.
 _MOST = 0.02
+#: One direction in so many is probed at the whole reach.
+_WIDE = 5
 _TINY = 1e-30
 
 
 class Tally(NamedTuple):
-    """What the pairs have said so far."""
+    """What has been probed so far."""
 
     near: Tensor
     """(B,) sum of a_i^2."""
     far: Tensor
     """(B,) sum of b_i^2."""
     both: Tensor
-    """(B,) sum of a_i b_i."""
-    shared: Tensor
-    """(B,) sum of the means that were taken off the b_i, one for each pair."""
+    """(B,) sum of a_i b_i, of pairs of two finite slopes."""
+    rise: Tensor
+    """(B,) sum of the slopes at r themselves, of these pairs."""
     pairs: Tensor
-    """(B,) how many pairs had two finite slopes."""
+    """(B,) how many they are."""
+    wide: Tensor
+    """(B,) sum of the finite slopes at the whole reach."""
+    squares: Tensor
+    """(B,) sum of their squares."""
+    count: Tensor
+    """(B,) how many these are."""
+
+
+class Told(NamedTuple):
+    """Where a run is to probe."""
+
+    reach: Tensor
+    """(B,) at first."""
+    until: Tensor
+    """(B,) share of the run that it falls to mu over."""
 
 
 def steps(wanted: int, num_directions: int, horizon: Tensor) -> Tensor:
-    """How many steps a run of so many in all can spend on it, (B,): not with fewer than two pairs a step."""
-    if num_directions < 4:
+    """How many steps a run of so many in all can spend on it, (B,): none where q leaves no two pairs and one."""
+    if num_directions < _WIDE:
         return torch.zeros_like(horizon)
     return (_MOST * horizon).to(horizon.dtype).clamp(max=wanted)
 
 
-def told_near(rows: Tensor, reach: Tensor, until: Tensor) -> tuple[Tensor, Tensor]:
-    """Reach and the share of the run that it falls over, (B,) each, with some rows (B,) bool told to stay near."""
-    return torch.where(rows, reach * DISTANCE, reach), until.masked_fill(rows, _UNTIL)
+def near(reach: Tensor, until: Tensor, rows: Tensor) -> Told:
+    """Some rows (B,) bool are told to stay near; others go on as they are."""
+    return Told(torch.where(rows, reach * DISTANCE, reach), until.masked_fill(rows, _UNTIL))
 
 
 def start(x: Tensor) -> Tally:
@@ -64,50 +88,83 @@ def start(x: Tensor) -> Tally:
     return Tally(*(x.new_zeros(x.shape[0]) for _ in Tally._fields))
 
 
-def points(x: Tensor, drawn: Tensor, q: int, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-    """The points (B, q + 1, d) of a step, x first, and their directions (B, q, d): all near, then the same ones far.
+def points(x: Tensor, drawn: Tensor, q: int, mu: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """The points (B, q + 1, d) of a step, x first, and their directions (B, q, d).
+
+    In this order: pairs near, the same ones at r, the first ones at the whole reach, and the first near once more where
+    pairs do not come out even.
 
     Args:
         x: (B, d).
-        drawn: (B, q // 2, d) directions. An odd q asks for the first of them near once more.
+        drawn: (B, :func:`pairs`, d) directions; each is brought to the length sqrt(d), so that slopes differ by what f
+            does and not by how far off they were measured.
         q: directions of a step.
-        near: (B,) mu.
-        far: (B,) r.
+        mu: (B,).
+        reach: (B,).
     """
-    pairs = drawn.shape[1]
-    u = torch.cat((drawn, drawn, drawn[:, : q - 2 * pairs]), dim=1)
-    distance = torch.stack((near, far, near), dim=1).to(x)
-    along = distance.repeat_interleave(torch.tensor([pairs, pairs, q - 2 * pairs], device=x.device), dim=1)
+    n, wide = drawn.shape[1], q // _WIDE
+    drawn = drawn * (math.sqrt(x.shape[1]) / drawn.norm(dim=2, keepdim=True).clamp(min=_TINY))
+    left = q - 2 * n - wide
+    u = torch.cat((drawn, drawn, drawn[:, :wide], drawn[:, :left]), dim=1)
+    distance = torch.stack((mu, reach * DISTANCE, reach, mu), dim=1).to(x)
+    along = distance.repeat_interleave(torch.tensor([n, n, wide, left], device=x.device), dim=1)
     return torch.cat((x.unsqueeze(1), x.unsqueeze(1) + along.unsqueeze(2) * u), dim=1), u
 
 
-def counted(tally: Tally, values: Tensor, near: Tensor, far: Tensor) -> Tally:
+def pairs(q: int) -> int:
+    """Directions that are probed twice, of a step with q queries beside that of x."""
+    return (q - q // _WIDE) // 2
+
+
+def counted(tally: Tally, values: Tensor, mu: Tensor, reach: Tensor) -> Tally:
     """The tally after a step.
 
     Args:
         tally: before it.
         values: (B, q + 1) of its points.
-        near: (B,) mu.
-        far: (B,) r.
+        mu: (B,).
+        reach: (B,).
     """
-    pairs = (values.shape[1] - 1) // 2
-    change = values.detach()[:, 1 : 2 * pairs + 1] - values.detach()[:, :1]
-    a, b = change[:, :pairs] / near.to(change).unsqueeze(1), change[:, pairs:] / far.to(change).unsqueeze(1)
+    q = values.shape[1] - 1
+    n, wide = pairs(q), q // _WIDE
+    change = values.detach()[:, 1:] - values.detach()[:, :1]
+    a, b, c = (
+        part / distance.to(change).unsqueeze(1)
+        for part, distance in zip(
+            change[:, : 2 * n + wide].split((n, n, wide), dim=1), (mu, reach * DISTANCE, reach), strict=True
+        )
+    )
     known = a.isfinite() & b.isfinite()
-    count = known.sum(1)
 
-    def split(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    def centred(slopes: Tensor) -> Tensor:
         slopes = torch.where(known, slopes, 0.0)
-        mean = slopes.sum(1, keepdim=True) / count.clamp(min=1).unsqueeze(1)
-        return torch.where(known, slopes - mean, 0.0), mean.squeeze(1)
+        mean = slopes.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+        return torch.where(known, slopes - mean, 0.0)
 
-    (a, _), (b, mean) = split(a), split(b)
-    more = (a.square().sum(1), b.square().sum(1), (a * b).sum(1), mean * count, count)
+    rise = torch.where(known, b, 0.0).sum(1)
+    a, b = centred(a), centred(b)
+    finite = c.isfinite()
+    c = torch.where(finite, c, 0.0)
+    more = (
+        *(a.square().sum(1), b.square().sum(1), (a * b).sum(1), rise, known.sum(1)),
+        *(c.sum(1), c.square().sum(1), finite.sum(1)),
+    )
     return Tally(*(old + new.to(old) for old, new in zip(tally, more, strict=True)))
 
 
-def far_is_better(tally: Tally) -> Tensor:
-    """(B,) whether slopes nearby are no guide. Not where nothing is known."""
+def told(tally: Tally, reach: Tensor, until: Tensor, dim: int) -> Told:
+    """Where to probe after all that: far where slopes nearby are no guide, else near, and at mu where all is alike.
+
+    Args:
+        tally: of all steps. Where nothing is known a run stays near.
+        reach: (B,) that the run has.
+        until: (B,) likewise.
+        dim: d.
+    """
     agreement = tally.both / (tally.near.sqrt() * tally.far.sqrt()).clamp(min=_TINY)
-    spread, mean = (tally.far / tally.pairs.clamp(min=1)).sqrt(), tally.shared / tally.pairs.clamp(min=1)
-    return (tally.far > 0) & (agreement < _AGREE) & (mean < _VALLEY * spread)
+    stays = near(reach, until, (tally.far <= 0) | (agreement >= _AGREE))
+    mean = tally.wide / tally.count.clamp(min=1)
+    variance = tally.squares / tally.count.clamp(min=1) - mean.square()
+    rises = mean.abs() >= _RISES * (tally.rise / tally.pairs.clamp(min=1)).abs()
+    alike = rises & (mean.square() > _ALIKE**2 * max(1.0, dim / _DIMENSIONS) * variance)
+    return Told(stays.reach.masked_fill(alike, 0.0), stays.until)
