@@ -141,7 +141,7 @@ def test_the_tally_is_a_correlation_and_leaves_out_what_is_not_finite() -> None:
         tally.squares, torch.stack((reached[0].square().sum(), reached[1, [0, 2, 3]].square().sum()))
     )
     torch.testing.assert_close(tally.rise, torch.stack((far[0].sum(), far[1, kept].sum())))
-    assert (tally.pairs.tolist(), tally.count.tolist()) == ([8, 6], [4, 3])
+    assert (tally.pairs.tolist(), tally.probed.tolist()) == ([8, 6], [4, 3])
     twice = scouting.counted(tally, values, mu, reach)
     for two, one in zip(twice, tally, strict=True):
         torch.testing.assert_close(two, 2 * one)
@@ -164,7 +164,7 @@ def test_what_a_tally_says() -> None:
     for dim, limit in ((10, 8.0), (1000, 8.0), (4000, 16.0)):
         for sign in (-1, 1):
             for mean, alike in ((limit - 0.1, False), (limit + 0.1, True)):
-                wide = {"wide": sign * 4 * mean, "squares": 4 * (mean**2 + 1), "count": 4}
+                wide = {"wide": sign * 4 * mean, "squares": 4 * (mean**2 + 1), "probed": 4}
                 for both, otherwise in ((0.9, 0.1), (0.1, 0.3)):
                     pairs = {"near": 1.0, "far": 1.0, "both": both, "pairs": 8}
                     assert told(dim, **pairs, **wide)[0] == (0.0 if alike else otherwise)

@@ -75,6 +75,7 @@ def reproduce(
     if optimizers is not None:
         chosen(optimizers, "")  # a wrong name is told before there is a folder
     settings = settings or (experiment.quick if quick else experiment.full)
+    experiment.work(settings)  # as is a wrong setting that names something
     config = {
         "command": "reproduce",
         "zoracle": __version__,

@@ -27,23 +27,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         seeds: repeats.
         budget: queries a problem.
         valid: validation problems for step sizes.
+        only: the shipped optimizers that run, by commas; empty for all. Those named by ``--optimizers`` run as well.
     """
 
     problems: int = 50
     seeds: int = 2
     budget: int = 4200
     valid: int = 20
+    only: str = ""
 
 
 def candidates(context: Context) -> dict[str, Loaded]:
     """The optimizers that are carried over: all shipped ones and the user's, less those for attacks in a ball."""
-    found = {name: resolve(name) for name in shipped()}
+    found = _wanted(context.settings)
     if context.optimizers is not None:
         found |= dict(context.learned("", ""))
     kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") != _BALL}
     if dropped := sorted(set(found) - set(kept)):
         context.note(f"{', '.join(dropped)} need a ball to search in, and these tasks have none")
     return kept
+
+
+def _wanted(s: Settings) -> dict[str, Loaded]:
+    """The shipped optimizers that are to run."""
+    there = shipped()
+    wanted = [name.strip() for name in s.only.split(",") if name.strip()]
+    if unknown := sorted(set(wanted) - set(there)):
+        raise InputError(f"only={s.only}: {', '.join(unknown)} is not shipped; these are: {', '.join(there)}")
+    return {name: resolve(name) for name in wanted or there}
 
 
 def run(context: Context) -> Outcome:
@@ -140,7 +151,7 @@ def _alike(panels: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, di
 
 def work(s: Settings) -> Work:
     """What a form has to do."""
-    tasks = [loaded.trained_on() for loaded in map(resolve, shipped()) if loaded.metadata.get("name") != _BALL]
+    tasks = [loaded.trained_on() for loaded in _wanted(s).values() if loaded.metadata.get("name") != _BALL]
     # Settings that are stored are not searched for; as if none were.
     return Work(
         sum(

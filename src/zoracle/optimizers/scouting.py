@@ -58,7 +58,7 @@ class Tally(NamedTuple):
     """(B,) sum of the finite slopes at the whole reach."""
     squares: Tensor
     """(B,) sum of their squares."""
-    count: Tensor
+    probed: Tensor
     """(B,) how many these are."""
 
 
@@ -128,12 +128,8 @@ def counted(tally: Tally, values: Tensor, mu: Tensor, reach: Tensor) -> Tally:
     q = values.shape[1] - 1
     n, wide = pairs(q), q // _WIDE
     change = values.detach()[:, 1:] - values.detach()[:, :1]
-    a, b, c = (
-        part / distance.to(change).unsqueeze(1)
-        for part, distance in zip(
-            change[:, : 2 * n + wide].split((n, n, wide), dim=1), (mu, reach * DISTANCE, reach), strict=True
-        )
-    )
+    parts = zip((0, n, 2 * n), (n, n, wide), (mu, reach * DISTANCE, reach), strict=True)
+    a, b, c = (change[:, first : first + many] / along.to(change).unsqueeze(1) for first, many, along in parts)
     known = a.isfinite() & b.isfinite()
 
     def centred(slopes: Tensor) -> Tensor:
@@ -163,8 +159,8 @@ def told(tally: Tally, reach: Tensor, until: Tensor, dim: int) -> Told:
     """
     agreement = tally.both / (tally.near.sqrt() * tally.far.sqrt()).clamp(min=_TINY)
     stays = near(reach, until, (tally.far <= 0) | (agreement >= _AGREE))
-    mean = tally.wide / tally.count.clamp(min=1)
-    variance = tally.squares / tally.count.clamp(min=1) - mean.square()
+    mean = tally.wide / tally.probed.clamp(min=1)
+    variance = tally.squares / tally.probed.clamp(min=1) - mean.square()
     rises = mean.abs() >= _RISES * (tally.rise / tally.pairs.clamp(min=1)).abs()
     alike = rises & (mean.square() > _ALIKE**2 * max(1.0, dim / _DIMENSIONS) * variance)
     return Told(stays.reach.masked_fill(alike, 0.0), stays.until)
