@@ -585,6 +585,15 @@ def test_labels_only(output, message):
         assert adds_up(box)["requests_failed"] == {"unusable": 1}, "asking again would not help"
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where the tests run as a background job: shells start those with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_request_in_flight():
     held = threading.Event()
 
