@@ -172,6 +172,12 @@ def test_what_a_tally_says() -> None:
                     assert told(dim, **pairs, rise=8 * mean / 0.59, **wide)[0] == otherwise, "soon over"
 
 
+@pytest.mark.parametrize(("probed", "reach"), [(1, 0.1), (3, 0.1), (4, 0.0)])
+def test_a_few_slopes_do_not_say_that_all_are_alike(probed, reach) -> None:
+    same = {"wide": 2.0 * probed, "squares": 4.0 * probed, "probed": probed}
+    assert told(10, near=1.0, far=1.0, both=0.9, pairs=8, rise=16.0, **same)[0] == reach
+
+
 def test_it_takes_a_fiftieth_of_a_run_at_most_and_five_directions_at_least() -> None:
     for horizon, q, steps in ((200, 20, 3), (100, 20, 2), (49, 20, 0), (200, 5, 3), (200, 4, 0)):
         state = scout(num_directions=q, guesses=2).init(start(1), horizon=horizon)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 
 import msgspec
-import pytest
 
 from zoracle.cli.main import main
 from zoracle.experiments import transfer
 
 
-@pytest.mark.skipif(not (find_spec("matplotlib") and find_spec("jinja2")), reason="the extra report draws")
 def test_transfer_of_one_shipped_optimizer(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("ZORACLE_DATA", raising=False)
     monkeypatch.setenv("ZORACLE_CACHE", str(tmp_path / "cache"))

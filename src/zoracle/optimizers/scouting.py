@@ -29,6 +29,8 @@ _AGREE = 0.35
 #: Mean of the slopes at the whole reach, in units of their standard deviation, from which on nothing is to be learnt
 #: there, in up to as many dimensions. Functions and ripples have at most 8, attacks on ResNet-20 16 to 150.
 _ALIKE, _DIMENSIONS = 8.0, 1000
+#: So many slopes at least say how much they differ: one alone would differ by nothing.
+_PROBED = 4
 #: Mean slope at the whole reach, in units of that at r, from which on f goes on rising.
 _RISES = 0.6
 #: Share of a run after which one that is told to stay near is at mu. It begins at r all the same: its first steps
@@ -72,7 +74,7 @@ class Told(NamedTuple):
 
 
 def steps(wanted: int, num_directions: int, horizon: Tensor) -> Tensor:
-    """How many steps a run of so many in all can spend on it, (B,): none where q leaves no two pairs and one."""
+    """How many steps a run of so many in all can spend on it, (B,): none where q is less than two pairs and one."""
     if num_directions < _WIDE:
         return torch.zeros_like(horizon)
     return (_MOST * horizon).to(horizon.dtype).clamp(max=wanted)
@@ -162,5 +164,5 @@ def told(tally: Tally, reach: Tensor, until: Tensor, dim: int) -> Told:
     mean = tally.wide / tally.probed.clamp(min=1)
     variance = tally.squares / tally.probed.clamp(min=1) - mean.square()
     rises = mean.abs() >= _RISES * (tally.rise / tally.pairs.clamp(min=1)).abs()
-    alike = rises & (mean.square() > _ALIKE**2 * max(1.0, dim / _DIMENSIONS) * variance)
+    alike = (tally.probed >= _PROBED) & rises & (mean.square() > _ALIKE**2 * max(1.0, dim / _DIMENSIONS) * variance)
     return Told(stays.reach.masked_fill(alike, 0.0), stays.until)
