@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.measure import Options
 from benchmarks.report import Report, table
 from zoracle.errors import InputError
-from zoracle.files import check_writable, write_json, write_text
+from zoracle.storage.files import check_writable, write_json, write_text
 
 BENCHMARKS = {
     "attack": "benchmarks.attack",

@@ -10,10 +10,10 @@ import torch
 from benchmarks.measure import Options, StepClock
 from benchmarks.report import Figure, Report, figure, ratio
 from benchmarks.targets import Candidate, Target, fastest, target
-from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.pretrained import resolve
 from zoracle.optimizers.registry import make
 
 ABOUT = "seconds of an attack over (queries x the network's best seconds a query), one thread, q = 20, float32"

@@ -14,8 +14,8 @@ from benchmarks.report import Figure, Report, figure
 from zoracle.objectives.base import Bounds, Objective
 from zoracle.optimizers.base import directions_of
 from zoracle.optimizers.registry import REGISTRY
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation
 
 ABOUT = "seconds and memory of the optimizers by themselves: f(x) = x_0 costs nothing; one thread, q = 20, float32"

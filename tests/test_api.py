@@ -12,12 +12,12 @@ from torch import nn
 import zoracle
 from problems import Bowls
 from zoracle import api
-from zoracle.checkpoint import save_optimizer
 from zoracle.errors import BlackBoxError, BudgetError, CheckpointError, InputError
 from zoracle.objectives.base import Bounds
+from zoracle.optimizers.pretrained import save_optimizer
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 from zoracle.types import StopReason
 

@@ -13,8 +13,8 @@ import torch
 
 from zoracle.cli.main import main
 from zoracle.cli.target_options import without_secrets
-from zoracle.data import find_data
 from zoracle.tasks import task
+from zoracle.tasks.datasets import find_data
 from zoracle.tasks.source import built_in
 
 MODEL = """

@@ -11,10 +11,10 @@ import torch
 
 from test_evaluation import FakeTask, M, sgd
 from zoracle.cli.main import main
-from zoracle.evaluation.compare import compare
+from zoracle.comparison.compare import compare
+from zoracle.comparison.progress import describe
 from zoracle.evaluation.evaluate import Status, evaluate
-from zoracle.evaluation.progress import describe
-from zoracle.evaluation.runfolder import locked
+from zoracle.storage.runfolder import locked
 from zoracle.tasks.digits import DigitsAttack
 from zoracle.types import StopReason
 

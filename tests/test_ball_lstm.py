@@ -9,9 +9,9 @@ import zoracle
 from problems import Linear
 from zoracle.errors import InputError
 from zoracle.objectives import Bounds, Objective
-from zoracle.optimizers.ball_lstm import BallLSTM
-from zoracle.oracle import Oracle
+from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Space
 
 SHAPE = (1, 12, 8)

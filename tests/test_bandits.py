@@ -11,9 +11,9 @@ import torch
 from problems import Bowls, Linear
 from zoracle.directions import gaussian
 from zoracle.errors import InputError
-from zoracle.optimizers.bandits import Bandits
-from zoracle.oracle import Oracle
+from zoracle.optimizers.search.bandits import Bandits
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Space
 
 SHAPE = (2, 5, 4)

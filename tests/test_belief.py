@@ -11,10 +11,10 @@ from problems import Bowls
 from zoracle.directions import gaussian, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.keyed import normal
-from zoracle.optimizers import belief
-from zoracle.optimizers.guided_lstm import GuidedLSTM
-from zoracle.oracle import Oracle
+from zoracle.optimizers.learned import belief
+from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Key, Purpose
 
 D, Q, G = 60, 12, 3

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoracle.checkpoint import WEIGHTS, load_optimizer, resolve, save_optimizer
 from zoracle.errors import CheckpointError, InputError
-from zoracle.files import check_writable, read_tensors, write_bytes, write_tensors
-from zoracle.fingerprint import differences, optimizer_config
+from zoracle.optimizers.pretrained import WEIGHTS, load_optimizer, resolve, save_optimizer
 from zoracle.optimizers.registry import make
+from zoracle.storage.files import check_writable, read_tensors, write_bytes, write_tensors
+from zoracle.storage.fingerprint import differences, optimizer_config
 
 
 @pytest.fixture

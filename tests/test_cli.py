@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoracle.checkpoint import save_optimizer
 from zoracle.cli.main import cli, main
 from zoracle.cli.options import read_ids
+from zoracle.comparison.chosen import chosen_optimizers
 from zoracle.errors import InputError
-from zoracle.evaluation.chosen import chosen_optimizers
-from zoracle.evaluation.output import file_name
+from zoracle.optimizers.pretrained import save_optimizer
 from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.reporting.output import file_name
 from zoracle.tasks import task
 
 SMALL = ["--problems", "3", "--steps", "4", "--seeds", "2"]

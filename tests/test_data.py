@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from zoracle.data import cache_dir, download, find_data, read_idx, read_images
 from zoracle.errors import InputError
+from zoracle.tasks.datasets import cache_dir, download, find_data, read_idx, read_images
 
 BODY = bytes(range(256)) * 1000
 MD5 = hashlib.md5(BODY).hexdigest()

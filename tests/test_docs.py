@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import zoracle
-from zoracle.checkpoint import shipped
 from zoracle.cli.main import cli
 from zoracle.cli.train import recipes
 from zoracle.metatrain import config as configs
+from zoracle.optimizers.pretrained import shipped
 
 ROOT = Path(__file__).parents[1]
 _PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))

@@ -10,7 +10,7 @@ import torch
 from problems import Bowls
 from zoracle import directions, estimators
 from zoracle.errors import InputError
-from zoracle.oracle import Oracle
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Key
 
 N, Q, D = 4000, 4, 9

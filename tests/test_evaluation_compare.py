@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from test_evaluation import FakeTask, M, sgd
+from zoracle.comparison import entries as module
+from zoracle.comparison.compare import compare
+from zoracle.comparison.tune import tune
 from zoracle.errors import InputError
-from zoracle.evaluation import entries as module
-from zoracle.evaluation.compare import compare
-from zoracle.evaluation.runfolder import open_run, write_npz
-from zoracle.evaluation.tune import tune
 from zoracle.optimizers.registry import make
+from zoracle.storage.runfolder import open_run, write_npz
 
 KEYS = [
     *("optimizer", "problems", "seeds", "queries_per_problem", "final_loss", "final_loss_low", "final_loss_high"),
@@ -207,7 +207,7 @@ def test_failures_stay_in_the_table(tmp_path):
 def test_run_folders_note_other_versions_and_refuse_objects(tmp_path, monkeypatch):
     open_run(tmp_path, {"a": 1})
     first = read(tmp_path / "versions.json")
-    monkeypatch.setattr("zoracle.evaluation.runfolder.versions", lambda: {**first, "torch": "99"})
+    monkeypatch.setattr("zoracle.storage.runfolder.versions", lambda: {**first, "torch": "99"})
     assert open_run(tmp_path, {"a": 1}).resumed
     assert read(tmp_path / "versions.json") == {**first, "resumed_with": {**first, "torch": "99"}}
     with pytest.raises(InputError, match="holds Python objects"):

@@ -10,10 +10,10 @@ import torch
 
 from test_evaluation import FakeTask, M, sgd
 from zoracle.errors import InputError
-from zoracle.evaluation import metrics
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.intervals import clustered, t_quantile
-from zoracle.evaluation.result import Result
+from zoracle.results import metrics
+from zoracle.results.intervals import clustered, t_quantile
+from zoracle.results.result import Result
 
 NAN, INF = math.nan, math.inf
 

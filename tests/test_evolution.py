@@ -11,10 +11,10 @@ import torch
 from problems import Bowls, Linear
 from zoracle.directions import gaussian
 from zoracle.errors import InputError
-from zoracle.optimizers.nes import NES
-from zoracle.optimizers.snes import SNES, utilities
-from zoracle.oracle import Oracle
+from zoracle.optimizers.descent.nes import NES
+from zoracle.optimizers.search.snes import SNES, utilities
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Space
 
 DIM = 11

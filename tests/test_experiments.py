@@ -16,22 +16,22 @@ import numpy as np
 import pytest
 import torch
 
-from zoracle.checkpoint import resolve, save_optimizer, shipped
 from zoracle.cli.main import main
 from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.experiments import registry
 from zoracle.experiments.agreement_report import CASES, Agreement
 from zoracle.experiments.alongside import _measures, alongside
-from zoracle.experiments.base import Work
 from zoracle.experiments.common import queries_to, verdict
 from zoracle.experiments.context import Meter
-from zoracle.experiments.drawing import line
 from zoracle.experiments.reproduce import changed, reproduce
 from zoracle.experiments.weights import paper_config
+from zoracle.experiments.work import Work
+from zoracle.optimizers.pretrained import resolve, save_optimizer, shipped
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
+from zoracle.reporting.drawing import line
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 
 NAMES = registry.names()

@@ -17,8 +17,8 @@ from zoracle.experiments.external.evosax import Evosax
 from zoracle.experiments.external.pycma import PyCMA
 from zoracle.keyed import mix
 from zoracle.objectives.callable import CallableObjective
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import concatenate, flatten, select, unflatten
 from zoracle.types import Purpose
 

@@ -10,11 +10,11 @@ import torch
 
 from zoracle.blackboxes import BlackBox
 from zoracle.errors import InputError
-from zoracle.evaluation.describe import task_config
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.hashing import tensor_hash
 from zoracle.optimizers.registry import make
+from zoracle.storage.hashing import tensor_hash
 from zoracle.tasks import given, task
+from zoracle.tasks.config import task_config
 from zoracle.tasks.given import GivenImages
 
 

@@ -11,12 +11,12 @@ import torch
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.objectives.base import Objective
-from zoracle.optimizers.zo_adam import ZOAdam
-from zoracle.optimizers.zo_lstm import ZOLSTM
-from zoracle.optimizers.zo_sgd import ZOSGD
-from zoracle.optimizers.zo_signsgd import ZOSignSGD
-from zoracle.oracle import Oracle
+from zoracle.optimizers.descent.zo_adam import ZOAdam
+from zoracle.optimizers.descent.zo_sgd import ZOSGD
+from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
+from zoracle.optimizers.learned.zo_lstm import ZOLSTM
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "official_trajectories.npz"))

@@ -13,15 +13,15 @@ from problems import Bowls
 from test_optimizers import VARIANTS, begin, build, fenced
 from zoracle.blackboxes.targets import open_target
 from zoracle.blackboxes.torch_module import TorchModule
-from zoracle.checkpoint import resolve, shipped
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.files import read_tensors, write_tensors
 from zoracle.interop.torch_optim import ZerothOrder
 from zoracle.optimizers.base import with_settings
-from zoracle.oracle import Oracle
+from zoracle.optimizers.pretrained import resolve, shipped
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import flatten, unflatten
+from zoracle.storage.files import read_tensors, write_tensors
 from zoracle.tasks import names, task
 from zoracle.types import Purpose
 

@@ -11,9 +11,9 @@ from problems import Bowls, Linear
 from zoracle.directions import gaussian
 from zoracle.errors import InputError
 from zoracle.objectives.base import Objective
-from zoracle.optimizers.guided_lstm import GuidedLSTM
-from zoracle.oracle import Oracle
+from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose
 
 D = 30

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoracle.errors import CheckpointError, InputError
-from zoracle.journal import Journal
+from zoracle.rollout.journal import Journal
 from zoracle.types import Evaluation, Purpose
 
 ROWS = torch.tensor([0, 0, 2])

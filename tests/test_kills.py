@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from zoracle.cli.main import main
-from zoracle.files import read_tensors
+from zoracle.storage.files import read_tensors
 from zygote import Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 and no fork there")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from problems import Bowls
-from zoracle.checkpoint import CARD, load_optimizer
 from zoracle.errors import CheckpointError, InputError
 from zoracle.keyed import normal
 from zoracle.metatrain import config as configs
@@ -21,9 +20,10 @@ from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.trainer import CHECKPOINT, Trainer
 from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
+from zoracle.optimizers.pretrained import CARD, load_optimizer
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
 from zoracle.rollout import take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import detach
 from zoracle.tasks.base import Task
 from zoracle.types import Evaluation, Key, Purpose

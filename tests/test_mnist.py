@@ -7,14 +7,14 @@ import os
 import pytest
 import torch
 
-from zoracle.checkpoint import resolve
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.metrics import paired, summarise
-from zoracle.evaluation.result import Result
 from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.pretrained import resolve
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
+from zoracle.results.metrics import paired, summarise
+from zoracle.results.result import Result
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 
 pytestmark = [

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from zoracle.errors import InputError
 from zoracle.objectives import NetworkTraining
-from zoracle.oracle import Oracle
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 
 IDS = (2000, 1000, 7)

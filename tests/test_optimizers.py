@@ -11,12 +11,12 @@ import torch
 
 from problems import Bowls, Fenced
 from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.files import read_tensors, write_tensors
 from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
 from zoracle.optimizers.registry import REGISTRY, make
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import assign, flatten, select, tree_map, unflatten
+from zoracle.storage.files import read_tensors, write_tensors
 from zoracle.types import Key, Purpose
 
 STEPS = 7

@@ -6,7 +6,7 @@ import torch
 from problems import Bowls
 from zoracle.errors import BudgetError, InputError
 from zoracle.objectives.base import Objective
-from zoracle.oracle import Oracle
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoracle.optimizers.recurrent import BLOCK, CoordinatewiseLSTM, Hidden, blockwise, step
+from zoracle.optimizers.learned.recurrent import BLOCK, CoordinatewiseLSTM, Hidden, blockwise, step
 
 F, H, OUT, S = 3, 5, 2, 4
 

@@ -14,12 +14,12 @@ import zoracle
 from zoracle.blackboxes import TorchModule
 from zoracle.cli.main import main
 from zoracle.errors import InputError
-from zoracle.evaluation.describe import task_config
 from zoracle.objectives import Attack, Reduced
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
+from zoracle.tasks.config import task_config
 from zoracle.tasks.given import GivenImages
 from zoracle.upsampling import parse
 

@@ -11,10 +11,10 @@ import torch
 from matplotlib.image import imread
 
 from test_evaluation import FakeTask, sgd
-from zoracle.evaluation.compare import compare
-from zoracle.evaluation.figures import grey_png, signed_png, styles
+from zoracle.comparison.compare import compare
 from zoracle.objectives.attack import Attack
 from zoracle.optimizers.registry import make
+from zoracle.reporting.figures import grey_png, signed_png, styles
 from zoracle.tasks.digits import DigitsAttack
 
 EVIL = '<script>alert("x")</script> & $x^{_'

@@ -13,11 +13,11 @@ import torch
 
 from problems import Bowls
 from zoracle.errors import BlackBoxError, CheckpointError, InputError
-from zoracle.files import read_tensors
 from zoracle.objectives.callable import CallableObjective
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
-from zoracle.resumable import Interrupted, resumable_rollout
+from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.resume import Interrupted, resumable_rollout
+from zoracle.storage.files import read_tensors
 from zoracle.types import Purpose, StopReason
 
 STEPS, M, B, D = 12, 5, 3, 6

@@ -9,8 +9,8 @@ from zoracle.errors import InputError
 from zoracle.objectives.base import Bounds, Objective
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
 from zoracle.rollout import blank, rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose, StopReason
 
 M = 5  # points a step: q = 4 and the iterate

@@ -11,10 +11,10 @@ from problems import Bowls
 from zoracle.errors import InputError
 from zoracle.keyed import normal
 from zoracle.objectives.base import Objective
-from zoracle.optimizers import scouting
-from zoracle.optimizers.guided_lstm import GuidedLSTM
-from zoracle.oracle import Oracle
+from zoracle.optimizers.learned import scouting
+from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import concatenate
 from zoracle.types import Evaluation, Key, Purpose
 

@@ -7,17 +7,17 @@ import torch
 
 import zoracle
 from problems import Bowls
-from zoracle.checkpoint import CARD, load_optimizer, resolve, shipped
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.metrics import paired
 from zoracle.metatrain import config as configs
 from zoracle.objectives.transform import Rescaled
-from zoracle.optimizers.ball_lstm import BallLSTM
 from zoracle.optimizers.base import with_settings
-from zoracle.optimizers.guided_lstm import GuidedLSTM
+from zoracle.optimizers.learned.ball_lstm import BallLSTM
+from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
+from zoracle.optimizers.pretrained import CARD, load_optimizer, resolve, shipped
 from zoracle.optimizers.registry import make
-from zoracle.oracle import Oracle
+from zoracle.results.metrics import paired
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 
 

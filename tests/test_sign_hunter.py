@@ -9,9 +9,9 @@ import torch
 
 from problems import Fenced, Linear
 from zoracle.errors import InputError
-from zoracle.optimizers.sign_hunter import SignHunter
-from zoracle.oracle import Oracle
+from zoracle.optimizers.search.sign_hunter import SignHunter
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 
 ZERO = torch.tensor([0])
 

@@ -9,9 +9,9 @@ import torch
 
 from problems import Fenced, Linear
 from zoracle.errors import InputError
-from zoracle.optimizers.simba import SimBA, frequencies
-from zoracle.oracle import Oracle
+from zoracle.optimizers.search.simba import SimBA, frequencies
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 
 ZERO = torch.tensor([0])
 

@@ -13,10 +13,10 @@ from zoracle import keyed
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.objectives.attack import Attack
-from zoracle.optimizers import square
-from zoracle.optimizers.square import SquareAttack
-from zoracle.oracle import Oracle
+from zoracle.optimizers.search import square
+from zoracle.optimizers.search.square import SquareAttack
 from zoracle.rollout import rollout, take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Key
 
 CLASSES = 4

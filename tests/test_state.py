@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zoracle.errors import CheckpointError
-from zoracle.files import read_tensors, write_tensors
 from zoracle.state import assign, detach, flatten, select, tree_map, unflatten
+from zoracle.storage.files import read_tensors, write_tensors
 
 
 class Inner(NamedTuple):

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zoracle.data import find_data
 from zoracle.errors import CheckpointError, InputError
 from zoracle.objectives import Attack
 from zoracle.tasks import SPLITS, Task, names, task
+from zoracle.tasks.datasets import find_data
 from zoracle.tasks.digits import train_digits_target
 from zoracle.tasks.image_attack import ASSETS, read_splits
 from zoracle.tasks.mnist import MNISTAttack, read_mnist, train_mnist_target

@@ -15,18 +15,18 @@ import torch
 
 from test_evaluation import FakeTask
 from worker_tasks import ForgetfulTask, MishapTask, wait_for_parts
-from zoracle.checkpoint import resolve
 from zoracle.cli.main import main as cli
+from zoracle.comparison.compare import compare
+from zoracle.comparison.tune import Axis, tune
 from zoracle.errors import BlackBoxError, CheckpointError, InputError, MuTooSmallWarning, WorkerError
-from zoracle.evaluation.compare import compare
-from zoracle.evaluation.describe import optimizer_config
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.jobs import Job, check_jobs, job, optimizer_of
 from zoracle.evaluation.parallel import batch_size, kept_size
-from zoracle.evaluation.tune import Axis, tune
 from zoracle.evaluation.workers import Workers, started
-from zoracle.files import read_tensors
+from zoracle.optimizers.pretrained import resolve
 from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.storage.files import read_tensors
+from zoracle.storage.fingerprint import optimizer_config
 from zoracle.tasks import task
 
 SIX = (0, 1, 2, 3, 4, 5)

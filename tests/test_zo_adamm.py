@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zoracle.optimizers.zo_adamm import ZOAdaMM
+from zoracle.optimizers.descent.zo_adamm import ZOAdaMM
 
 DIM = 6
 

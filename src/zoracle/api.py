@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from zoracle import __version__
 from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
-from zoracle.checkpoint import resolve
 from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.fingerprint import optimizer_config
-from zoracle.hashing import tensor_hash
 from zoracle.inputs import (
     Array,
     affordable,
@@ -37,10 +34,13 @@ from zoracle.objectives.callable import CallableObjective
 from zoracle.objectives.reduced import Reduced
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer
-from zoracle.oracle import Oracle
-from zoracle.resumable import resumable_rollout
+from zoracle.optimizers.pretrained import resolve
 from zoracle.rollout import Step
+from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.resume import resumable_rollout
 from zoracle.solutions import AttackResult, Solution, reasons, result_of
+from zoracle.storage.fingerprint import optimizer_config
+from zoracle.storage.hashing import tensor_hash
 from zoracle.types import Key, Purpose
 
 

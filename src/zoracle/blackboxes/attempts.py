@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
-from zoracle.files import check_writable
+from zoracle.storage.files import check_writable
 
 #: How an attempt ended that brought the outputs.
 ANSWERED = "answered"

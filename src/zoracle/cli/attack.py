@@ -10,9 +10,9 @@ from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
 from zoracle.cli.options import Run, run_comparison, run_options
 from zoracle.cli.resume import resume_option, settled
 from zoracle.errors import BlackBoxError, InputError
-from zoracle.evaluation.result import Result
-from zoracle.evaluation.runfolder import ATTEMPTS
 from zoracle.objectives.attack import ImageAttack
+from zoracle.results.result import Result
+from zoracle.storage.runfolder import ATTEMPTS
 from zoracle.tasks.given import GivenImages
 
 

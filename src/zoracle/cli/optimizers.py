@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from zoracle.checkpoint import CARD, load_optimizer, shipped
+from zoracle.optimizers.pretrained import CARD, load_optimizer, shipped
 from zoracle.optimizers.registry import REGISTRY
 
 

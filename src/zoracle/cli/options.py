@@ -10,10 +10,10 @@ import click
 import torch
 from rich.console import Console
 
+from zoracle.comparison.chosen import chosen_optimizers
+from zoracle.comparison.compare import Comparison, compare
+from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
-from zoracle.evaluation.chosen import chosen_optimizers
-from zoracle.evaluation.compare import Comparison, compare
-from zoracle.evaluation.tune import Criterion
 from zoracle.tasks import Task, names, task
 from zoracle.tasks.image_attack import ImageAttackTask
 

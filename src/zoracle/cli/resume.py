@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from zoracle.errors import InputError
-from zoracle.evaluation.runfolder import COMMAND
-from zoracle.files import read_json
+from zoracle.storage.files import read_json
+from zoracle.storage.runfolder import COMMAND
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zoracle.errors import InputError, require
-from zoracle.files import check_writable
 from zoracle.metatrain import config as configs
 from zoracle.metatrain.trainer import Report, Trainer
+from zoracle.storage.files import check_writable
 from zoracle.tasks import task
 
 

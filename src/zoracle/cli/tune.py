@@ -16,11 +16,12 @@ from zoracle.cli.options import (
     threat_option,
     workers_option,
 )
+from zoracle.comparison.chosen import chosen_optimizers
+from zoracle.comparison.tune import GRIDS, tunable, tune
 from zoracle.errors import InputError
-from zoracle.evaluation.chosen import chosen_optimizers
-from zoracle.evaluation.tune import GRIDS, read_tuned, tunable, tune, write_tuned
 from zoracle.evaluation.workers import started
-from zoracle.files import check_writable
+from zoracle.results.tuned import read_tuned, write_tuned
+from zoracle.storage.files import check_writable
 
 
 @click.command("tune")

@@ -1,1 +1,1 @@
-"""Evaluation: the definitions of the numbers, comparisons, tuning, run folders and reports."""
+"""One optimizer on the problems of a task under several seeds, shared between processes."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoracle.errors import BudgetError, InputError
-from zoracle.evaluation.jobs import Job
 from zoracle.evaluation.parallel import batch_size, kept_size, share
 from zoracle.evaluation.piece import Piece, fingerprint_of, kept, run_piece
-from zoracle.evaluation.result import Result, join
-from zoracle.evaluation.status import Counts, OnProgress, OnStatus, Status, Teller, counts, counts_of
+from zoracle.evaluation.status import Counts, OnProgress, OnStatus, Status, Teller
 from zoracle.evaluation.workers import Workers
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
-from zoracle.oracle import Oracle
+from zoracle.results.result import Result, join
+from zoracle.rollout.oracle import Oracle
 from zoracle.tasks.base import Task
 
-__all__ = ["OnProgress", "OnStatus", "Status", "check_list", "evaluate", "resolve_steps", "run_job"]
+__all__ = ["OnProgress", "OnStatus", "Status", "check_list", "evaluate", "resolve_steps"]
 
 
 def evaluate(
@@ -124,25 +123,6 @@ def evaluate(
             rows[i] = kept(pieces[i])
     found = [row for row in rows if row is not None]
     return join([join(found[i : i + len(groups)], 1) for i in range(0, len(found), len(groups))], 0)
-
-
-def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callable[[Counts], None]) -> None:
-    """In a worker: run a piece and leave its result in its file.
-
-    Args:
-        asked: which piece.
-        optimizer: the worker's copy.
-        task: the worker's.
-        tell: told after each step how far it is.
-    """
-    dtype = getattr(torch, asked.dtype)
-    stop, check = asked.stop_on_success, asked.check_start
-    fingerprint = fingerprint_of(optimizer, task, asked.ids, asked.seed, asked.steps, asked.budget, dtype, stop, check)
-    piece = Piece(asked.ids, asked.seed, asked.steps, asked.batch, stop, check, Path(asked.stem), fingerprint)
-    oracle = Oracle(task.objective(asked.ids, dtype=dtype, device=asked.device), budget=asked.budget)
-    x0 = task.start(asked.ids, seed=asked.seed, dtype=dtype, device=asked.device)
-    result = run_piece(optimizer, oracle, x0, piece, lambda step: tell(counts(step.trajectory, asked.steps)))
-    tell(counts_of(result, asked.steps))
 
 
 def resolve_steps(

@@ -12,9 +12,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from zoracle.errors import InputError
-from zoracle.evaluation.describe import optimizer_config, task_config
 from zoracle.optimizers.base import Optimizer
+from zoracle.storage.fingerprint import optimizer_config
 from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

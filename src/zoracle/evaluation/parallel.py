@@ -12,8 +12,8 @@ import torch
 
 from zoracle.evaluation.jobs import check_jobs, job
 from zoracle.evaluation.workers import Workers
-from zoracle.files import read_tensors
 from zoracle.optimizers.base import Optimizer
+from zoracle.storage.files import read_tensors
 from zoracle.tasks.base import Task
 
 

@@ -13,16 +13,19 @@ from torch import Tensor
 
 from zoracle import __version__
 from zoracle.errors import CheckpointError
-from zoracle.evaluation.describe import ids_hash, optimizer_config, task_config
-from zoracle.evaluation.result import Result
-from zoracle.files import read_tensors, write_tensors
-from zoracle.journal import Journal
+from zoracle.evaluation.jobs import Job
+from zoracle.evaluation.status import Counts, counts, counts_of
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
-from zoracle.oracle import Oracle
-from zoracle.resumable import journal_path, resumable_rollout
+from zoracle.results.result import Result
 from zoracle.rollout import Step
+from zoracle.rollout.journal import Journal
+from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.resume import journal_path, resumable_rollout
+from zoracle.storage.files import read_tensors, write_tensors
+from zoracle.storage.fingerprint import ids_hash, optimizer_config
 from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
 from zoracle.types import Purpose, StopReason, Trajectory
 
 _FORMAT = "zoracle-result-2"
@@ -272,3 +275,22 @@ def kept(piece: Piece) -> Result | None:
         )
     _forget(piece)  # where a kill came between the result and this
     return Result(**tensors)
+
+
+def run_job(asked: Job, optimizer: Optimizer[Any, Any], task: Task, tell: Callable[[Counts], None]) -> None:
+    """In a worker: run a piece and leave its result in its file.
+
+    Args:
+        asked: which piece.
+        optimizer: the worker's copy.
+        task: the worker's.
+        tell: told after each step how far it is.
+    """
+    dtype = getattr(torch, asked.dtype)
+    stop, check = asked.stop_on_success, asked.check_start
+    fingerprint = fingerprint_of(optimizer, task, asked.ids, asked.seed, asked.steps, asked.budget, dtype, stop, check)
+    piece = Piece(asked.ids, asked.seed, asked.steps, asked.batch, stop, check, Path(asked.stem), fingerprint)
+    oracle = Oracle(task.objective(asked.ids, dtype=dtype, device=asked.device), budget=asked.budget)
+    x0 = task.start(asked.ids, seed=asked.seed, dtype=dtype, device=asked.device)
+    result = run_piece(optimizer, oracle, x0, piece, lambda step: tell(counts(step.trajectory, asked.steps)))
+    tell(counts_of(result, asked.steps))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from zoracle.evaluation.result import Result
+from zoracle.results.result import Result
 from zoracle.rollout import Step
 from zoracle.types import StopReason, Trajectory
 

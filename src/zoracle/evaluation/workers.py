@@ -28,6 +28,7 @@ import torch
 from zoracle import errors
 from zoracle.errors import InputError, WorkerError
 from zoracle.evaluation.jobs import Job, optimizer_of, task_of
+from zoracle.evaluation.piece import run_job
 from zoracle.tasks.base import Task
 
 _TELL_SECONDS = 0.1
@@ -306,6 +307,4 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
 
 
 def _run(asked: Job, task: Task, parent: _Parent) -> None:
-    from zoracle.evaluation.evaluate import run_job  # it imports this file
-
     run_job(asked, optimizer_of(asked), task, parent.step)

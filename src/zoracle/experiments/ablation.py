@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from zoracle.experiments.base import Array, Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Named
-from zoracle.experiments.drawing import BAND, best_line, lines_figure, loss_line
 from zoracle.experiments.weights import NO_UPDATE, PAPER, own_form, paper_weights, training_steps
+from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.registry import make
+from zoracle.reporting.drawing import BAND, Figure, best_line, lines_figure, loss_line
+from zoracle.reporting.tables import Array, Table, differences_table, rows_table
 from zoracle.tasks.base import Task
 
 _HAND_DESIGNED = ("zo-sgd",)

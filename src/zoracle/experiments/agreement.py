@@ -14,8 +14,8 @@ from zoracle.estimators import default_mu, forward_points, slopes
 from zoracle.metatrain.config import Stage
 from zoracle.metatrain.oracle import TrainingOracle, ValueKind
 from zoracle.optimizers.base import Optimizer, with_settings
-from zoracle.oracle import Oracle
 from zoracle.rollout import Step, rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import detach, tree_map
 from zoracle.tasks.base import Task
 from zoracle.types import Evaluation, Purpose

@@ -10,18 +10,18 @@ import msgspec
 import torch
 from torch import Tensor
 
+from zoracle.comparison.chosen import chosen
 from zoracle.errors import InputError
 from zoracle.estimators import default_mu
-from zoracle.evaluation.chosen import chosen
 from zoracle.experiments import agreement
 from zoracle.experiments.agreement import PRECISIONS, Case, order, relative
-from zoracle.experiments.base import Array, Figure, Table, records_table
 from zoracle.experiments.context import Context, described
-from zoracle.experiments.drawing import BAND, Line, line, lines_figure
 from zoracle.experiments.weights import PAPER, paper_config
 from zoracle.metatrain.config import TrainConfig
 from zoracle.optimizers.base import Positive
 from zoracle.optimizers.registry import make
+from zoracle.reporting.drawing import BAND, Figure, Line, line, lines_figure
+from zoracle.reporting.tables import Array, Table, records_table
 from zoracle.tasks import task
 from zoracle.tasks.base import Task
 from zoracle.tasks.mnist import MNISTAttack

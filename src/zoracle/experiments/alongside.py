@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zoracle.experiments.context import Named
 from zoracle.optimizers.base import FiniteDifferenceOptimizer, Optimizer
-from zoracle.oracle import Oracle
 from zoracle.rollout import Step, rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import select
 from zoracle.tasks.base import Task
 from zoracle.types import Purpose, Queries

@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 
-from zoracle.checkpoint import shipped
-from zoracle.experiments.base import Array, Experiment, Figure, Outcome, Table, Work, differences_table, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context, Named
-from zoracle.experiments.drawing import BAND, Line, best_line, lines_figure, loss_line, panels_figure
 from zoracle.experiments.external import count, external
+from zoracle.experiments.work import Work
+from zoracle.optimizers.pretrained import shipped
+from zoracle.reporting.drawing import BAND, Figure, Line, best_line, lines_figure, loss_line, panels_figure
+from zoracle.reporting.tables import Array, Table, differences_table, rows_table
 from zoracle.tasks.base import Task
 
 

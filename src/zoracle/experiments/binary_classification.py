@@ -8,14 +8,16 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from zoracle.evaluation.metrics import ratio
-from zoracle.experiments.base import Array, Experiment, Outcome, Table, Work, differences_table, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, Line, best_line, lines_figure, panels_figure, points_line
 from zoracle.experiments.weights import PAPER, paper_weights, training_steps
+from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig, parse
 from zoracle.optimizers.base import Optimizer
+from zoracle.reporting.drawing import BAND, Line, best_line, lines_figure, panels_figure, points_line
+from zoracle.reporting.tables import Array, Table, differences_table, rows_table
+from zoracle.results.metrics import ratio
 
 _TUNED = (*BASELINES, "snes")
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zoracle.evaluation.output import curve_arrays
-from zoracle.evaluation.result import Result
-from zoracle.evaluation.tune import GRIDS
-from zoracle.experiments.base import Array
+from zoracle.comparison.tune import GRIDS
 from zoracle.experiments.context import Named
 from zoracle.optimizers.registry import make
+from zoracle.reporting.output import curve_arrays
+from zoracle.reporting.tables import Array
+from zoracle.results.result import Result
 
 #: The hand-designed optimizers of the paper.
 BASELINES = ("zo-sgd", "zo-signsgd", "zo-adam")

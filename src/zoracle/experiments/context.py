@@ -12,25 +12,27 @@ import torch
 from torch import Tensor
 
 from zoracle import __version__
-from zoracle.checkpoint import Loaded
+from zoracle.comparison.chosen import chosen
+from zoracle.comparison.entries import folder, sentence
+from zoracle.comparison.progress import Display
+from zoracle.comparison.tune import GRIDS, Axis, tunable, tune, untouched
 from zoracle.errors import CheckpointError, InputError
-from zoracle.evaluation.chosen import chosen
-from zoracle.evaluation.describe import config_hash, ids_hash, optimizer_config, task_config
-from zoracle.evaluation.entries import folder, sentence
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.progress import Display
-from zoracle.evaluation.result import Result
-from zoracle.evaluation.runfolder import Run
-from zoracle.evaluation.table import Row, rows_of
-from zoracle.evaluation.tune import GRIDS, Axis, Tuned, tunable, tune, tuned, untouched
 from zoracle.evaluation.workers import Workers
-from zoracle.experiments.base import Work
-from zoracle.files import read_tensors, write_tensors
+from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig
 from zoracle.metatrain.trainer import Report, Trainer
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
+from zoracle.optimizers.pretrained import Loaded
+from zoracle.reporting.table import Row, rows_of
+from zoracle.results.result import Result
+from zoracle.results.tuned import Tuned, tuned
+from zoracle.storage.files import read_tensors, write_tensors
+from zoracle.storage.fingerprint import config_hash, ids_hash, optimizer_config
+from zoracle.storage.runfolder import Run
 from zoracle.tasks import task
 from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
 from zoracle.tasks.mnist import MNISTAttack
 
 _FORMAT = "zoracle-measurement-1"
@@ -163,7 +165,7 @@ class Context:
         """Run optimizers at equal queries; hand-designed ones whose settings are defaults are tuned first.
 
         Settings that are stored for this very task, number of steps and q are taken; others are searched for on
-        validation problems, over the grids of :data:`zoracle.evaluation.tune.GRIDS`, in quick runs over three step
+        validation problems, over the grids of :data:`zoracle.comparison.tune.GRIDS`, in quick runs over three step
         sizes.
 
         Args:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import torch
 
-from zoracle.evaluation.intervals import clustered
-from zoracle.experiments.base import Array, Experiment, Figure, Outcome, Table, Work, records_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries, queries_to
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, lines_figure, points_line
+from zoracle.experiments.work import Work
+from zoracle.reporting.drawing import BAND, Figure, lines_figure, points_line
+from zoracle.reporting.tables import Array, Table, records_table
+from zoracle.results.intervals import clustered
 
 _TUNED = (*BASELINES, "snes")
 

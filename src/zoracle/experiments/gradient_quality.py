@@ -8,17 +8,20 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.evaluation.describe import optimizer_config, task_config
-from zoracle.evaluation.intervals import clustered
-from zoracle.evaluation.tune import tuned
 from zoracle.experiments.alongside import MEASURES, alongside
-from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, records_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context, Named, described
-from zoracle.experiments.drawing import BAND, line, lines_figure
 from zoracle.experiments.weights import PAPER, own_form, paper_weights, training_steps
+from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_directions, with_settings
 from zoracle.optimizers.registry import make
+from zoracle.reporting.drawing import BAND, Figure, line, lines_figure
+from zoracle.reporting.tables import Table, records_table
+from zoracle.results.intervals import clustered
+from zoracle.results.tuned import tuned
+from zoracle.storage.fingerprint import optimizer_config
 from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
 
 _GROUP = 10  # problems that are kept as one
 

@@ -6,12 +6,14 @@ import msgspec
 import torch
 
 from zoracle.errors import InputError
-from zoracle.evaluation.metrics import ratio
-from zoracle.experiments.base import Array, Experiment, Outcome, Table, Work, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, lines_figure, points_line
+from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_directions
+from zoracle.reporting.drawing import BAND, lines_figure, points_line
+from zoracle.reporting.tables import Array, Table, rows_table
+from zoracle.results.metrics import ratio
 
 _TUNED = ("zo-sgd", "zo-adam")
 

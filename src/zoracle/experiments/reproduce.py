@@ -12,18 +12,19 @@ import msgspec
 from rich.console import Console
 
 from zoracle import __version__
+from zoracle.comparison.chosen import chosen
+from zoracle.comparison.entries import OnProgress
+from zoracle.comparison.progress import shown
 from zoracle.errors import InputError, MissingExtraError, require
-from zoracle.evaluation.chosen import chosen
-from zoracle.evaluation.entries import OnProgress
-from zoracle.evaluation.metrics import DEFINITIONS
-from zoracle.evaluation.progress import shown
-from zoracle.evaluation.runfolder import VERSIONS, locked, open_run, write_npz
-from zoracle.evaluation.tune import write_tuned
 from zoracle.evaluation.workers import check_workers, started
-from zoracle.experiments.base import Experiment, Outcome, markdown
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import write_figure
-from zoracle.files import read_json, write_json, write_text
+from zoracle.reporting.drawing import write_figure
+from zoracle.reporting.tables import markdown
+from zoracle.results.metrics import DEFINITIONS
+from zoracle.results.tuned import write_tuned
+from zoracle.storage.files import read_json, write_json, write_text
+from zoracle.storage.runfolder import VERSIONS, locked, open_run, write_npz
 
 #: Parts of an experiment that can be left out by setting them to 0.
 _OPTIONAL = ("panels", "external")
@@ -190,7 +191,7 @@ def _draw(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("zoracle.experiments") / "templates" / "page.html.jinja"
+    template = files("zoracle.reporting") / "templates" / "page.html.jinja"
     quick = " --quick" if context.quick else ""
     form = experiment.quick if context.quick else experiment.full
     sets = "".join(

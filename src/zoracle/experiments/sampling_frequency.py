@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from zoracle.evaluation.metrics import queries_to_success, ratio
-from zoracle.experiments.base import Experiment, Outcome, Work, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, lines_figure, points_line
 from zoracle.experiments.weights import PAPER, paper_weights, training_steps
+from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_settings
+from zoracle.reporting.drawing import BAND, lines_figure, points_line
+from zoracle.reporting.tables import rows_table
+from zoracle.results.metrics import queries_to_success, ratio
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

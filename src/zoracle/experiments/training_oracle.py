@@ -9,12 +9,14 @@ import msgspec
 import numpy as np
 
 from zoracle.experiments.agreement_report import CASES, Agreement, measured, points
-from zoracle.experiments.base import Experiment, Outcome, Work, differences_table, records_table, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Trained
-from zoracle.experiments.drawing import Line, lines_figure
 from zoracle.experiments.weights import recipe
+from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig, parse
+from zoracle.reporting.drawing import Line, lines_figure
+from zoracle.reporting.tables import differences_table, records_table, rows_table
 from zoracle.tasks import task
 
 #: Name, the optimizee's gradient, and what training answers queries with.

@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 
-from zoracle.checkpoint import Loaded, resolve, shipped
 from zoracle.errors import InputError
-from zoracle.evaluation.metrics import paired
-from zoracle.experiments.base import Experiment, Figure, Outcome, Table, Work, records_table, rows_table
+from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries, verdict
 from zoracle.experiments.context import Context
-from zoracle.experiments.drawing import BAND, best_line, panels_figure
+from zoracle.experiments.work import Work
+from zoracle.optimizers.pretrained import Loaded, resolve, shipped
+from zoracle.reporting.drawing import BAND, Figure, best_line, panels_figure
+from zoracle.reporting.tables import Table, records_table, rows_table
+from zoracle.results.metrics import paired
 from zoracle.tasks import names, task
 
 _TUNED = (*BASELINES, "snes")

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from zoracle.evaluation.chosen import chosen
-from zoracle.evaluation.describe import task_config
+from zoracle.comparison.chosen import chosen
 from zoracle.experiments.context import Context
 from zoracle.metatrain.config import TrainConfig, parse
 from zoracle.optimizers.base import Optimizer
 from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
 
 PAPER, NO_UPDATE = "zo-lstm-paper", "zo-lstm-no-update"
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoracle.checkpoint import resolve
 from zoracle.errors import CheckpointError, InputError
 from zoracle.estimators import default_mu
 from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer, on_device, with_settings
-from zoracle.oracle import Oracle
+from zoracle.optimizers.pretrained import resolve
 from zoracle.rollout import take_step
+from zoracle.rollout.oracle import Oracle
 from zoracle.state import flatten, unflatten
 from zoracle.types import Evaluation, Purpose
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from zoracle.errors import InputError
 from zoracle.metatrain.unroll import Run
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 
 #: A pair says no more than this: one run that blows up must not outweigh all others.
 _MOST = 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zoracle.checkpoint import resolve
 from zoracle.errors import InputError
+from zoracle.optimizers.pretrained import resolve
 
 
 def start_from(name: str, kind: str, module: nn.Module) -> None:

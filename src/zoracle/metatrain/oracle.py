@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoracle.errors import InputError
 from zoracle.objectives.base import Objective
-from zoracle.oracle import Oracle
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose
 
 GradientKind = Literal["true", "coordinatewise"]

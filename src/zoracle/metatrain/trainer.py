@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zoracle import __version__, keyed
-from zoracle.checkpoint import CARD, save_optimizer
 from zoracle.errors import CheckpointError, InputError
-from zoracle.files import read_tensors, write_tensors, write_text
 from zoracle.metatrain import evolution, validation
 from zoracle.metatrain.card import card
 from zoracle.metatrain.config import Stage, TrainConfig
@@ -25,8 +23,10 @@ from zoracle.metatrain.initial import start_from
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.unroll import Run, begin, clipped, geometric_mean
 from zoracle.optimizers.base import Optimizer, with_settings
+from zoracle.optimizers.pretrained import CARD, save_optimizer
 from zoracle.optimizers.registry import make
 from zoracle.state import detach
+from zoracle.storage.files import read_tensors, write_tensors, write_text
 from zoracle.tasks.base import Task
 
 CHECKPOINT = "training.safetensors"

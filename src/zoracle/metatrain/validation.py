@@ -11,8 +11,8 @@ from zoracle import keyed
 from zoracle.metatrain.config import Validation
 from zoracle.metatrain.families import Problems, TrainingFamily
 from zoracle.optimizers.base import Optimizer
-from zoracle.oracle import Oracle
 from zoracle.rollout import rollout
+from zoracle.rollout.oracle import Oracle
 from zoracle.types import Purpose
 
 

@@ -8,20 +8,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
-from zoracle.optimizers.ball_lstm import BallLSTM
-from zoracle.optimizers.bandits import Bandits
 from zoracle.optimizers.base import Optimizer
-from zoracle.optimizers.guided_lstm import GuidedLSTM
-from zoracle.optimizers.nes import NES
-from zoracle.optimizers.sign_hunter import SignHunter
-from zoracle.optimizers.simba import SimBA
-from zoracle.optimizers.snes import SNES
-from zoracle.optimizers.square import SquareAttack
-from zoracle.optimizers.zo_adam import ZOAdam
-from zoracle.optimizers.zo_adamm import ZOAdaMM
-from zoracle.optimizers.zo_lstm import ZOLSTM
-from zoracle.optimizers.zo_sgd import ZOSGD
-from zoracle.optimizers.zo_signsgd import ZOSignSGD
+from zoracle.optimizers.descent.nes import NES
+from zoracle.optimizers.descent.zo_adam import ZOAdam
+from zoracle.optimizers.descent.zo_adamm import ZOAdaMM
+from zoracle.optimizers.descent.zo_sgd import ZOSGD
+from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
+from zoracle.optimizers.learned.ball_lstm import BallLSTM
+from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
+from zoracle.optimizers.learned.zo_lstm import ZOLSTM
+from zoracle.optimizers.search.bandits import Bandits
+from zoracle.optimizers.search.sign_hunter import SignHunter
+from zoracle.optimizers.search.simba import SimBA
+from zoracle.optimizers.search.snes import SNES
+from zoracle.optimizers.search.square import SquareAttack
 
 
 class Entry(NamedTuple):

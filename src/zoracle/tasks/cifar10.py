@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from zoracle.blackboxes.torch_module import TorchModule
-from zoracle.data import DATA_VARIABLE, find_data, read_images
 from zoracle.errors import InputError
 from zoracle.keyed import permutation
 from zoracle.tasks.base import TaskDefaults
+from zoracle.tasks.datasets import DATA_VARIABLE, find_data, read_images
 from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, write_splits
 from zoracle.tasks.networks import ResNet20, load_network
 from zoracle.tasks.training import MARGIN, margins

@@ -10,10 +10,10 @@ import torch
 
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
-from zoracle.hashing import tensor_hash
 from zoracle.images import Layout, as_images, as_labels
 from zoracle.images.arrays import as_array, check_classes
 from zoracle.objectives.attack import Norm, Outputs
+from zoracle.storage.hashing import tensor_hash
 from zoracle.tasks.base import SPLITS, TaskDefaults
 from zoracle.tasks.image_attack import AttackTask, ImageData
 

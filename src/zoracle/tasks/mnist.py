@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from zoracle.blackboxes.torch_module import TorchModule
-from zoracle.data import Progress, cache_dir, download, find_data, read_idx
 from zoracle.errors import InputError
 from zoracle.keyed import permutation
 from zoracle.tasks.base import TaskDefaults
+from zoracle.tasks.datasets import Progress, cache_dir, download, find_data, read_idx
 from zoracle.tasks.image_attack import ImageAttackTask, ImageData, Splits, write_splits
 from zoracle.tasks.networks import MNISTNet, load_network
 from zoracle.tasks.training import TargetReport, margins, save_target, train_target

@@ -1,0 +1,45 @@
+"""Optimizers as a user names them: registered names, names of shipped ones, and folders of trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zoracle.errors import InputError
+from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.pretrained import Loaded, resolve
+
+
+def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, Optimizer[Any, Any]]]:
+    """Labels and optimizers of a comma-separated list.
+
+    Raises:
+        InputError: the list is empty, or holds something unknown, or one twice.
+    """
+    return [(label, loaded.optimizer) for label, loaded in chosen(names_or_folders, task_name)]
+
+
+def chosen(names_or_folders: str, task_name: str) -> list[tuple[str, Loaded]]:
+    """As :func:`chosen_optimizers`, with what the files say of themselves."""
+    wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
+    if not wanted:
+        raise InputError("--optimizers is empty; expected names or folders, separated by commas")
+    found: dict[str, Loaded] = {}
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise InputError(f"--optimizers names {name} more than once; expected each once")
+        loaded = resolve(name, task_name)
+        named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
+        label = name if named else _folder(name)
+        # Folders of one name under different parents; which is which is in the config, by the hash of the weights.
+        unique, number = str(label), 2
+        while unique in found:
+            unique, number = f"{label}-{number}", number + 1
+        found[unique] = loaded
+    return list(found.items())
+
+
+def _folder(name: str) -> str:
+    """The last part of a folder's name, or of the folder that the weights lie in."""
+    path = Path(name).resolve()
+    return path.name if path.is_dir() else path.parent.name

@@ -1,0 +1,116 @@
+"""Optimizers as a comparison runs them: with the settings that it found for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from zoracle.comparison.tune import Criterion, tunable, tune, untouched
+from zoracle.evaluation.evaluate import resolve_steps
+from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
+from zoracle.results.tuned import Tuned, tuned
+from zoracle.storage.runfolder import Run
+from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
+
+#: What is done about the step sizes of hand-designed optimizers whose settings are left at their defaults:
+#: "stored" takes those tuned on the task's validation problems where some are shipped, "fresh" tunes them in this
+#: run, "never" keeps the defaults.
+Tuning = Literal["stored", "fresh", "never"]
+
+#: Told the optimizer's label, steps done and steps in all.
+OnProgress = Callable[[str, int, int], None]
+
+#: Where settings came from that are nobody's choice.
+UNTUNED = "defaults, none tuned"
+
+
+class Entry(NamedTuple):
+    """One optimizer as it will run."""
+
+    label: str
+    optimizer: Optimizer[Any, Any]
+    steps: int
+    source: str
+
+
+def make_entry(
+    task: Task,
+    label: str,
+    optimizer: Optimizer[Any, Any],
+    num_directions: int | None,
+    steps: int | None,
+    budget: int | None,
+    check_start: bool,
+    tuning: Tuning,
+    notes: list[str],
+) -> Entry:
+    """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
+    optimizer = with_directions(optimizer, num_directions)
+    steps = resolve_steps(optimizer, task, steps, budget, check_start)
+    name = tunable(optimizer)
+    if name is None or not untouched(optimizer):
+        return Entry(label, optimizer, steps, "given")
+    if tuning != "stored":
+        return Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
+    q = directions_of(optimizer)
+    others_default = optimizer.config == with_directions(type(optimizer)(), q).config
+    record = tuned(task_config(task), name, steps, q) if others_default else None
+    if record is None:
+        return Entry(label, optimizer, steps, UNTUNED)
+    notes.append(sentence(label, record, "stored"))
+    return Entry(label, with_settings(optimizer, **record.chosen), steps, "tuned")
+
+
+def tune_fresh(
+    task: Task,
+    entries: Sequence[Entry],
+    run: Run | None,
+    seeds: Sequence[int],
+    criterion: Criterion,
+    running: dict[str, Any],
+    told: OnProgress,
+    notes: list[str],
+) -> tuple[list[Entry], list[Tuned]]:
+    """Tune the optimizers that are to be tuned in this run."""
+    ready: list[Entry] = []
+    records: list[Tuned] = []
+    for i, entry in enumerate(entries):
+        if entry.source != "tuned in this run":
+            ready.append(entry)
+            continue
+        record = tune(
+            task,
+            entry.optimizer,
+            steps=entry.steps,
+            seeds=seeds[:1],
+            criterion=criterion,
+            resume_dir=None if run is None else run.pieces / "tuning" / folder(i, entry.label),
+            on_progress=labelled(told, f"tuning {entry.label}"),
+            **running,
+        )
+        records.append(record)
+        notes.append(sentence(entry.label, record, "found in this run"))
+        ready.append(entry._replace(optimizer=with_settings(entry.optimizer, **record.chosen)))
+    return ready, records
+
+
+def sentence(label: str, record: Tuned, how: str) -> str:
+    """What a reader is told of settings that were tuned."""
+    settings = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
+    edge = f"; {', '.join(record.on_edge)} on the edge of the grid" if record.on_edge else ""
+    return (
+        f"{label}: {settings}, tuned on {record.problems} problems of {record.task}'s {record.split} split "
+        f"by {record.criterion} ({how}{edge})"
+    )
+
+
+def folder(index: int, label: str) -> str:
+    """The name of the folder that an optimizer's pieces lie in."""
+    return f"{index:02d}-" + re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip(".-")[:60]
+
+
+def labelled(told: OnProgress, label: str) -> Callable[[int, int], None]:
+    """Progress of one optimizer, told with its label."""
+    return lambda done, total: told(label, done, total)

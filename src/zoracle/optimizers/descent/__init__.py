@@ -1,0 +1,1 @@
+"""Optimizers that estimate a gradient and descend."""

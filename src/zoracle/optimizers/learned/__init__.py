@@ -1,0 +1,1 @@
+"""Optimizers that are networks, and the parts they share."""

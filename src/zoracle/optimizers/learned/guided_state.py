@@ -1,0 +1,147 @@
+"""Settings of the scale-free ZO-LSTM, what it keeps from step to step, and what passes through it within one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from zoracle.optimizers.base import Count, NonNegative, Positive, SamplingConfig, Share
+from zoracle.optimizers.learned.belief import Belief
+from zoracle.optimizers.learned.recurrent import Hidden
+from zoracle.optimizers.learned.scouting import Tally
+from zoracle.types import Key
+
+
+class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
+    """Settings.
+
+    Attributes:
+        guesses: G, how many of the q directions lie along guesses of the gradient, 1 to 4.
+        hidden: hidden size of the LSTM.
+        step_size: eta at the start, the unit that steps are made in, in units of x.
+        last_step: share of it that is left at the end of the run, where it falls to linearly.
+        cap: longest step of a coordinate in units of eta.
+        horizon: steps that the schedule is stretched over where the run does not say how many it will take.
+        reach: distance that directions are probed at in the first step, in units of the scale that the run was told;
+            it falls linearly to mu. 0 probes at mu from the start.
+        reach_until: share of the run after which it is mu.
+        scouting: S, steps at the start that find out whether to probe at a distance at all, as
+            :mod:`zoracle.optimizers.learned.scouting` says; at most 2 % of the run, and a run that is too short for
+            any stays near. 0 takes ``reach`` as it is given.
+        adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
+            ``step_size`` times the scale that the run was told.
+        believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
+            signal from noise. Needs ``adaptive``.
+        weight_seed: keys the initial weights.
+    """
+
+    guesses: int = 4
+    hidden: int = 12
+    step_size: Positive = 0.02
+    last_step: Share = 0.03
+    cap: Positive = 5.0
+    horizon: int = 200
+    reach: NonNegative = 0.0
+    reach_until: Share = 0.5
+    scouting: Count = 0
+    adaptive: bool = False
+    believing: bool = False
+    weight_seed: int = 0
+
+
+class GuidedLSTMState(NamedTuple):
+    """State."""
+
+    x: Tensor
+    key: Key
+    mu: Tensor
+    reach: Tensor
+    """(B,) distance that directions are probed at in the first step, if not below mu."""
+    until: Tensor
+    """(B,) share of the run after which it is mu."""
+    horizon: Tensor
+    """(B,) T, without the steps that scout."""
+    scouting: Tensor
+    """(B,) S."""
+    origin: Tensor
+    """(B, d) the starting point."""
+    guesses: Tensor
+    """(B, G, d) guesses of the gradient for the next step, of any length."""
+    std: Tensor
+    """(B, d) square root of the diagonal covariance of the other directions."""
+    memories: Tensor
+    """(B, M, d) running means of the estimates."""
+    square: Tensor
+    """(B, d) running mean of their squares."""
+    step: Tensor
+    """(B, d) the last step in units of eta."""
+    gradient: Tensor
+    """(B, d) the last estimate."""
+    loss: Tensor
+    """(B,) the last iterate's loss."""
+    first_loss: Tensor
+    """(B,) the first iterate's loss."""
+    lowest: Tensor
+    """(B,) the lowest loss of an iterate."""
+    norm: Tensor
+    """(B,) running mean of the estimates' norms."""
+    first_norm: Tensor
+    """(B,) the first estimate's norm."""
+    pace: Tensor
+    """(B,) logarithm of what eta is multiplied by; of the scale where it is not adaptive."""
+    hidden: Hidden
+    belief: tuple[Belief, ...] = ()
+    """Of the gradient; empty where none is kept."""
+    tally: tuple[Tally, ...] = ()
+    """Of the steps that scout; empty where none do."""
+
+
+class Seen(NamedTuple):
+    """What the LSTM sees of the coordinates, (B, d) where nothing else is said."""
+
+    gradient: Tensor
+    memories: Tensor
+    """(B, M, d)."""
+    away: Tensor
+    """Displacement from the start."""
+    step: Tensor
+    """The last one."""
+    spread: Tensor
+    """Half the logarithm of the estimates' size against that of the last one; zero before there was a step."""
+    belief: Tensor
+    """(B, 3, d) the belief, and two memories over the estimates' spread; or (B, 0, d)."""
+    h: Tensor
+    """(B, H, d)."""
+    c: Tensor
+    """(B, H, d)."""
+
+
+class Shared(NamedTuple):
+    """What all coordinates of a problem share."""
+
+    size: Tensor
+    """(B, M + 2, 1) one over the root mean squares of gradient, memories and displacement."""
+    near: Tensor
+    """(B, 2, 1) what displacements are multiplied by: a tanh then tells far from farther, and the start from near."""
+    half: Tensor
+    """(B, 1) half of one over eta."""
+    belief: Tensor
+    """(B, 3, 1) what these are multiplied by, or (B, 0, 1)."""
+    gain: Tensor
+    """(B, 1) of the step's length at this time."""
+    gates: Tensor
+    head: Tensor
+
+
+class Made(NamedTuple):
+    """What the LSTM makes of the coordinates."""
+
+    step: Tensor
+    """(B, d) in units of eta."""
+    guesses: Tensor
+    """(B, G, d)."""
+    std: Tensor
+    """(B, d) sigma up to its size."""
+    h: Tensor
+    c: Tensor

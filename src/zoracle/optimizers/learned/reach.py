@@ -1,0 +1,88 @@
+"""How far the scale-free ZO-LSTM probes its directions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from zoracle.optimizers.base import FiniteDifferenceOptimizer
+from zoracle.optimizers.learned import scouting
+from zoracle.optimizers.learned.guided_state import GuidedLSTMConfig, GuidedLSTMState
+from zoracle.state import assign, select
+from zoracle.types import Queries
+
+_TINY = 1e-12
+
+
+class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
+    """A search along directions that are probed at a distance at first, where steps that scout did not advise against.
+
+    Rows of a batch may be at different steps, so that some scout while others search.
+    """
+
+    @abstractmethod
+    def _search(self, state: GuidedLSTMState) -> Queries: ...
+
+    @abstractmethod
+    def _searched(self, state: GuidedLSTMState, queries: Queries, values: Tensor) -> GuidedLSTMState: ...
+
+    def _ask(self, state: GuidedLSTMState) -> Queries:
+        scouts = _scouts(state)
+        if 0 < scouts.numel() == state.x.shape[0]:
+            return self._scout(state)
+        asked = self._search(state)
+        return asked if scouts.numel() == 0 else assign(asked, scouts, self._scout(select(state, scouts)))
+
+    def _tell(
+        self, state: GuidedLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
+    ) -> GuidedLSTMState:
+        scouts = _scouts(state)
+        if 0 < scouts.numel() == state.x.shape[0]:
+            return self._scouted(state, values)
+        found = self._searched(state, queries, values)
+        return found if scouts.numel() == 0 else assign(found, scouts, self._scouted(*select((state, values), scouts)))
+
+    def _scout(self, state: GuidedLSTMState) -> Queries:
+        q, x = self.config.num_directions, state.x.detach()
+        drawn = self.draw(state.key, x, scouting.pairs(q))
+        return Queries(*scouting.points(x, drawn, q, state.mu, state.reach))
+
+    def _scouted(self, state: GuidedLSTMState, values: Tensor) -> GuidedLSTMState:
+        tally = scouting.counted(state.tally[0], values, state.mu, state.reach)
+        told = scouting.told(tally, state.reach, state.until, state.x.shape[1])
+        last = taken(state) == -1
+        reach, until = (torch.where(last, new, old) for new, old in zip(told, (state.reach, state.until), strict=True))
+        return state._replace(key=state.key.next(), tally=(tally,), reach=reach, until=until)
+
+    def _distance(self, state: GuidedLSTMState) -> Tensor:
+        """The distance (B,) that directions are probed at."""
+        if not self.config.reach:
+            return state.mu
+        gone = taken(state).to(state.mu) / (state.until * state.horizon.to(state.mu)).clamp(min=_TINY)
+        return torch.maximum(state.mu, state.reach * (1 - gone))
+
+    def _slopes(self, state: GuidedLSTMState, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes (B, q), zero where they are not known, and whether they are."""
+        mu = self._distance(state)
+        slopes = (values[:, 1:] - values[:, :1]) / mu.to(values).unsqueeze(1)
+        known = slopes.isfinite()
+        slopes = torch.where(known, slopes, 0.0)
+        if not self.config.reach:
+            return slopes, known
+        # What differences over a distance share comes from curvature, ripples and kinks, and says nothing of where to.
+        shared = slopes.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+        return torch.where(known & (mu > state.mu).unsqueeze(1), slopes - shared, slopes), known
+
+
+def taken(state: GuidedLSTMState) -> Tensor:
+    """Steps (B,) that the search has taken; below 0 while it scouts."""
+    return state.key.step.to(state.x.device) - state.scouting
+
+
+def _scouts(state: GuidedLSTMState) -> Tensor:
+    """The rows that still scout."""
+    if not state.tally:
+        return state.x.new_empty(0, dtype=torch.int64)
+    return (taken(state) < 0).nonzero().squeeze(1)

@@ -1,0 +1,145 @@
+"""Learned optimizers on disk: a folder with weights as safetensors, the settings as JSON in its metadata."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from zoracle.errors import CheckpointError, InputError
+from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.storage.files import read_tensors, write_tensors
+
+FORMAT = "zoracle-optimizer"
+VERSION = 1
+WEIGHTS = "optimizer.safetensors"
+CARD = "MODEL_CARD.md"
+
+
+class Loaded(NamedTuple):
+    """A learned optimizer and what its file says about it."""
+
+    optimizer: Optimizer[Any, Any]
+    metadata: dict[str, Any]
+
+    def trained_on(self) -> tuple[str, ...]:
+        """The names of the tasks that it was trained on, as its file says; none where it says nothing."""
+        config = self.metadata.get("training", {}).get("config", {})
+        named = [config.get("task"), *(family.get("task") for family in config.get("families", []))]
+        return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
+
+
+def save_optimizer(folder: Path | str, name: str, optimizer: Optimizer[Any, Any], training: dict[str, Any]) -> Path:
+    """Write a learned optimizer.
+
+    Args:
+        folder: is made if need be.
+        name: what the registry calls the kind.
+        optimizer: an nn.Module.
+        training: what it was trained on and with, JSON values; read back by :func:`load_optimizer`.
+
+    Returns:
+        The path of the weights.
+    """
+    if not isinstance(optimizer, nn.Module):
+        raise InputError(f"{name} has no weights to save; expected a learned optimizer")
+    path = Path(folder) / WEIGHTS
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "config": optimizer.config.plain(),
+        "training": training,
+    }
+    write_tensors(path, dict(optimizer.state_dict()), metadata)
+    return path
+
+
+def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
+    """Read a learned optimizer.
+
+    Args:
+        path: its folder, or the weights in it.
+        settings: settings changed on top of the saved ones (``num_directions=50``).
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign, of a newer format, or its tensors do not fit.
+        InputError: a setting is unknown.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / WEIGHTS).is_file():
+            raise CheckpointError(f"{path} holds no {WEIGHTS}; expected a folder that a finished `zoracle train` wrote")
+        path = path / WEIGHTS
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not an optimizer's weights; expected a file that `zoracle train` wrote")
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has format version {metadata.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"
+        )
+    name, config = metadata.get("name"), metadata.get("config")
+    if not isinstance(name, str) or name not in REGISTRY or not REGISTRY[name].learned:
+        raise CheckpointError(f"{path} holds an optimizer {name!r} that this zoracle does not know; upgrade zoracle")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no settings of {name}; expected a file that `zoracle train` wrote")
+    try:
+        make(name, **config)
+    except InputError as error:
+        raise CheckpointError(f"{path} was made with settings that this zoracle does not know ({error})") from error
+    optimizer = make(name, **{**config, **settings})
+    assert isinstance(optimizer, nn.Module)
+    expected = {key: tuple(value.shape) for key, value in optimizer.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    if expected != found:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        told = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise CheckpointError(f"{path} does not fit {name}: tensors {told} are missing or of another shape")
+    broken = sorted(key for key, value in tensors.items() if not bool(value.isfinite().all()))
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinite weights ({broken[0]}); train again, or take another one")
+    optimizer.load_state_dict(tensors)
+    optimizer.requires_grad_(False)
+    return Loaded(optimizer, metadata)
+
+
+def shipped() -> dict[str, Path]:
+    """The trained optimizers that come with the package, by name."""
+    folder = files("zoracle") / "assets" / "optimizers"
+    with as_file(folder) as path:
+        if not path.is_dir():
+            return {}
+        return {entry.name: entry for entry in sorted(path.iterdir()) if (entry / WEIGHTS).is_file()}
+
+
+def resolve(name: str, task: str | None = None, **settings: Any) -> Loaded:
+    """An optimizer by name or by folder, trained where it is a learned one.
+
+    A learned optimizer's plain name ("zo-lstm") means the one trained on the task at hand where one is shipped
+    ("zo-lstm-digits"), otherwise the universal one, or where there is none that of MNIST ("zo-lstm-linf-mnist").
+
+    Raises:
+        InputError: nothing has this name.
+        CheckpointError: the folder's weights cannot be used.
+    """
+    known = shipped()
+    for candidate in (f"{name}-{task}" if task else name, name, f"{name}-universal", f"{name}-mnist"):
+        if candidate in known:
+            loaded = load_optimizer(known[candidate], **settings)
+            loaded.metadata["shipped"] = candidate
+            return loaded
+    if name in REGISTRY and not REGISTRY[name].learned:
+        return Loaded(make(name, **settings), {"name": name})
+    path = Path(name)
+    if name and (path.is_dir() or path.is_file()):
+        return load_optimizer(path, **settings)
+    if name in REGISTRY:
+        raise InputError(f"no trained {name} is shipped; train one with `zoracle train` and give its folder")
+    names = [*(n for n, entry in REGISTRY.items() if not entry.learned), "zo-lstm", *known]
+    close = get_close_matches(name, names, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(f"optimizer {name!r} is unknown and no folder; {hint}there are {', '.join(dict.fromkeys(names))}")

@@ -1,0 +1,1 @@
+"""Optimizers that rank candidates: evolution strategies and searches within a ball."""

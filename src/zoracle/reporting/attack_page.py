@@ -1,0 +1,107 @@
+"""What the report of an attack says beside its table: what was attacked and how, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from zoracle.objectives.attack import Attack
+from zoracle.results.result import Result
+
+#: How many misclassified images are named; there is a file that names all.
+NAMED = 60
+
+
+class AttackPage(NamedTuple):
+    """The parts, as text."""
+
+    facts: list[tuple[str, str]]
+    """What was attacked and how: a word, and what it was."""
+    counts: list[tuple[str, list[str]]]
+    """An optimizer, and its images attacked, broken, misclassified already, and queries by purpose."""
+    target: list[tuple[str, str]]
+    """What the target reports of itself: a word and a value."""
+    misclassified: list[str]
+    """Ids of the images that the target gets wrong as they are."""
+    more: int
+    """How many of those are not named."""
+    pictures: int
+    """Queries for the predictions that the report shows."""
+
+
+#: The headings of ``AttackPage.counts``.
+COUNTS = ("attacked", "broken", "misclassified already", "queries", "monitoring", "asked again")
+
+
+def attack_page(
+    objective: Attack,
+    config: Mapping[str, Any],
+    results: Mapping[str, Result],
+    pictures: int,
+    target: Mapping[str, Any],
+) -> AttackPage:
+    """Put together what a reader has to know of an attack.
+
+    Args:
+        objective: the attack.
+        config: of the run.
+        results: by label.
+        pictures: queries for the predictions that the report shows.
+        target: what the black box reports of itself.
+    """
+    first = next(iter(results.values()))
+    wrong = first.ids[0][first.misclassified.any(0)].tolist()
+    return AttackPage(
+        facts=_facts(objective, config, first),
+        counts=[(label, _counts(result)) for label, result in results.items()],
+        target=[(name, str(value)) for name, value in _leaves(target)],
+        misclassified=[str(one) for one in wrong[:NAMED]],
+        more=max(0, len(wrong) - NAMED),
+        pictures=pictures,
+    )
+
+
+def threat_model(objective: Attack) -> str:
+    """What perturbations are allowed, and wanted, in a sentence."""
+    goal = "any other class than the label" if objective.targets is None else "a given class for each image"
+    lead = f", by {objective.confidence:g} nats at least" if objective.confidence else ""
+    if objective.eps is None:
+        return f"{goal}{lead}, by a perturbation as small as possible: its {objective.norm} norm weighs {objective.c:g}"
+    return f"{goal}{lead}, by a perturbation whose {objective.norm} norm is at most {objective.eps:g}"
+
+
+def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list[tuple[str, str]]:
+    task = config.get("task", {})
+    shape = " x ".join(map(str, objective.shape))
+    budget = config.get("budget")
+    stop = "at the first success" if config.get("stop_on_success") else "when the budget or all steps are spent"
+    facts = [
+        ("target", f"the classifier of {task.get('name', 'the task')}"),
+        ("images", f"{result.ids.shape[1]:,} of {shape}, repeats: {result.ids.shape[0]:,}"),
+        ("looking for", threat_model(objective)),
+        ("budget", f"{budget:,} queries an image" if budget else f"{int(result.allowance.max()):,} queries an image"),
+        ("an image is left", stop),
+    ]
+    if config.get("check_start"):
+        facts.append(("start", "each image was asked about once, as it is; what was wrong already got no more queries"))
+    return facts
+
+
+def _counts(result: Result) -> list[str]:
+    wrong = int(result.misclassified.sum())
+    return [
+        f"{result.ids.numel() - wrong:,}",
+        f"{int(result.success_ever.sum()) - wrong:,}",
+        f"{wrong:,}" if bool((result.queries[..., 0] > 0).any()) else "not looked",
+        f"{int(result.spent.sum()):,}",
+        f"{int(result.monitored.sum()):,}",
+        f"{int(result.lost.sum()):,}",
+    ]
+
+
+def _leaves(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        words = f"{before}{name}".replace("_", " ")
+        found += _leaves(value, f"{words}, ") if isinstance(value, Mapping) else [(words, value)]
+    return found

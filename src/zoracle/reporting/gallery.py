@@ -1,0 +1,173 @@
+"""Pictures of an attack: what is shown, what the model says of it, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.errors import CheckpointError
+from zoracle.objectives.attack import ImageAttack
+from zoracle.results.result import Result
+from zoracle.rollout.journal import Journal
+from zoracle.rollout.resume import journal_path
+from zoracle.storage.files import read_tensors, write_tensors
+from zoracle.tasks.base import Pictures
+from zoracle.types import Evaluation, Purpose
+
+#: How many problems a report draws.
+SHOWN = 8
+
+_FORMAT = "zoracle-pictures-2"
+
+
+#: How many of them are failures, where an attack has so many.
+FAILED = 3
+
+
+class Outcome(NamedTuple):
+    """Where one optimizer ended, or its best point, on the K problems that are drawn, under the first seed."""
+
+    adversarial: Tensor
+    """(K, C, H, W) the clipped images."""
+    predicted: Tensor
+    """(K,) int64."""
+    success: Tensor
+    """(K,) bool, that point succeeds."""
+    first_success: Tensor
+    """(K,) int64, points evaluated up to and including the first that succeeded; -1 for none."""
+    l1: Tensor
+    """(K,), likewise l2 and linf: distances from the original."""
+    l2: Tensor
+    linf: Tensor
+
+
+class Gallery(NamedTuple):
+    """K problems of an attack."""
+
+    ids: list[int]
+    seed: int
+    originals: Tensor
+    """(K, C, H, W) in [0, 1]."""
+    labels: Tensor
+    """(K,) int64."""
+    class_names: tuple[str, ...]
+    predicted: Tensor
+    """(K,) int64, what the model says of the originals."""
+    outcomes: dict[str, Outcome]
+    queries: int
+    """Points evaluated to know the predictions, apart from everything else that is counted."""
+    best: bool
+    """What is drawn are the adversarial examples, and the best failed ones; else the last iterates."""
+    lost: int
+    """Points asked for again because an interruption lost their answers; in no other count."""
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or its number where it has none."""
+        return self.class_names[index] if 0 <= index < len(self.class_names) else str(index)
+
+
+def make_gallery(
+    objective: ImageAttack,
+    pictures: Pictures,
+    results: Mapping[str, Result],
+    rows: Tensor,
+    *,
+    best: bool = False,
+    keep: Path | None = None,
+    fingerprint: dict[str, Any] | None = None,
+) -> Gallery:
+    """Ask the model what it sees in some problems before and after each attack.
+
+    Args:
+        objective: the attack on all problems of the results.
+        pictures: the images of those to draw.
+        results: of each optimizer, by label; the first seed is drawn.
+        rows: (K,) which problems to draw.
+        best: draw the adversarial examples, and the best failed ones, instead of the last iterates.
+        keep: a file for the answers, so that drawing again costs no query; each is noted beside it as it comes.
+        fingerprint: what that file belongs to.
+
+    Raises:
+        CheckpointError: the kept file belongs to another run.
+    """
+    k = rows.shape[0]
+    points = {label: (best_points(r) if best else r.final_point)[0, rows] for label, r in results.items()}
+    like = next(iter(points.values()))
+    asked = [torch.zeros_like(like), *points.values()]
+    answers, lost = _answers(
+        objective, asked, rows, keep, {"labels": list(points), "best": best, **(fingerprint or {})}
+    )
+    first = next(iter(results.values()))
+    outcomes = {}
+    for (label, result), answer in zip(results.items(), answers[1:], strict=True):
+        distances = objective.distances(points[label], rows)
+        outcomes[label] = Outcome(
+            adversarial=objective.adversarial(points[label], rows).cpu().float().nan_to_num(),
+            predicted=answer,
+            success=(result.success_ever if best else result.final_success)[0, rows],
+            first_success=result.first_success[0, rows],
+            l1=distances["l1"].cpu(),
+            l2=distances["l2"].cpu(),
+            linf=distances["linf"].cpu(),
+        )
+    return Gallery(
+        ids=first.ids[0, rows].tolist(),
+        seed=int(first.seed[0, 0]),
+        originals=pictures.images.float(),
+        labels=pictures.labels,
+        class_names=pictures.class_names,
+        predicted=answers[0],
+        outcomes=outcomes,
+        queries=k * len(asked),
+        best=best,
+        lost=lost,
+    )
+
+
+def best_points(result: Result) -> Tensor:
+    """(S, P, d) the success with the lowest loss of each problem, the best failed point where there is none."""
+    return torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)
+
+
+def chosen(result: Result, attack: bool) -> Tensor:
+    """Which problems are drawn: the first ones; of an attack some that were broken and some that were not."""
+    rows = torch.arange(result.ids.shape[1])
+    if not attack or bool(result.misclassified[0].all()):
+        return rows[:SHOWN]
+    attacked, broken = ~result.misclassified[0], result.success_ever[0]
+    failed = rows[attacked & ~broken]
+    won = rows[attacked & broken]
+    failed = failed[: max(FAILED, SHOWN - won.numel())]
+    return torch.cat((won[: SHOWN - failed.numel()], failed)).sort().values
+
+
+def _answers(
+    objective: ImageAttack, asked: Sequence[Tensor], rows: Tensor, keep: Path | None, fingerprint: dict[str, Any]
+) -> tuple[list[Tensor], int]:
+    """The predicted classes of each of some lists of points, and how many points were lost on the way."""
+    if keep is None:
+        return [objective.predict(points, rows).cpu() for points in asked], 0
+    if keep.is_file():
+        tensors, metadata = read_tensors(keep)
+        if metadata.get("format") != _FORMAT or metadata.get("fingerprint") != fingerprint:
+            raise CheckpointError(f"{keep} belongs to another run; choose another folder")
+        return [tensors[f"answer.{i}"] for i in range(len(asked))], int(tensors["lost"])
+    with Journal(journal_path(keep)) as journal:
+        journal.resume(0, torch.zeros(objective.num_problems, dtype=torch.int64))
+        answers = []
+        for points in asked:
+            known = journal.answered(Purpose.MONITOR, rows)
+            if known is None:
+                journal.ask(Purpose.MONITOR, rows)
+                known = Evaluation(objective.predict(points, rows).cpu().double())
+                journal.answer(known)
+            answers.append(known.loss.long())
+        named = {f"answer.{i}": answer for i, answer in enumerate(answers)}
+        named["lost"] = journal.lost.sum()
+        write_tensors(keep, named, {"format": _FORMAT, "fingerprint": fingerprint})
+        journal.forget()
+    return answers, int(named["lost"])

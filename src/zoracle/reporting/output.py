@@ -1,0 +1,203 @@
+"""What a comparison or an attack leaves in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zoracle.errors import InputError, MissingExtraError
+from zoracle.objectives.attack import Attack, ImageAttack
+from zoracle.objectives.base import Objective
+from zoracle.objectives.reduced import Reduced
+from zoracle.reporting.attack_page import attack_page
+from zoracle.reporting.gallery import Gallery, best_points, chosen, make_gallery
+from zoracle.reporting.report import check_extra, write_report
+from zoracle.reporting.table import Row, markdown
+from zoracle.results.result import Result
+from zoracle.results.tuned import Tuned, write_tuned
+from zoracle.storage.files import read_json, write_json, write_text
+from zoracle.storage.fingerprint import config_hash
+from zoracle.storage.runfolder import VERSIONS, Run, write_npz
+from zoracle.tasks.base import Task
+from zoracle.types import StopReason
+
+
+def write_run(
+    run: Run,
+    task: Task,
+    objective: Objective,
+    rows: Sequence[Row],
+    results: dict[str, Result],
+    tuned_here: Sequence[Tuned],
+    notes: list[str],
+    title: str,
+    *,
+    attack: bool = False,
+) -> dict[str, Path]:
+    """Write table, curves, the count of all queries and the report into an open run folder.
+
+    Without the extra for reports everything else is written, and a note says what is missing.
+
+    Args:
+        run: the folder.
+        task: what the problems are of.
+        objective: all its problems that were run.
+        rows: of the table.
+        results: by label.
+        tuned_here: settings that were tuned in this run.
+        notes: what a reader should know; more may be added.
+        title: heading of the report.
+        attack: write adversarial examples as well, and the report of an attack.
+
+    Returns:
+        The files by name: table, markdown, curves, queries, and where there are some tuned, report, and the
+        adversarial examples of each label.
+    """
+    paths = {
+        name: run.path / file
+        for name, file in (
+            ("table", "table.json"),
+            ("markdown", "table.md"),
+            ("curves", "curves.npz"),
+            ("queries", "queries.json"),
+        )
+    }
+    write_json(paths["table"], [row._asdict() for row in rows])
+    write_text(paths["markdown"], markdown(rows))
+    write_npz(paths["curves"], curve_arrays(results))
+    if attack:
+        for label, result in results.items():
+            paths[f"adversarial {label}"] = run.path / f"adversarial-{file_name(label)}.npz"
+            write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, objective, result))
+    if tuned_here:
+        paths["tuned"] = run.path / "tuned.json"
+        write_tuned(paths["tuned"], tuned_here)
+    gallery: Gallery | None = None
+    drawn = True
+    try:
+        check_extra()
+    except MissingExtraError as error:
+        notes.append(f"no report was written: {error}")
+        drawn = False
+    else:
+        gallery = _gallery(run, task, objective, results, attack)
+    ledger = _ledger(results, tuned_here, gallery, objective)
+    write_json(paths["queries"], ledger)
+    if drawn:
+        paths["report"] = run.path / "report.html"
+        page = None
+        attacked = _innermost(objective)
+        if attack and isinstance(attacked, Attack):
+            page = attack_page(attacked, run.config, results, ledger["pictures"], ledger.get("target", {}))
+        write_report(
+            paths["report"],
+            title=title,
+            rows=rows,
+            results=results,
+            config=run.config,
+            versions=read_json(run.path / VERSIONS),
+            gallery=gallery,
+            notes=notes,
+            attack=page,
+        )
+    return paths
+
+
+def curve_arrays(results: dict[str, Result]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of ``curves.npz``: LABEL.losses and LABEL.queries (seed, problem, step), and LABEL.best.
+
+    Step t is the iterate after t steps, from the starting point (t = 0) to the last iterate; queries are the points
+    spent to reach it.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for label, result in results.items():
+        arrays[f"{label}.losses"] = np.ascontiguousarray(result.losses.numpy())
+        arrays[f"{label}.queries"] = np.ascontiguousarray(result.queries.numpy())
+        arrays[f"{label}.best"] = np.ascontiguousarray(result.best.numpy())
+    return arrays
+
+
+def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict[str, npt.NDArray[Any]]:
+    """The best adversarial image of each problem and seed, the best failed one where none succeeded.
+
+    Returns:
+        ids (P,), labels (P,), seeds (S,), images (P, C, H, W), adversarial (S, P, C, H, W), and (S, P) each: success,
+        misclassified (the image itself is a success, found by the check of the start), queries, queries_to_success
+        (-1 where none), reason (why it stopped, a word), l1, l2, linf (of ``adversarial``).
+
+    Raises:
+        InputError: the task is no attack on images.
+    """
+    pictures = task.pictures(tuple(result.ids[0].tolist()))
+    if pictures is None or not isinstance(objective, ImageAttack):
+        raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
+    # In the run's own precision: rounded, an image that barely succeeded might not.
+    points = best_points(result)
+    rows = torch.arange(result.ids.shape[1])
+    images = torch.stack([objective.adversarial(found, rows) for found in points])
+    distances = [objective.distances(found, rows) for found in points]
+    arrays = {
+        "ids": result.ids[0],
+        "labels": pictures.labels,
+        "seeds": result.seed[:, 0],
+        "images": pictures.images,
+        "adversarial": images,
+        "success": result.success_ever,
+        "misclassified": result.misclassified,
+        "queries": result.spent,
+        "queries_to_success": result.first_success,
+        **{name: torch.stack([one[name] for one in distances]) for name in ("l1", "l2", "linf")},
+    }
+    words = np.array([reason.name.lower() for reason in StopReason])
+    return {**{name: value.cpu().numpy() for name, value in arrays.items()}, "reason": words[result.reason.numpy()]}
+
+
+def _innermost(objective: Objective) -> Objective:
+    """The attack itself, where its points lie in a smaller space."""
+    return objective.inner if isinstance(objective, Reduced) else objective
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+
+
+def _ledger(
+    results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None, objective: Objective
+) -> dict[str, Any]:
+    """Every point that the numbers of this run needed, by what it was evaluated for.
+
+    Under "interrupted" are those that were asked for again, because a process was killed or a call did not return:
+    the target may have seen them, and they are in no other count. Under "target" is what the black box reports itself,
+    attempts over a network and what of them is billed.
+    """
+    attacked = _innermost(objective)
+    target = attacked.black_box.report() if isinstance(attacked, Attack) else {}
+    return {
+        "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
+        "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
+        "tuning": {record.optimizer: record.queries for record in records},
+        "pictures": 0 if gallery is None else gallery.queries,
+        "interrupted": {
+            **{label: int(result.lost.sum()) for label, result in results.items()},
+            "pictures": 0 if gallery is None else gallery.lost,
+        },
+        **({"target": target} if target else {}),
+    }
+
+
+def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Result], attack: bool) -> Gallery | None:
+    first = next(iter(results.values()))
+    rows = chosen(first, attack)
+    pictures = task.pictures(tuple(first.ids[0, rows].tolist()))
+    if pictures is None or not isinstance(objective, ImageAttack):
+        return None
+    fingerprint = {"config_sha256": config_hash(run.config), "rows": rows.tolist()}
+    keep = run.pieces / "pictures.safetensors"
+    return make_gallery(objective, pictures, results, rows, best=attack, keep=keep, fingerprint=fingerprint)

@@ -1,0 +1,233 @@
+"""A report that is one HTML file: nothing is loaded from anywhere, and nothing runs in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoracle import __version__
+from zoracle.errors import require
+from zoracle.reporting import figures
+from zoracle.reporting.attack_page import COUNTS, AttackPage
+from zoracle.reporting.gallery import Gallery
+from zoracle.reporting.table import COLUMNS, Row, cells, shown_columns
+from zoracle.results.metrics import DEFINITIONS
+from zoracle.results.result import Result
+from zoracle.storage.files import write_text
+
+#: What a label looks like in a figure's key: a short line with its dash.
+_KEY_LENGTH = 28
+
+#: Numbers of ``versus_first`` by the words that a reader sees.
+_DIFFERENCES = (("ratio", "ratio", ".4f"), ("queries_to_success", "queries to first success", ".1f"))
+
+
+def check_extra() -> None:
+    """Make sure that a report can be drawn.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not installed; the message names the extra.
+    """
+    require("jinja2", "report")
+    require("matplotlib", "report")
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    rows: Sequence[Row],
+    results: Mapping[str, Result],
+    config: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    gallery: Gallery | None = None,
+    notes: Sequence[str] = (),
+    attack: AttackPage | None = None,
+) -> None:
+    """Write the report of a comparison, or of one optimizer's single run.
+
+    Args:
+        path: the HTML file.
+        title: its heading.
+        rows: what :func:`zoracle.reporting.table.rows_of` made of the results, best first.
+        results: by label.
+        config: the run's settings, JSON values.
+        versions: what computed the numbers.
+        gallery: pictures, where the task is an attack.
+        notes: lines that a reader should know, above the table.
+        attack: what was attacked and how, where the run is an attack.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not installed; the message names the extra.
+        InputError: the file cannot be written.
+    """
+    jinja2 = require("jinja2", "report")
+    check_extra()
+    ordered = {row.optimizer: results[row.optimizer] for row in rows}
+    style = figures.styles(list(ordered))
+    shown = shown_columns(rows)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("zoracle.reporting") / "templates" / "report.html.jinja"
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+        title=title,
+        lead=_lead(rows),
+        notes=[*notes, *_warnings(rows)],
+        headings=[COLUMNS[j][0] for j in shown],
+        lines=[(row, [line[j] for j in shown]) for row, line in zip(rows, cells(rows), strict=True)],
+        differences=_differences(rows),
+        figures=figures.curves(ordered, stopping=all(row.stop_on_success for row in rows)),
+        sorted_by="queries to success" if all(row.stop_on_success for row in rows) else "ratio",
+        attack=attack,
+        count_headings=COUNTS,
+        styles=style,
+        key_length=_KEY_LENGTH,
+        strips=_strips(gallery, ordered),
+        gallery=gallery,
+        settings=[
+            (row.optimizer, row.settings_from, json.dumps(row.settings, indent=1, sort_keys=True)) for row in rows
+        ],
+        config=json.dumps(config, indent=1, sort_keys=True),
+        versions=versions,
+        definitions=DEFINITIONS,
+        version=__version__,
+    )
+    write_text(path, page)
+
+
+class _Shot(NamedTuple):
+    """One problem under one optimizer."""
+
+    adversarial: str
+    change: str
+    predicted: str
+    success: bool
+    first: int
+    l1: float
+    l2: float
+    linf: float
+
+
+class _Strip(NamedTuple):
+    """One problem under all optimizers, the best one first."""
+
+    id: int
+    original: str
+    label: str
+    predicted: str
+    shots: list[_Shot]
+
+
+def _strips(gallery: Gallery | None, ordered: Mapping[str, Result]) -> list[_Strip]:
+    if gallery is None:
+        return []
+    return [
+        _Strip(
+            id=gallery.ids[i],
+            original=figures.grey_png(gallery.originals[i]),
+            label=gallery.class_name(int(gallery.labels[i])),
+            predicted=gallery.class_name(int(gallery.predicted[i])),
+            shots=[_shot(gallery, label, i) for label in ordered],
+        )
+        for i in range(len(gallery.ids))
+    ]
+
+
+def _shot(gallery: Gallery, label: str, i: int) -> _Shot:
+    outcome = gallery.outcomes[label]
+    change = outcome.adversarial[i] - gallery.originals[i]
+    return _Shot(
+        adversarial=figures.grey_png(outcome.adversarial[i]),
+        change=figures.signed_png(change, float(change.abs().max())),
+        predicted=gallery.class_name(int(outcome.predicted[i])),
+        success=bool(outcome.success[i]),
+        first=int(outcome.first_success[i]),
+        l1=float(outcome.l1[i]),
+        l2=float(outcome.l2[i]),
+        linf=float(outcome.linf[i]),
+    )
+
+
+def _lead(rows: Sequence[Row]) -> str:
+    """What the table says, in a sentence or two, no more than it says."""
+    first = rows[0]
+    runs = f"{_many(first.problems, 'problem')}, {_many(first.seeds, 'repeat')}"
+    if first.stop_on_success:
+        return _lead_stopping(first, runs)
+    if first.ratio is None:
+        return f"{runs}. No ratio is defined: the initial losses are not positive."
+    text = f"{runs}. {first.optimizer} ends at {first.ratio:.4f} of the initial loss{_within(first)}"
+    others = [row for row in rows[1:] if row.ratio is not None and row.versus_first is not None]
+    if not others:
+        return text + "."
+    second = others[0]
+    assert second.versus_first is not None
+    gap = second.versus_first["ratio"]
+    text += f"; the next, {second.optimizer}, at {second.ratio:.4f}{_within(second)}."
+    if gap["low"] is None or gap["high"] is None:
+        return text
+    apart = "clear of zero" if gap["low"] > 0 else "not clear of zero: this run does not tell the two apart"
+    return text + (
+        f" On the same problems and repeats the difference is {gap['mean']:.4f} "
+        f"[{gap['low']:.4f}, {gap['high']:.4f}], {apart}."
+    )
+
+
+def _within(row: Row) -> str:
+    return "" if row.ratio_low is None else f" [{row.ratio_low:.4f}, {row.ratio_high:.4f}]"
+
+
+def _lead_stopping(first: Row, runs: str) -> str:
+    if first.success_ever is None:
+        return f"{runs}. No success is defined, or there was nothing to attack."
+    text = f"{runs}. {first.optimizer} succeeds on {first.success_ever:.1%}"
+    if first.queries_to_success_mean is not None:
+        text += (
+            f", after {first.queries_to_success_mean:,.1f} queries on average and "
+            f"{first.queries_to_success_median:,.1f} in the median; failures count at the whole budget"
+        )
+    return text + "."
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    told = [
+        f"{row.optimizer}: {row.non_finite_values:,} values were not finite, "
+        f"and {row.non_finite_finals:,} runs ended so."
+        for row in rows
+        if row.non_finite_values or row.non_finite_finals
+    ]
+    undefined = max((row.ratio_undefined for row in rows), default=0)
+    if undefined:
+        told.append(f"{undefined:,} runs start at a loss that is not positive; they are left out of the ratios alone.")
+    if len({row.queries_per_problem for row in rows}) > 1 and not all(row.stop_on_success for row in rows):
+        told.append("The optimizers did not spend the same number of queries; compare the curves, not only the ends.")
+    return told
+
+
+def _differences(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each row minus the first, as text: the optimizer, and (what, difference with its interval)."""
+    told = []
+    for row in rows:
+        if row.versus_first is None:
+            continue
+        parts = []
+        for key, words, digits in _DIFFERENCES:
+            if key == "ratio" and row.stop_on_success:
+                continue
+            difference = row.versus_first.get(key)
+            if difference is None or difference["mean"] is None:
+                continue
+            text = f"{difference['mean']:+{digits}}"
+            if difference["low"] is not None and difference["high"] is not None:
+                text += f" [{difference['low']:+{digits}}, {difference['high']:+{digits}}]"
+            parts.append((words, text))
+        told.append((row.optimizer, parts))
+    return told

@@ -1,0 +1,1 @@
+"""What an evaluation hands back, and the definitions of the numbers made of it."""

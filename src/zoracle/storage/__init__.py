@@ -1,0 +1,1 @@
+"""Files that users rely on: written whole, locked, hashed, never pickles."""

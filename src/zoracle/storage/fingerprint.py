@@ -1,0 +1,69 @@
+"""What a run was made of, as JSON values: enough to notice that a checkpoint belongs to another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoracle import __version__
+from zoracle.storage.hashing import feed
+
+
+def optimizer_config(optimizer: Any) -> dict[str, Any]:
+    """Class, settings, and where there are weights their SHA-256."""
+    described = {"class": type(optimizer).__name__, "settings": optimizer.config.plain()}
+    if isinstance(optimizer, nn.Module):
+        described["weights_sha256"] = weights_hash(optimizer)
+    return described
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + b" ")
+        feed(digest, tensor)
+    return digest.hexdigest()
+
+
+def differences(there: Any, asked: Any, name: str = "") -> list[str]:
+    """Where two trees of JSON values differ, one entry a leaf: ``optimizer.settings.lr: 0.1 there, 0.2 asked``."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        found = []
+        for key in {**asked, **there}:
+            found += differences(there.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
+        return found
+    return [] if there == asked else [f"{name}: {_short(there)} there, {_short(asked)} asked"]
+
+
+def ids_hash(ids: Sequence[int]) -> str:
+    """SHA-256 of a list of ids, order included."""
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
+
+
+def config_hash(config: Any) -> str:
+    """SHA-256 of JSON values; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What computed the numbers. No host name, no user name, no path."""
+    return {
+        "zoracle": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:21] + "..."

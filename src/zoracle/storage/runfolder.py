@@ -1,0 +1,160 @@
+"""The folder of a run: opened once for one config, written file by file, each whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from zoracle.errors import InputError
+from zoracle.storage.files import lock, read_json, write_bytes, write_json
+from zoracle.storage.fingerprint import config_hash, versions
+
+CONFIG = "config.json"
+VERSIONS = "versions.json"
+#: How the run was asked for. The config says what the numbers depend on and names no path of a machine; this may.
+COMMAND = "command.json"
+#: The log of network attempts, of targets that keep one; it may be there before the run is.
+ATTEMPTS = "attempts.jsonl"
+#: Whoever holds the lock on this file has the folder; it says which process that is.
+LOCK = ".lock"
+#: Under this folder lie the finished pieces of a run that an interrupted one goes on from.
+PIECES = "pieces"
+
+
+class Run(NamedTuple):
+    """An open run folder."""
+
+    path: Path
+    config: dict[str, Any]
+    resumed: bool
+    """The folder was there already, made with the same config."""
+
+    @property
+    def pieces(self) -> Path:
+        """Where the finished pieces are kept."""
+        return self.path / PIECES
+
+
+@contextmanager
+def locked(out: str | Path) -> Iterator[None]:
+    """Keep a run folder to this process; a process that ended in whatever way keeps it no longer.
+
+    Raises:
+        InputError: another process has it, or it cannot be written to.
+    """
+    path = Path(out)
+    _check_writable(path)
+    try:
+        file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot write into {path}: {error.strerror or error}; choose another folder") from error
+    try:
+        if not lock(file):
+            other = os.read(file, 20).decode(errors="replace").strip()
+            raise InputError(
+                f"{path} is in use by another run{f' (process {other})' if other else ''}; "
+                "wait for it, end it, or choose another folder"
+            )
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(file)
+
+
+def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any] | None = None) -> Run:
+    """Make a run folder and write its config and versions, or open the folder of the same run again.
+
+    Nothing has been queried yet when this fails.
+
+    Args:
+        out: the folder.
+        config: JSON values; everything that the run's numbers depend on.
+        command: JSON values; how the run was asked for, kept where nothing is kept yet.
+
+    Raises:
+        InputError: the folder cannot be written to, holds something else, or was made with another config.
+    """
+    path = Path(out)
+    _check_writable(path)
+    known = path / CONFIG
+    if known.is_file():
+        there = read_json(known)
+        if not isinstance(there, dict) or config_hash(there) != config_hash(config):
+            raise InputError(
+                f"{path} holds a run with another config ({_difference(there, config)}); "
+                "choose another folder, or the same settings to resume it"
+            )
+        _note_versions(path / VERSIONS)
+        _note_command(path / COMMAND, command)
+        return Run(path, config, resumed=True)
+    if any(not entry.name.startswith(".") and entry.name != ATTEMPTS for entry in path.iterdir()):
+        raise InputError(f"{path} is not empty and holds no {CONFIG}; choose a new or an empty folder")
+    write_json(known, config)
+    _note_versions(path / VERSIONS)
+    _note_command(path / COMMAND, command)
+    return Run(path, config, resumed=False)
+
+
+def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays as an npz file that needs no pickle, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written to, or an array holds objects.
+    """
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects:
+        raise InputError(f"array {objects[0]!r} holds Python objects; expected numbers")
+    buffer = io.BytesIO()
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(buffer, **named)
+    write_bytes(path, buffer.getvalue())
+
+
+def _note_versions(path: Path) -> None:
+    """Write the versions; a run that is resumed with others keeps the first and notes the latest."""
+    now: dict[str, Any] = dict(versions())
+    if path.is_file():
+        first = read_json(path)
+        known = {name: first.get(name) for name in now} if isinstance(first, dict) else None
+        if known == now:
+            return
+        if known is not None:
+            now = {**known, "resumed_with": now}
+    write_json(path, now)
+
+
+def _note_command(path: Path, command: Mapping[str, Any] | None) -> None:
+    if command is not None and not path.is_file():
+        write_json(path, command)
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _difference(there: Any, asked: dict[str, Any]) -> str:
+    """The first settings that differ, in a few words."""
+    if not isinstance(there, dict):
+        return "not one that zoracle wrote"
+    keys = [key for key in {**there, **asked} if there.get(key) != asked.get(key)]
+    told = [f"{key}: {_short(there.get(key))} there, {_short(asked.get(key))} asked" for key in keys[:2]]
+    return "; ".join(told) + ("; ..." if len(keys) > 2 else "")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

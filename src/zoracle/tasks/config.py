@@ -1,0 +1,25 @@
+"""A task as JSON values: enough to notice that a run belongs to another one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from zoracle.tasks.base import Task
+
+
+def task_config(task: Task) -> dict[str, Any]:
+    """Name and dimension, every plain setting that the task keeps as a public attribute, and the hashes of its files.
+
+    A file, the target network's weights say, is told by its SHA-256: its path means nothing on another machine.
+    """
+    described: dict[str, Any] = {}
+    for name, value in sorted(vars(task).items()):
+        if name.startswith("_"):
+            continue
+        if isinstance(value, Path) and value.is_file():
+            described[f"{name}_sha256"] = hashlib.sha256(value.read_bytes()).hexdigest()
+        elif value is None or isinstance(value, bool | int | float | str):
+            described[name] = value
+    return {**described, "name": task.name, "dim": task.dim}
