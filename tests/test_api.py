@@ -12,6 +12,8 @@ from torch import nn
 import zoracle
 from problems import Bowls
 from zoracle import api
+from zoracle.api import minimizing
+from zoracle.api.loading import chosen_optimizer
 from zoracle.errors import BlackBoxError, BudgetError, CheckpointError, InputError
 from zoracle.objectives.base import Bounds
 from zoracle.optimizers.pretrained import save_optimizer
@@ -65,7 +67,7 @@ def test_not_one_point_more_than_the_budget_and_not_one_uncounted(optimizer, bud
     found = zoracle.minimize(f, np.ones((3, D)), budget=budget, optimizer=optimizer)
     assert max(found.queries) <= budget
     assert found.queries.sum() == f.seen
-    step = api._optimizer(optimizer, {}).queries_per_step
+    step = chosen_optimizer(optimizer, {}).queries_per_step
     assert found.queries.tolist() == [budget // step * step + (budget % step > 0)] * 3
     assert found.reason == [StopReason.BUDGET] * 3
     assert found.value.tolist() == f(found.x).tolist(), "the value is that of the point"
@@ -246,7 +248,7 @@ def test_nan_from_the_start_is_an_error_and_later_it_is_counted():
 
 @every_optimizer
 def test_minimize_goes_on_where_it_failed_and_counts_the_failed_call(optimizer, tmp_path):
-    step = api._optimizer(optimizer, {}).queries_per_step
+    step = chosen_optimizer(optimizer, {}).queries_per_step
     settings = {"budget": 10 * step, "optimizer": optimizer, "seed": 5}
     whole = zoracle.minimize(Counted(), np.ones((2, D)), **settings)
     f = Counted(fails=4)
@@ -548,7 +550,7 @@ def test_load_gives_optimizers_by_name_and_by_folder(tmp_path):
 
 
 def test_the_examples_in_the_docstrings_run():
-    found = doctest.testmod(api, extraglobs={"torch": torch, "np": np})
+    found = doctest.testmod(minimizing, extraglobs={"torch": torch, "np": np})
     assert found.attempted >= 2
     assert found.failed == 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,11 @@ def as_tensor(name: str, values: Any) -> Tensor:
         return torch.from_numpy(np.array(values))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} cannot be read as numbers ({one_line(error)}); expected an array") from error
+
+
+def framework_of(given: Any) -> Literal["numpy", "torch"]:
+    """The framework that something given belongs to; NumPy for what is neither."""
+    return "torch" if isinstance(given, Tensor) else "numpy"
 
 
 def check_dtype(name: str, x: Tensor) -> None:
