@@ -13,7 +13,7 @@ from benchmarks.targets import Candidate, Target, fastest, target
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.optimizers.base import Optimizer
-from zoracle.optimizers.pretrained import resolve
+from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import make
 
 ABOUT = "seconds of an attack over (queries x the network's best seconds a query), one thread, q = 20, float32"
@@ -26,7 +26,7 @@ Q = 20
 def optimizer(name: str, trained_for: str, q: int = Q) -> Optimizer[Any, Any]:
     """By name, trained where a trained one ships; time does not depend on the weights."""
     try:
-        return resolve(name, trained_for, num_directions=q).optimizer
+        return resolve(name, Use(trained_for), num_directions=q).optimizer
     except InputError:
         return make(name, num_directions=q)
 

@@ -16,7 +16,7 @@ from zoracle.api import minimizing
 from zoracle.api.loading import chosen_optimizer
 from zoracle.errors import BlackBoxError, BudgetError, CheckpointError, InputError
 from zoracle.objectives.base import Bounds
-from zoracle.optimizers.pretrained import save_optimizer
+from zoracle.optimizers.pretrained import Use, save_optimizer
 from zoracle.optimizers.registry import make
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
@@ -67,7 +67,7 @@ def test_not_one_point_more_than_the_budget_and_not_one_uncounted(optimizer, bud
     found = zoracle.minimize(f, np.ones((3, D)), budget=budget, optimizer=optimizer)
     assert max(found.queries) <= budget
     assert found.queries.sum() == f.seen
-    step = chosen_optimizer(optimizer, {}).queries_per_step
+    step = chosen_optimizer(optimizer, {}, Use()).queries_per_step
     assert found.queries.tolist() == [budget // step * step + (budget % step > 0)] * 3
     assert found.reason == [StopReason.BUDGET] * 3
     assert found.value.tolist() == f(found.x).tolist(), "the value is that of the point"
@@ -248,7 +248,7 @@ def test_nan_from_the_start_is_an_error_and_later_it_is_counted():
 
 @every_optimizer
 def test_minimize_goes_on_where_it_failed_and_counts_the_failed_call(optimizer, tmp_path):
-    step = chosen_optimizer(optimizer, {}).queries_per_step
+    step = chosen_optimizer(optimizer, {}, Use()).queries_per_step
     settings = {"budget": 10 * step, "optimizer": optimizer, "seed": 5}
     whole = zoracle.minimize(Counted(), np.ones((2, D)), **settings)
     f = Counted(fails=4)

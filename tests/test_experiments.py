@@ -27,7 +27,7 @@ from zoracle.experiments.context import Meter
 from zoracle.experiments.reproduce import changed, reproduce
 from zoracle.experiments.weights import paper_config
 from zoracle.experiments.work import Work
-from zoracle.optimizers.pretrained import resolve, save_optimizer, shipped
+from zoracle.optimizers.pretrained import Use, resolve, save_optimizer, shipped
 from zoracle.optimizers.registry import make
 from zoracle.reporting.drawing import line
 from zoracle.rollout import rollout
@@ -277,7 +277,7 @@ def test_measures_against_what_is_known():
 def test_the_reference_is_left_alone_and_every_point_is_counted():
     made = task("digits")
     ids = made.ids("valid")[:2]
-    optimizer = resolve("zo-lstm", "digits").optimizer
+    optimizer = resolve("zo-lstm", Use("digits")).optimizer
     riders = [("gaussian", make("zo-sgd")), ("guided", make("zo-lstm-guided-es"))]
     quality = alongside(optimizer, riders, made, ids, label="own", seed=3, steps=5)
     oracle = Oracle(made.objective(ids))

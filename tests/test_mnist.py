@@ -9,7 +9,7 @@ import torch
 
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.optimizers.base import Optimizer
-from zoracle.optimizers.pretrained import resolve
+from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import make
 from zoracle.results.metrics import paired, summarise
 from zoracle.results.result import Result
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def optimizer(name: str) -> Optimizer:
-    return make("zo-sgd", lr=8 / 784) if name == "zo-sgd" else resolve(name, "mnist").optimizer
+    return make("zo-sgd", lr=8 / 784) if name == "zo-sgd" else resolve(name, Use("mnist")).optimizer
 
 
 def both_types(name: str) -> tuple[Result, Result]:

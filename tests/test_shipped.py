@@ -7,13 +7,14 @@ import torch
 
 import zoracle
 from problems import Bowls
+from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.metatrain import config as configs
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
-from zoracle.optimizers.pretrained import CARD, load_optimizer, resolve, shipped
+from zoracle.optimizers.pretrained import CARD, Use, default_for, load_optimizer, resolve, shipped
 from zoracle.optimizers.registry import make
 from zoracle.results.metrics import paired
 from zoracle.rollout import rollout
@@ -38,19 +39,32 @@ def test_they_are_there_with_their_cards_and_recipes() -> None:
 
 
 def test_the_plain_name_means_the_task_at_hand() -> None:
-    assert resolve("zo-lstm", "digits").metadata["shipped"] == "zo-lstm-digits"
-    assert resolve("zo-lstm", "another").metadata["shipped"] == "zo-lstm-universal"
-    assert resolve("zo-lstm", "network").metadata["shipped"] == "zo-lstm-universal"
-    assert resolve("zo-lstm-linf", "another").metadata["shipped"] == "zo-lstm-linf-mnist"
+    assert resolve("zo-lstm", Use("digits")).metadata["shipped"] == "zo-lstm-digits"
+    assert resolve("zo-lstm", Use("another")).metadata["shipped"] == "zo-lstm-universal"
+    assert resolve("zo-lstm", Use("network")).metadata["shipped"] == "zo-lstm-universal"
+    assert resolve("zo-lstm-linf", Use("another")).metadata["shipped"] == "zo-lstm-linf-mnist"
     assert resolve("zo-lstm").metadata["shipped"] == "zo-lstm-universal"
     assert not any(p.requires_grad for p in zoracle.load("zo-lstm").parameters())  # type: ignore[attr-defined]
     assert zoracle.load("zo-lstm-digits", num_directions=7).queries_per_step == 8
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_plain_name_means_the_ball_at_hand(norm: str) -> None:
+    """In a ball "zo-lstm" is never the one that was trained to make a loss small, whatever the task."""
+    for name, known in (("digits", "digits"), ("mnist", "mnist"), ("images", "mnist")):
+        assert default_for(Use(name, ball=norm)) == f"zo-lstm-{norm}-{known}"
+    made = task("digits", norm=norm, eps=0.2)
+    assert use_of(made) == Use("digits", norm, 64)
+    ((label, optimizer),) = chosen_optimizers("zo-lstm", use_of(made))
+    assert label == "zo-lstm"
+    assert isinstance(optimizer, BallLSTM)
+    assert use_of(task("digits", norm="l2" if norm == "l2" else "l1")).ball is None
+
+
 def test_it_beats_tuned_zo_sgd_on_validation_digits() -> None:
     digits = task("digits")
     ids = digits.ids("valid")[:20]
-    learned = evaluate(resolve("zo-lstm", "digits").optimizer, digits, ids)
+    learned = evaluate(resolve("zo-lstm", Use("digits")).optimizer, digits, ids)
     baseline = evaluate(with_settings(make("zo-sgd"), lr=0.0078125), digits, ids)
     assert paired(baseline, learned)["ratio"].low > 0
 

@@ -23,7 +23,7 @@ from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.jobs import Job, check_jobs, job, optimizer_of
 from zoracle.evaluation.parallel import batch_size, kept_size
 from zoracle.evaluation.workers import Workers, started
-from zoracle.optimizers.pretrained import resolve
+from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.storage.files import read_tensors
 from zoracle.storage.fingerprint import optimizer_config
@@ -51,7 +51,7 @@ def pool():
 @pytest.mark.parametrize("name", ["zo-adam", "zo-lstm"])
 def test_the_same_bits_as_in_one_process(pool, name):
     made = task("digits")
-    optimizer = resolve(name, "digits", num_directions=5).optimizer
+    optimizer = resolve(name, Use("digits"), num_directions=5).optimizer
     told, status = [], []
     settings = {"ids": made.ids("test")[:7], "seeds": (0, 4), "steps": 6, "dtype": torch.float64, "batch": 3}
     found = evaluate(

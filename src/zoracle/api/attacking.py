@@ -27,6 +27,7 @@ from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
 from zoracle.objectives.reduced import Reduced
 from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import resumable_rollout
@@ -104,9 +105,7 @@ def attack(
     Raises:
         InputError: what was given cannot be used; BlackBoxError where the model failed.
     """
-    if optimizer == "zo-lstm" and eps is not None:
-        optimizer = f"zo-lstm-{norm}"
-    chosen = chosen_optimizer(optimizer, settings)
+    chosen = chosen_optimizer(optimizer, settings, Use(ball=None if eps is None else norm))
     if (budget is None) == (steps is None):
         raise InputError("give either a budget of queries an image or a number of steps")
     stop = eps is not None if stop_on_success is None else stop_on_success

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
-from zoracle.optimizers.pretrained import resolve
+from zoracle.optimizers.pretrained import Use, resolve
 
 
 def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
@@ -24,8 +24,10 @@ def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
     return resolve(str(name), **settings).optimizer
 
 
-def chosen_optimizer(optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any]) -> Optimizer[Any, Any]:
-    """What a caller named or made, with these settings.
+def chosen_optimizer(
+    optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any], use: Use
+) -> Optimizer[Any, Any]:
+    """What a caller named or made, with these settings; the plain name "zo-lstm" goes by the use.
 
     Raises:
         InputError: it is neither a name, a folder nor an optimizer, or settings came with a made one.
@@ -36,4 +38,4 @@ def chosen_optimizer(optimizer: str | Path | Optimizer[Any, Any], settings: dict
         return optimizer
     if not isinstance(optimizer, str | Path):
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
-    return resolve(str(optimizer), **settings).optimizer
+    return resolve(str(optimizer), use, **settings).optimizer

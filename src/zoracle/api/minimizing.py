@@ -27,6 +27,7 @@ from zoracle.objectives.base import Objective
 from zoracle.objectives.callable import CallableObjective
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import resumable_rollout
@@ -86,7 +87,7 @@ def minimize(
         (2100, 'BUDGET', True)
     """
     start, single, to_user = as_points(x0)
-    chosen = chosen_optimizer(optimizer, settings)
+    chosen = chosen_optimizer(optimizer, settings, Use(dim=start.shape[1]))
     budget = affordable(budget, chosen)
     limits = as_limits(bounds, start)
     seed = whole("seed", seed)

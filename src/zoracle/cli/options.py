@@ -10,10 +10,11 @@ import click
 import torch
 from rich.console import Console
 
-from zoracle.comparison.chosen import chosen_optimizers
+from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.comparison.compare import Comparison, compare
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
+from zoracle.optimizers.pretrained import PLAIN
 from zoracle.tasks import Task, names, task
 from zoracle.tasks.image_attack import ImageAttackTask
 
@@ -113,12 +114,11 @@ def criterion_for(threat: str) -> Criterion:
 
 def default_optimizers(threat: str, *, one: bool = False) -> tuple[str, ...]:
     """The optimizers that run where none are named: a learned one first, and unless ``one`` is enough its rivals."""
+    if one:
+        return (PLAIN,)
     if threat.startswith("minimise"):
-        found: tuple[str, ...] = ("zo-lstm", "zo-sgd", "zo-signsgd", "zo-adam")
-    else:
-        rivals = ("square", "sign-hunter", "simba", "simba-dct", "nes", "bandits", "zo-signsgd", "zo-adamm", "snes")
-        found = (f"zo-lstm-{threat}", *rivals)
-    return found[:1] if one else found
+        return (PLAIN, "zo-sgd", "zo-signsgd", "zo-adam")
+    return (PLAIN, "square", "sign-hunter", "simba", "simba-dct", "nes", "bandits", "zo-signsgd", "zo-adamm", "snes")
 
 
 def run_options(
@@ -230,7 +230,7 @@ def run_comparison(
     if run.ids is not None and run.problems is not None:
         raise InputError("--ids and --problems were both given; expected one of them")
     names = run.optimizers or ",".join(default_optimizers(run.threat, one=attack))
-    optimizers = chosen_optimizers(names, made.name)
+    optimizers = chosen_optimizers(names, use_of(made))
     ids = read_ids(run.ids)
     if ids is None and run.problems is not None:
         available = made.ids(run.split)

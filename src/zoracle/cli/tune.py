@@ -16,7 +16,7 @@ from zoracle.cli.options import (
     threat_option,
     workers_option,
 )
-from zoracle.comparison.chosen import chosen_optimizers
+from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.comparison.tune import GRIDS, tunable, tune
 from zoracle.errors import InputError
 from zoracle.evaluation.workers import started
@@ -55,7 +55,7 @@ def command(
     check_writable(out)
     ids = made.ids("valid")[:problems]
     q = made.defaults.num_directions if num_directions is None else num_directions
-    chosen_ones = chosen_optimizers(optimizers, task_name)
+    chosen_ones = chosen_optimizers(optimizers, use_of(made))
     for label, optimizer in chosen_ones:
         if tunable(optimizer) is None:
             raise InputError(f"{label} has no step size to tune here; expected of {', '.join(GRIDS)}")

@@ -7,19 +7,27 @@ from typing import Any
 
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
-from zoracle.optimizers.pretrained import Loaded, resolve
+from zoracle.optimizers.pretrained import Loaded, Use, resolve
+from zoracle.tasks.base import Task
+from zoracle.tasks.image_attack import AttackTask
 
 
-def chosen_optimizers(names_or_folders: str, task_name: str) -> list[tuple[str, Optimizer[Any, Any]]]:
+def use_of(made: Task) -> Use:
+    """What an optimizer is wanted for that runs on a task."""
+    ball = made.norm if isinstance(made, AttackTask) and made.eps is not None else None
+    return Use(made.name, ball, made.dim)
+
+
+def chosen_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Optimizer[Any, Any]]]:
     """Labels and optimizers of a comma-separated list.
 
     Raises:
         InputError: the list is empty, or holds something unknown, or one twice.
     """
-    return [(label, loaded.optimizer) for label, loaded in chosen(names_or_folders, task_name)]
+    return [(label, loaded.optimizer) for label, loaded in chosen(names_or_folders, use)]
 
 
-def chosen(names_or_folders: str, task_name: str) -> list[tuple[str, Loaded]]:
+def chosen(names_or_folders: str, use: Use) -> list[tuple[str, Loaded]]:
     """As :func:`chosen_optimizers`, with what the files say of themselves."""
     wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
     if not wanted:
@@ -28,7 +36,7 @@ def chosen(names_or_folders: str, task_name: str) -> list[tuple[str, Loaded]]:
     for name in wanted:
         if wanted.count(name) > 1:
             raise InputError(f"--optimizers names {name} more than once; expected each once")
-        loaded = resolve(name, task_name)
+        loaded = resolve(name, use)
         named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
         label = name if named else _folder(name)
         # Folders of one name under different parents; which is which is in the config, by the hash of the weights.

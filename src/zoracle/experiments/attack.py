@@ -49,7 +49,7 @@ def run(context: Context) -> Outcome:
     s: Settings = context.settings
     made = context.task(s.task)
     ids = made.ids("test")
-    learned = [(label, loaded.optimizer) for label, loaded in context.learned(made.name, s.optimizers)]
+    learned = [(label, loaded.optimizer) for label, loaded in context.learned(made, s.optimizers)]
     optimizers = [*learned, *baselines((*BASELINES, "snes"))]
     shared: dict[str, Any] = {"budget": s.budget, "valid": s.valid}
     main = context.compared("attack", made, optimizers, ids[: s.problems], seeds=s.seeds, **shared)

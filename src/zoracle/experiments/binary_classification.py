@@ -76,7 +76,7 @@ def run(context: Context) -> Outcome:
     at_one = trained(context)
     for d in s.dimensions:
         made = context.task("binary-classification", dim=d)
-        learned = [(label, loaded.optimizer) for label, loaded in context.learned(made.name, s.optimizers)]
+        learned = [(label, loaded.optimizer) for label, loaded in context.learned(made, s.optimizers)]
         ids = made.ids("test")[: s.problems]
         found = context.compared(
             f"d-{d}", made, [*learned, *baselines(_TUNED), *at_one], ids,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoracle import __version__
-from zoracle.comparison.chosen import chosen
+from zoracle.comparison.chosen import chosen, use_of
 from zoracle.comparison.entries import folder, sentence
 from zoracle.comparison.progress import Display
 from zoracle.comparison.tune import GRIDS, Axis, tunable, tune, untouched
@@ -23,7 +23,7 @@ from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig
 from zoracle.metatrain.trainer import Report, Trainer
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
-from zoracle.optimizers.pretrained import Loaded
+from zoracle.optimizers.pretrained import Loaded, Use
 from zoracle.reporting.table import Row, rows_of
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned, tuned
@@ -139,9 +139,9 @@ class Context:
             return task("digits")
         return made
 
-    def learned(self, task_name: str, default: str) -> list[tuple[str, Loaded]]:
-        """The user's optimizers for a task, or the experiment's own."""
-        return chosen(self.optimizers or default, task_name)
+    def learned(self, made: Task | None, default: str = "") -> list[tuple[str, Loaded]]:
+        """The user's optimizers for a task, or for any, or the experiment's own."""
+        return chosen(self.optimizers or default, Use() if made is None else use_of(made))
 
     def note(self, text: str) -> None:
         """Tell the reader, once."""

@@ -50,7 +50,7 @@ def run(context: Context) -> Outcome:
         records = []
         for d in s.dimensions:
             made = context.task(name, dim=d, **settings)
-            learned = [(label, loaded.optimizer) for label, loaded in context.learned(name, s.optimizers)]
+            learned = [(label, loaded.optimizer) for label, loaded in context.learned(made, s.optimizers)]
             found = context.compared(
                 f"{name}-{d}", made, [*learned, *baselines(_TUNED)], made.ids("test")[: s.problems],
                 seeds=s.seeds, budget=s.budget, valid=s.valid,

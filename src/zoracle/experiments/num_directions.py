@@ -48,7 +48,7 @@ def run(context: Context) -> Outcome:
     ratios: dict[str, dict[int, torch.Tensor]] = {}
     for q in s.directions:
         able = []
-        for label, loaded in context.learned(made.name, s.optimizers):
+        for label, loaded in context.learned(made, s.optimizers):
             try:
                 able.append((label, with_directions(loaded.optimizer, q)))
             except InputError as error:

@@ -19,6 +19,7 @@ from zoracle.errors import InputError, MissingExtraError, require
 from zoracle.evaluation.workers import check_workers, started
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
+from zoracle.optimizers.pretrained import Use
 from zoracle.reporting.drawing import write_figure
 from zoracle.reporting.tables import markdown
 from zoracle.results.metrics import DEFINITIONS
@@ -74,7 +75,7 @@ def reproduce(
     """
     check_workers(workers)
     if optimizers is not None:
-        chosen(optimizers, "")  # a wrong name is told before there is a folder
+        chosen(optimizers, Use())  # a wrong name is told before there is a folder
     settings = settings or (experiment.quick if quick else experiment.full)
     experiment.work(settings)  # as is a wrong setting that names something
     config = {

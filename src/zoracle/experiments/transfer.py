@@ -43,7 +43,7 @@ def candidates(context: Context) -> dict[str, Loaded]:
     """The optimizers that are carried over: all shipped ones and the user's, less those for attacks in a ball."""
     found = _wanted(context.settings)
     if context.optimizers is not None:
-        found |= dict(context.learned("", ""))
+        found |= dict(context.learned(None))
     kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") != _BALL}
     if dropped := sorted(set(found) - set(kept)):
         context.note(f"{', '.join(dropped)} need a ball to search in, and these tasks have none")

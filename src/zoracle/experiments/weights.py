@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from zoracle.comparison.chosen import chosen
+from zoracle.comparison.chosen import chosen, use_of
 from zoracle.experiments.context import Context
 from zoracle.metatrain.config import TrainConfig, parse
 from zoracle.optimizers.base import Optimizer
@@ -40,7 +40,7 @@ def paper_config(made: Task, quick: bool, *, kind: str = PAPER) -> TrainConfig:
 def paper_weights(context: Context, key: str, made: Task, kind: str = PAPER) -> Optimizer[Any, Any]:
     """The paper's optimizer for a task: the user's weights where `--optimizers` names such ones, else trained here."""
     if context.optimizers is not None:
-        for label, loaded in context.learned(made.name, ""):
+        for label, loaded in context.learned(made):
             if loaded.metadata["name"] == kind:
                 context.note(f"{kind} on {made.name}: the weights given as {label}")
                 return loaded.optimizer
@@ -54,9 +54,9 @@ def paper_weights(context: Context, key: str, made: Task, kind: str = PAPER) -> 
 
 def own_form(context: Context, made: Task) -> tuple[str, Optimizer[Any, Any]]:
     """This project's own form, zo-lstm: the user's where `--optimizers` names one, else the shipped one."""
-    given = [] if context.optimizers is None else context.learned(made.name, "")
+    given = [] if context.optimizers is None else context.learned(made)
     own = [(label, loaded) for label, loaded in given if loaded.metadata["name"] == "zo-lstm"]
-    label, loaded = (own or chosen("zo-lstm", made.name))[0]
+    label, loaded = (own or chosen("zo-lstm", use_of(made)))[0]
     return label, loaded.optimizer
 
 

@@ -116,22 +116,53 @@ def shipped() -> dict[str, Path]:
         return {entry.name: entry for entry in sorted(path.iterdir()) if (entry / WEIGHTS).is_file()}
 
 
-def resolve(name: str, task: str | None = None, **settings: Any) -> Loaded:
+class Use(NamedTuple):
+    """What an optimizer is wanted for, as far as it is known."""
+
+    task: str | None = None
+    """Name of the task."""
+    ball: str | None = None
+    """Norm of the ball that points stay in, "linf" or "l2"; None where there is none."""
+    dim: int | None = None
+    """Dimension of the problems."""
+
+
+#: The plain name whose meaning depends on the use.
+PLAIN = "zo-lstm"
+
+
+def default_for(use: Use) -> str:
+    """The shipped optimizer that the plain name "zo-lstm" stands for.
+
+    In a ball it is the one trained for the ball's norm, otherwise the one trained for losses that are to be made
+    small; of each the one trained on the task at hand where one ships, else the most general one.
+    """
+    return _trained(PLAIN if use.ball is None else f"{PLAIN}-{use.ball}", use.task) or PLAIN
+
+
+def _trained(kind: str, task: str | None) -> str | None:
+    """The shipped optimizer of a kind for a task; None where none ships."""
+    known = shipped()
+    candidates = (*([f"{kind}-{task}"] if task else []), kind, f"{kind}-universal", f"{kind}-mnist")
+    return next((candidate for candidate in candidates if candidate in known), None)
+
+
+def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
     """An optimizer by name or by folder, trained where it is a learned one.
 
-    A learned optimizer's plain name ("zo-lstm") means the one trained on the task at hand where one is shipped
-    ("zo-lstm-digits"), otherwise the universal one, or where there is none that of MNIST ("zo-lstm-linf-mnist").
+    "zo-lstm" means what :func:`default_for` says. Other learned optimizers' plain names ("zo-lstm-paper") mean the one
+    trained on the task at hand where one ships, otherwise the universal one or that of MNIST.
 
     Raises:
         InputError: nothing has this name.
         CheckpointError: the folder's weights cannot be used.
     """
-    known = shipped()
-    for candidate in (f"{name}-{task}" if task else name, name, f"{name}-universal", f"{name}-mnist"):
-        if candidate in known:
-            loaded = load_optimizer(known[candidate], **settings)
-            loaded.metadata["shipped"] = candidate
-            return loaded
+    use = Use() if use is None else use
+    found = default_for(use) if name == PLAIN else _trained(name, use.task)
+    if found in (known := shipped()):
+        loaded = load_optimizer(known[found], **settings)
+        loaded.metadata["shipped"] = found
+        return loaded
     if name in REGISTRY and not REGISTRY[name].learned:
         return Loaded(make(name, **settings), {"name": name})
     path = Path(name)
@@ -139,7 +170,7 @@ def resolve(name: str, task: str | None = None, **settings: Any) -> Loaded:
         return load_optimizer(path, **settings)
     if name in REGISTRY:
         raise InputError(f"no trained {name} is shipped; train one with `zoracle train` and give its folder")
-    names = [*(n for n, entry in REGISTRY.items() if not entry.learned), "zo-lstm", *known]
+    names = [*(n for n, entry in REGISTRY.items() if not entry.learned), PLAIN, *known]
     close = get_close_matches(name, names, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise InputError(f"optimizer {name!r} is unknown and no folder; {hint}there are {', '.join(dict.fromkeys(names))}")
