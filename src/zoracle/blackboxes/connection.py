@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import math
 import random
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 from zoracle.blackboxes.attempts import ANSWERED, Attempt, Attempts
-from zoracle.blackboxes.pacing import Clock, Pace, back_off, retry_after
-from zoracle.blackboxes.v2_protocol import MalformedError, clip, error_text
+from zoracle.blackboxes.pacing import Clock, Pace, Policy, back_off, retry_after
+from zoracle.blackboxes.reading import ACCEPTED, FEW, read_body
+from zoracle.blackboxes.secrets import Secrets
+from zoracle.blackboxes.v2_protocol import MalformedError, error_text
 from zoracle.errors import BlackBoxError, InputError, require
 
 T = TypeVar("T")
@@ -25,37 +26,6 @@ LONGEST_WAIT = 600.0
 
 #: Statuses of requests that a server did not work on.
 _TURNED_AWAY = (408, 425, 429, 503)
-
-
-class Policy(NamedTuple):
-    """How requests are made."""
-
-    timeout: float = 30.0
-    """Seconds that one attempt may take, all in all."""
-    attempts: int = 6
-    """Attempts of one request at most."""
-    backoff: float = 0.25
-    """Seconds before the second attempt, at most; twice as long before each further one."""
-    max_backoff: float = 30.0
-    """Seconds between two attempts at most, where the server asks for no longer wait."""
-    concurrency: int = 4
-    """Requests in flight at most."""
-
-    def checked(self) -> Policy:
-        """Itself.
-
-        Raises:
-            InputError: a number is out of its range.
-        """
-        for name in ("attempts", "concurrency"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
-        if not (isinstance(self.timeout, int | float) and 0 < self.timeout < math.inf):
-            raise InputError(f"timeout is {self.timeout!r}; expected a positive number of seconds")
-        for name in ("backoff", "max_backoff"):
-            if not (isinstance(value := getattr(self, name), int | float) and 0 <= value < math.inf):
-                raise InputError(f"{name} is {value!r}; expected seconds, at least 0")
-        return self
 
 
 class Answer(NamedTuple):
@@ -90,7 +60,7 @@ class Connection:
     Args:
         policy: how requests are made.
         headers: sent with every request.
-        secrets: what no error may repeat.
+        secrets: keys, and what makes a text of the server fit to be shown.
         attempts: where requests are counted.
         requests_per_second: None for no limit.
         images_per_second: None for no limit.
@@ -107,7 +77,7 @@ class Connection:
         policy: Policy,
         *,
         headers: dict[str, str],
-        secrets: Sequence[str],
+        secrets: Secrets,
         attempts: Attempts,
         requests_per_second: float | None = None,
         images_per_second: float | None = None,
@@ -120,19 +90,19 @@ class Connection:
         self.attempts = attempts
         self.clock = clock or Clock()
         self._pace = Pace(self.clock, requests_per_second, images_per_second)
-        self._secrets = [secret for secret in secrets if secret]
+        self.secrets = secrets
         self._places = asyncio.Semaphore(policy.concurrency)
         self._draw = random.Random().random
         try:
             self._client = self._httpx.AsyncClient(
-                headers=headers,
+                headers={"Accept-Encoding": ACCEPTED, **headers},
                 timeout=policy.timeout,
                 limits=self._httpx.Limits(max_connections=policy.concurrency),
                 follow_redirects=False,  # a key is for the server that was named
                 verify=secure,  # certificates take time to load, and nobody needs them without TLS
             )
         except (ValueError, TypeError, OSError) as error:
-            raise InputError(f"the connection cannot be made: {self.hide(clip(str(error)))}") from None
+            raise InputError(f"the connection cannot be made: {secrets.shown(str(error))}") from None
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_serve, args=(self._loop,), name="zoracle-http", daemon=True)
         thread.start()
@@ -170,16 +140,6 @@ class Connection:
         """Close connections and end the thread."""
         self._stop()
 
-    def hide(self, text: str) -> str:
-        """A text without the secrets."""
-        return self._hidden(text.encode()).decode("utf-8", "replace")
-
-    def _hidden(self, body: bytes) -> bytes:
-        """As :meth:`hide`; done before a text is cut to size, or the first half of a key might stay."""
-        for secret in self._secrets:
-            body = body.replace(secret.encode(), b"***")
-        return body
-
     async def send(
         self,
         method: str,
@@ -190,6 +150,7 @@ class Connection:
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
         missing: Callable[[int], T] | None = None,
+        limit: int = FEW,
     ) -> T:
         """Make a request until it is answered, or the attempts are used up.
 
@@ -202,6 +163,7 @@ class Connection:
             content: the body.
             headers: sent with this request.
             missing: takes the status of an answer that says "no such thing", where the caller can do without it.
+            limit: bytes that an answer may have; what is longer is malformed, and not read to its end.
 
         Raises:
             BlackBoxError: the server refused the request, or no attempt was answered.
@@ -220,13 +182,13 @@ class Connection:
                     count = attempt.retry_state.attempt_number
 
                     async def request() -> tuple[T, int]:
-                        return await self._once(method, url, content, headers, read, missing, count)  # noqa: B023
+                        return await self._once(method, url, content, headers, read, missing, limit, count)  # noqa: B023
 
                     return await self._counted(request, number, count, images)
         except RetryError as error:
             tried = f"{self.policy.attempts} attempt" + ("s" if self.policy.attempts > 1 else "")
             raise BlackBoxError(
-                f"no usable answer from {url} in {tried}; the last one: {self.hide(error.text)}"
+                f"no usable answer from {url} in {tried}; the last one: {self.secrets.shown(error.text, 400)}"
             ) from None
         raise AssertionError("tenacity gave up without an error")
 
@@ -272,34 +234,42 @@ class Connection:
         headers: dict[str, str] | None,
         read: Callable[[Answer, bool], T],
         missing: Callable[[int], T] | None,
+        limit: int,
         count: int,
     ) -> tuple[T, int]:
         httpx = self._httpx
+        status: int | None = None
         try:
-            async with asyncio.timeout(self.policy.timeout):
-                response = await self._client.request(method, url, content=content, headers=headers)
+            async with (
+                asyncio.timeout(self.policy.timeout),
+                self._client.stream(method, url, content=content, headers=headers) as response,
+            ):
+                status = response.status_code
+                good = 200 <= status < 300
+                body = await read_body(response, limit if good else FEW, cut=not good)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise RetryError("connection", _failure("it cannot be reached", error), billed=False) from None
         except (TimeoutError, httpx.TimeoutException):
             raise RetryError("timeout", f"no answer within {self.policy.timeout:g} s") from None
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
             raise RetryError("connection", _failure("the connection broke", error)) from None
-        except httpx.DecodingError as error:
-            raise RetryError("malformed", _failure("the answer cannot be unpacked", error)) from None
+        except MalformedError as error:
+            raise RetryError("malformed", str(error), status=status) from None
         except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
-            raise BlackBoxError(f"the request cannot be made: {self.hide(_failure('', error))}") from None
-        status: int = response.status_code
-        body = self._hidden(response.content)
+            raise BlackBoxError(f"the request cannot be made: {self.secrets.shown(_failure('', error))}") from None
         if missing is not None and status in (404, 405, 501):
             return missing(status), status
         if status >= 500 or status in _LATER:
             wait = retry_after(response.headers.get("Retry-After"))
             if wait > LONGEST_WAIT:
-                raise _RefusedError(url, status, body, f"; it asks to wait for {wait:.0f} s, go on then")
+                raise self._refused(url, status, body, f"; it asks to wait for {wait:.0f} s, go on then")
             billed = status not in _TURNED_AWAY
-            raise RetryError("status", f"status {status}{_told(body)}", billed=billed, status=status, wait=wait)
-        if not 200 <= status < 300:
-            raise _RefusedError(url, status, body, self._mend(status, response.headers))
+            text = error_text(body).strip()
+            raise RetryError(
+                "status", f"status {status}{f' ({text})' if text else ''}", billed=billed, status=status, wait=wait
+            )
+        if not good:
+            raise self._refused(url, status, body, self._mend(status, response.headers))
         try:
             return read(Answer(body, response.headers), count >= self.policy.attempts), status
         except MalformedError as error:
@@ -309,26 +279,25 @@ class Connection:
         if status in (401, 403):
             return "; give a key by api_key_env=NAME of an environment variable"
         if 300 <= status < 400:
-            there = clip(self.hide(headers.get("Location", "another address")))
+            there = self.secrets.shown(headers.get("Location", "another address"))
             return f"; it is at {there}, give that address"
         return ""
+
+    def _refused(self, url: str, status: int, body: bytes, mend: str) -> _RefusedError:
+        text = self.secrets.shown(error_text(body))
+        return _RefusedError(f"{url} answered with status {status}{f' ({text})' if text else ''}{mend}", status)
 
 
 class _RefusedError(Exception):
     """The server understood and said no: asking again, or soon, would not help."""
 
-    def __init__(self, url: str, status: int, body: bytes, mend: str) -> None:
-        super().__init__(f"{url} answered with status {status}{_told(body)}{mend}")
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
         self.status = status
 
 
-def _told(body: bytes) -> str:
-    text = error_text(body)
-    return f" ({text})" if text else ""
-
-
 def _failure(what: str, error: Exception) -> str:
-    told = clip(str(error)) or type(error).__name__
+    told = str(error) or type(error).__name__
     return f"{what} ({told})" if what else told
 
 

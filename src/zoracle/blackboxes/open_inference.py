@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,22 @@ from zoracle.blackboxes.answers import Classes, TopK, dense
 from zoracle.blackboxes.attempts import Attempts
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
 from zoracle.blackboxes.batches import agree, filled, parts
-from zoracle.blackboxes.connection import Answer, Connection, Policy, RetryError
-from zoracle.blackboxes.pacing import Clock
+from zoracle.blackboxes.connection import Answer, Connection, RetryError
+from zoracle.blackboxes.pacing import Clock, Policy
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.blackboxes.reading import FEW
 from zoracle.blackboxes.v2_protocol import MalformedError
 from zoracle.blackboxes.v2_settings import Metadata, choose_input, choose_outputs, headers_with_key, number_of_classes
 from zoracle.errors import BlackBoxError, InputError
+
+#: Bytes that a value takes at most, written as text.
+BYTES = 32
+
+#: Numbers in a batch that metadata alone may ask to be filled up to; a larger one has to be asked for by ``chunk``.
+FILLED = 2**19
+
+#: Values more than are expected, so that an answer of another shape is told by its shape.
+_SPARE = 1024
 
 _DTYPES = {"FP16": torch.float32, "FP32": torch.float32, "FP64": torch.float64}
 
@@ -118,13 +129,13 @@ class OpenInference(BlackBox):
         self.retry_non_finite = retry_non_finite
         if not isinstance(chunk, int) or chunk < 1:
             raise InputError(f"chunk is {chunk!r}; expected at least 1 image a request")
-        sent, secrets = headers_with_key(headers, api_key_env, api_key_header)
+        sent, self._secrets = headers_with_key(headers, api_key_env, api_key_header)
         self.attempts = Attempts(log)
         try:
             self._connection = Connection(
                 Policy(timeout, attempts, backoff, max_backoff, concurrency),
                 headers=sent,
-                secrets=secrets,
+                secrets=self._secrets,
                 attempts=self.attempts,
                 requests_per_second=requests_per_second,
                 images_per_second=images_per_second,
@@ -134,11 +145,13 @@ class OpenInference(BlackBox):
         except BaseException:
             self.attempts.close()
             raise
+        self.chunk = chunk
         try:
             about = self._connection.run(self._ask) if metadata else Metadata((), (), False)
-            found = choose_input(about.inputs, input, datatype, self.address.model)
-            self.input, self.datatype, self._shape = found
-            self.wanted = choose_outputs(about.outputs, output, top_k, self.address.model)
+            with self._secrets.kept():
+                found = choose_input(about.inputs, input, datatype, self.address.model)
+                self.input, self.datatype, self._shape = found
+                self.wanted = choose_outputs(about.outputs, output, top_k, self.address.model)
             self.binary = about.binary if binary is None else binary
         except BaseException:
             self.close()
@@ -147,22 +160,27 @@ class OpenInference(BlackBox):
         if self.datatype not in _DTYPES and self.preparation.pixel_max == 1:
             self.close()
             raise InputError(f"the model takes whole numbers ({self.datatype}); say what white is: pixel_max=255")
-        self.chunk = chunk
         self._number: int | None = self.classes.number or number_of_classes(about.outputs, self.wanted)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where inputs of this shape (without N) cannot be given to the model."""
         given = self.preparation.shape(shape)
-        agree(f"input {self.input} of {self.address.model}", given, self._fitting(given)[0])
+        wanted, fixed = self._fitting(given)
+        agree(f"input {self._secrets.shown(self.input, 40)} of {self.address.model}", given, wanted)
+        if fixed is not None and fixed > self.chunk and fixed * math.prod(given) > FILLED:
+            raise InputError(
+                f"the metadata of {self.address.model} say that it takes batches of {fixed:,} images only; "
+                f"where that is right, say chunk={fixed} (--request-images)"
+            )
 
     def report(self) -> dict[str, Any]:
         """Address, names and types, and counts of what was sent; no keys."""
         return {
             "kind": "open-inference",
             "url": self.address.path,
-            "input": self.input,
+            "input": self._secrets.shown(self.input, 40),
             "datatype": self.datatype,
-            "outputs": list(self.wanted),
+            "outputs": [self._secrets.shown(name, 40) for name in self.wanted],
             "binary": self.binary,
             "attempts": self.attempts.report(),
         }
@@ -184,7 +202,8 @@ class OpenInference(BlackBox):
             prepared = np.rint(prepared) if limit[0] is None else np.rint(prepared).clip(*limit)
         _, fixed = self._fitting(prepared.shape[1:])
         batches = [prepared[part] for part in parts(len(prepared), fixed or self.chunk)]
-        rows = self._connection.run(lambda: self._infer(batches, fixed))
+        with self._secrets.kept():
+            rows = self._connection.run(lambda: self._infer(batches, fixed))
         found = torch.cat(rows)
         return torch.where(lost.unsqueeze(1), torch.nan, found).to(inputs)
 
@@ -209,9 +228,10 @@ class OpenInference(BlackBox):
         n = len(batch)
         batch = filled(batch, fixed)
         content, headers = protocol.encode(batch, self.input, self.datatype, self.wanted, binary=self.binary)
+        values = self._values(len(batch))
 
         def read(answer: Answer, last: bool) -> torch.Tensor:
-            found = protocol.decode(answer.body, answer.headers.get(protocol.HEADER_LENGTH))
+            found = protocol.decode(answer.body, answer.headers.get(protocol.HEADER_LENGTH), values)
             rows = self._scores(found, len(batch))[:n]
             bad = int((~(rows.isfinite() | rows.isneginf()).all(1)).sum())
             if self.retry_non_finite and bad and not last:
@@ -219,7 +239,16 @@ class OpenInference(BlackBox):
             return rows
 
         path = f"{self.address.path}/infer"
-        return await self._connection.send("POST", path, read, images=n, content=content, headers=headers)
+        limit = FEW + BYTES * values
+        return await self._connection.send("POST", path, read, images=n, content=content, headers=headers, limit=limit)
+
+    def _values(self, n: int) -> int:
+        """Values that an answer for n images may hold: what the caller says of the classes, or the server in bounds."""
+        most = n * (2 if self.top_k else 1)
+        if self.classes.number is not None:
+            return most * self.classes.number + _SPARE
+        known = self._number is not None and self.wanted  # a server that tells no outputs sends them all
+        return min(most * self._number + _SPARE, protocol.VALUES) if known and self._number else protocol.VALUES
 
     def _scores(self, found: dict[str, np.ndarray[Any, Any]], n: int) -> torch.Tensor:
         """The outputs of an answer for n images as scores (n, classes), float64."""
@@ -233,7 +262,7 @@ class OpenInference(BlackBox):
         else:
             fitting = [array for array in found.values() if array.ndim == 2 and array.dtype.kind == "f"]
             if len(fitting) != 1 and len(found) != 1:
-                names = ", ".join(protocol.clip(name, 40) for name in found) or "none"
+                names = ", ".join(protocol.clip(name) for name in found) or "none"
                 raise BlackBoxError(f"the model has several outputs ({names}); name the one with scores: output=...")
             chosen = fitting[0] if len(fitting) == 1 else next(iter(found.values()))
         if chosen.dtype.kind == "O" or (chosen.dtype.kind in "iu" and chosen.shape in ((n,), (n, 1))):

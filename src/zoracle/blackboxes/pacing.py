@@ -1,4 +1,4 @@
-"""Rate limits and waiting, on a clock that tests can replace."""
+"""How requests are made: limits, rates and waiting, on a clock that tests can replace."""
 
 from __future__ import annotations
 
@@ -7,8 +7,40 @@ import math
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from zoracle.errors import InputError
+
+
+class Policy(NamedTuple):
+    """How requests are made."""
+
+    timeout: float = 30.0
+    """Seconds that one attempt may take, all in all."""
+    attempts: int = 6
+    """Attempts of one request at most."""
+    backoff: float = 0.25
+    """Seconds before the second attempt, at most; twice as long before each further one."""
+    max_backoff: float = 30.0
+    """Seconds between two attempts at most, where the server asks for no longer wait."""
+    concurrency: int = 4
+    """Requests in flight at most."""
+
+    def checked(self) -> Policy:
+        """Itself.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        for name in ("attempts", "concurrency"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if not (isinstance(self.timeout, int | float) and 0 < self.timeout < math.inf):
+            raise InputError(f"timeout is {self.timeout!r}; expected a positive number of seconds")
+        for name in ("backoff", "max_backoff"):
+            if not (isinstance(value := getattr(self, name), int | float) and 0 <= value < math.inf):
+                raise InputError(f"{name} is {value!r}; expected seconds, at least 0")
+        return self
 
 
 class Clock:

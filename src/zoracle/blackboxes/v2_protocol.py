@@ -35,6 +35,13 @@ _NUMBERS = {
     "UINT32": "<u4",
     "UINT64": "<u8",
 }
+#: Values of an answer at most, where nobody said how many classes there are: 32 images in 8,192 classes.
+VALUES = 2**18
+#: Objects of an answer or of metadata at most; each is an input, an output, or the parameters of one.
+_OBJECTS = 2**12
+#: Sizes of a shape are no larger, and no more than so many.
+_LARGEST, _DIMENSIONS = 2**31, 32
+
 #: What images can be sent as.
 INPUT_TYPES = ("FP32", "FP64", "FP16", "UINT8", "INT32", "INT64")
 
@@ -102,12 +109,17 @@ def address(url: str, model: str | None = None, version: str | None = None) -> A
     return Address(server + path.removesuffix("/models").removesuffix("/v2"), model, version)
 
 
-def read_json(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+def read_json(body: bytes, values: int = VALUES) -> dict[str, Any]:
+    """A JSON object with so many values at most.
+
+    Memory is bounded by what is counted before anything is made of it: each value takes 64 bytes at most beside its
+    own text, an object more.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is none, or larger.
     """
+    if body.count(b",") + body.count(b"[") > values + _OBJECTS or body.count(b"{") > _OBJECTS:
+        raise MalformedError(f"an answer of more values than the {values:,} that its outputs take")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -131,9 +143,12 @@ def tensors(metadata: dict[str, Any], which: str) -> tuple[Tensor, ...]:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
             raise MalformedError(f"metadata whose {which} have no names")
         shape, datatype = one.get("shape") or [], one.get("datatype")
-        if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape):
-            raise MalformedError(f"metadata with the shape {clip(str(shape))} of {one['name']!r}")
-        found.append(Tensor(one["name"], str(datatype or "").upper().removeprefix("TYPE_"), tuple(shape)))
+        if not _is_shape(shape, least=-_LARGEST):
+            raise MalformedError(f"metadata with the shape {_told(shape)} of {clip(one['name'])!r}")
+        kind = datatype if isinstance(datatype, str) else ""
+        # What is no name of a type stays as it came, or its letters could not be told from a key's any more.
+        known = kind.upper().removeprefix("TYPE_")
+        found.append(Tensor(one["name"], known if len(known) <= len("STRING") else kind, tuple(shape)))
     return tuple(found)
 
 
@@ -168,49 +183,69 @@ def encode(
     return header + data, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
 
 
-def decode(body: bytes, header_length: str | None) -> dict[str, Array]:
+def decode(body: bytes, header_length: str | None, values: int = VALUES) -> dict[str, Array]:
     """The outputs of an inference answer by name: numbers in their type, NaN for null; names as objects.
 
+    Args:
+        body: JSON, and the bytes of binary tensors behind it.
+        header_length: what the server says of where the JSON ends; None where all of it is.
+        values: of all outputs together at most.
+
     Raises:
-        MalformedError: the body is not what the protocol says.
+        MalformedError: the body is not what the protocol says, or holds more values.
     """
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit() and int(header_length[:12]) <= len(body)):
             raise MalformedError(f"an answer whose {HEADER_LENGTH} is {clip(header_length)!r} of {len(body)} bytes")
         length = int(header_length)
-    answer = read_json(body[:length])
+    answer = read_json(body[:length], values)
     if "error" in answer:
-        raise MalformedError(f"an answer that is an error: {clip(str(answer['error']))}")
+        raise MalformedError(f"an answer that is an error: {_told(answer['error'])}")
     listed = answer.get("outputs")
     if not isinstance(listed, list):
         raise MalformedError("an answer without a list of outputs")
     found: dict[str, Array] = {}
-    rest = body[length:]
+    rest = memoryview(body)[length:]
     for one in listed:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
             raise MalformedError("an answer whose outputs have no names")
-        found[one["name"]], rest = _output(one, rest)
+        array, rest = _output(one, rest, values)
+        found[one["name"]] = array
+        values -= array.size
     return found
 
 
-def _output(one: dict[str, Any], rest: bytes) -> tuple[Array, bytes]:
+def _is_shape(shape: Any, least: int = 0) -> bool:
+    if not isinstance(shape, list) or len(shape) > _DIMENSIONS:
+        return False
+    return all(type(n) is int and least <= n <= _LARGEST for n in shape)
+
+
+def _told(value: Any) -> str:
+    """A value of an answer in words; a list of thousands is not written out first."""
+    return clip(str(value[:_DIMENSIONS] if isinstance(value, list) else value))
+
+
+def _output(one: dict[str, Any], rest: memoryview, most: int) -> tuple[Array, memoryview]:
     name, datatype, shape = clip(one["name"]), one.get("datatype"), one.get("shape")
-    if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and len(shape) < 32):
-        raise MalformedError(f"output {name!r} with the shape {clip(str(shape))}")
+    if not isinstance(shape, list) or not _is_shape(shape):
+        raise MalformedError(f"output {name!r} with the shape {_told(shape)}")
+    if math.prod(shape) > most:
+        raise MalformedError(f"output {name!r} of shape {_told(shape)}; expected no more than {most:,} values")
     if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in _NUMBERS):
-        raise MalformedError(f"output {name!r} of type {clip(str(datatype))!r}; expected numbers or BYTES")
+        raise MalformedError(f"output {name!r} of type {_told(datatype)!r}; expected numbers or BYTES")
     parameters = one.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is None:
         values = _strings(one.get("data"), name) if datatype == "BYTES" else _numbers(one.get("data"), datatype, name)
     else:
         if type(size) is not int or not 0 <= size <= len(rest):
-            raise MalformedError(f"output {name!r} of {clip(str(size))} bytes, and {len(rest)} are left")
+            raise MalformedError(f"output {name!r} of {_told(size)} bytes, and {len(rest)} are left")
         data, rest = rest[:size], rest[size:]
-        values = _packed(data, name) if datatype == "BYTES" else _raw(data, datatype, name)
+        values = _packed(bytes(data), name, most) if datatype == "BYTES" else _raw(data, datatype, name)
     if values.size != math.prod(shape):
-        raise MalformedError(f"output {name!r} of {values.size} values, and its shape is {clip(str(shape))}")
+        raise MalformedError(f"output {name!r} of {values.size} values, and its shape is {_told(shape)}")
     return values.reshape(shape), rest
 
 
@@ -218,20 +253,35 @@ def _numbers(data: Any, datatype: str, name: str) -> Array:
     if not isinstance(data, list):
         raise MalformedError(f"output {name!r} without data")
     try:
-        array = np.asarray(data)
-        if array.dtype.kind == "O" and all(v is None or type(v) in (int, float) for v in array.ravel()):
+        array = np.asarray(_flat(data))
+        if array.dtype.kind == "O":
             array = array.astype(np.float64)  # null is how some servers write a NaN
         if array.dtype.kind not in "iuf":
             raise ValueError
         with np.errstate(all="ignore"):
             # Kept as floating-point where it is not whole, so that a NaN is seen and not made a number.
-            kept = array if datatype[:2] != "FP" else array.astype(_NUMBERS[datatype])
+            return array if datatype[:2] != "FP" else array.astype(_NUMBERS[datatype])
     except (ValueError, TypeError, OverflowError):
         raise MalformedError(f"output {name!r} with data that are no array of numbers") from None
-    return kept.ravel()
 
 
-def _raw(data: bytes, datatype: str, name: str) -> Array:
+def _flat(data: list[Any]) -> list[Any]:
+    """The numbers of a list, or of lists of one length in it; looked at before NumPy makes an array of anything.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    while data and isinstance(data[0], list):
+        length = len(data[0])
+        if not all(isinstance(part, list) and len(part) == length for part in data):
+            raise ValueError
+        data = [value for part in data for value in part]
+    if not all(value is None or type(value) in (int, float) for value in data):
+        raise ValueError
+    return data
+
+
+def _raw(data: memoryview, datatype: str, name: str) -> Array:
     dtype = np.dtype(_NUMBERS[datatype])
     if len(data) % dtype.itemsize:
         raise MalformedError(f"output {name!r} of {len(data)} bytes, no whole number of {datatype}")
@@ -252,12 +302,14 @@ def _strings(data: Any, name: str) -> Array:
     return np.array(flat, dtype=object)
 
 
-def _packed(data: bytes, name: str) -> Array:
-    """Each string after its length, four bytes, the lowest first."""
+def _packed(data: bytes, name: str, most: int) -> Array:
+    """Each string after its length, four bytes, the lowest first; so many at most."""
     found: list[Any] = []
     at = 0
     while at < len(data):
         end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        if len(found) == most:
+            raise MalformedError(f"output {name!r} of more than {most:,} strings")
         if at + 4 > len(data) or end > len(data):
             raise MalformedError(f"output {name!r} with strings longer than its bytes")
         found.append(data[at + 4 : end].decode("utf-8", "replace"))
@@ -266,20 +318,23 @@ def _packed(data: bytes, name: str) -> Array:
 
 
 def error_text(body: bytes) -> str:
-    """What a server says of a request that it refused, in one short line; "" where it says nothing."""
-    text = body[:10_000].decode("utf-8", "replace")
+    """What a server says of a request that it refused, decoded; "" where it says nothing. Not fit to be shown yet."""
+    text = body.decode("utf-8", "replace")
     try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        return clip(text)
+        told: Any = read_json(body) if body.lstrip()[:1] == b"{" else json.loads(body[:10_000])
+    except (ValueError, RecursionError, MalformedError):
+        return text
     if isinstance(told, dict):
         told = next((told[key] for key in ("error", "detail", "message") if told.get(key)), told)
     if isinstance(told, list) and told and isinstance(told[0], dict) and isinstance(told[0].get("msg"), str):
         told = told[0]["msg"]  # FastAPI's, which would repeat the whole request
-    return clip(told if isinstance(told, str) else text)
+    return told if isinstance(told, str) else text
 
 
-def clip(text: str, length: int = 200) -> str:
-    """A text from elsewhere in one line of printable characters, and not longer than this."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def clip(text: str, length: int = 400) -> str:
+    """A text from elsewhere in one line of printable characters, and not longer than this.
+
+    Texts of a server are cut to a length that is fit to be shown later, where keys in them have been looked for.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 50 * length]).split())
     return line if len(line) <= length else line[: length - 3] + "..."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zoracle.blackboxes.base import SUPPORTED
+from zoracle.blackboxes.secrets import Secrets
 from zoracle.blackboxes.v2_protocol import INPUT_TYPES, Tensor, clip
 from zoracle.errors import InputError
 
@@ -30,7 +31,7 @@ def choose_input(
     Raises:
         InputError: the server and the settings do not tell it, or it takes no images.
     """
-    names = ", ".join(clip(one.name, 40) for one in told)
+    names = ", ".join(clip(one.name) for one in told)
     if len(told) > 1:
         raise InputError(f"{model} has {len(told)} inputs ({names}); expected one, the images")
     if not told and name is None:
@@ -38,11 +39,10 @@ def choose_input(
     if told and name not in (None, told[0].name):
         raise InputError(f"{model} has no input {name!r}; its input is {names}")
     found = told[0] if told else Tensor(str(name), "", ())
-    wanted = (datatype or found.datatype or "FP32").upper()
+    wanted = datatype.upper() if datatype else found.datatype or "FP32"
     if wanted not in INPUT_TYPES:
         raise InputError(
-            f"input {clip(found.name, 40)} of {model} is {clip(wanted, 40)}; expected images, one of "
-            f"{', '.join(INPUT_TYPES)}"
+            f"input {clip(found.name)} of {model} is {clip(wanted)}; expected images, one of {', '.join(INPUT_TYPES)}"
         )
     return found.name, wanted, found.shape
 
@@ -55,7 +55,7 @@ def choose_outputs(
     Raises:
         InputError: no output, or several, may be the scores, or one that was named is none.
     """
-    names = ", ".join(f"{clip(one.name, 40)} {clip(one.datatype, 10)} {list(one.shape)}" for one in told)
+    names = ", ".join(f"{clip(one.name)} {clip(one.datatype)} {list(one.shape)}" for one in told)
     if top_k is not None and (name is not None or not isinstance(top_k, tuple | list) or len(top_k) != 2):
         raise InputError("top_k names two outputs, labels and scores, and stands instead of output")
     asked = tuple(top_k) if top_k is not None else () if name is None else (name,)
@@ -84,8 +84,8 @@ def number_of_classes(told: Sequence[Tensor], wanted: Sequence[str]) -> int | No
 
 def headers_with_key(
     headers: dict[str, str] | None, key_env: str | None, key_header: str
-) -> tuple[dict[str, str], list[str]]:
-    """Headers for every request, and what of them no error may repeat.
+) -> tuple[dict[str, str], Secrets]:
+    """Headers for every request, and what of them nothing that is shown may repeat.
 
     Raises:
         InputError: the environment variable is not set, or a header cannot be sent.
@@ -100,9 +100,9 @@ def headers_with_key(
         if not key:
             raise InputError(f"the environment variable {key_env} holds no key; set it, or leave api_key_env out")
         sent[key_header] = f"Bearer {key}" if key_header.lower() == "authorization" else key
-        secrets += [sent[key_header], key]
+        secrets.append(key)
     for name, value in sent.items():
         plain = isinstance(name, str) and isinstance(value, str) and name.isascii() and value.isascii()
         if not (plain and name and value.isprintable() and name.isprintable() and not set(name) & set(" :")):
-            raise InputError(f"header {clip(str(name), 40)!r} cannot be sent: names and values are printable ASCII")
-    return sent, secrets
+            raise InputError(f"header {clip(str(name))!r} cannot be sent: names and values are printable ASCII")
+    return sent, Secrets(secrets)
