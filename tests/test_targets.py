@@ -127,7 +127,11 @@ def test_a_server(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("", {}, "target is ''; expected module:function, torch:module:factory, a file model.onnx, or http"),
+        (
+            "",
+            {},
+            "target is ''; expected module:function, my_file.py:function, torch:module",
+        ),
         (3, {}, "target is 3"),
         ("model", {}, "target 'model' is no model that can be called; expected module:function"),
         ("weights.safetensors", {}, "is no model that can be called"),

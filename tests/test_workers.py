@@ -164,7 +164,7 @@ def test_what_cannot_be_made_again_elsewhere_is_refused_before_a_query(pool):
     class Hidden(MishapTask):
         pass
 
-    with pytest.raises(InputError, match=r"Hidden that no other process can import"):
+    with pytest.raises(InputError, match=r"Hidden cannot be imported by another process"):
         evaluate(sgd(), Hidden(), SIX, workers=pool)
     optimizer = sgd()
     optimizer.source = lambda key, q, like: torch.ones(like.shape[0], q, like.shape[1])

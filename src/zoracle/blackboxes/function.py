@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +13,7 @@ from zoracle.blackboxes.base import BlackBox, Outputs
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
 from zoracle.errors import InputError
 from zoracle.frameworks import Framework
+from zoracle.storage.code import is_named, load_named
 
 
 class PythonFunction(BlackBox):
@@ -65,29 +63,17 @@ class PythonFunction(BlackBox):
 
 
 def load_callable(name: str) -> Callable[..., Any]:
-    """Import a callable by "module:function"; the working directory is searched first, as by ``python -m``.
+    """Import a callable by "module:function" or "my_file.py:function"; the working directory is searched first.
 
     Raises:
         InputError: the name has another form, the module cannot be imported, or it has no such callable.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise InputError(f"callable is named {name!r}; expected module:function, as in mypackage.models:classify")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        found: Any = import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name!r}: there is no module {error.name}; looked in {folder} and Python's path") from error
-    except Exception as error:
-        raise InputError(f"{name!r}: importing {module_name} raised {frameworks.one_line(error)}") from error
-    finally:
-        sys.path.remove(folder)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise InputError(f"{name!r}: {module_name} has no {attribute}; expected the name of a function in it")
-        found = getattr(found, part)
+    if not is_named(name):
+        raise InputError(
+            f"callable is named {name!r}; expected module:function, as in mypackage.models:classify, or "
+            "my_file.py:function"
+        )
+    found: Callable[..., Any] = load_named(name)
     if not callable(found):
         raise InputError(f"{name!r} is a {type(found).__name__}; expected a function or a module that can be called")
-    checked: Callable[..., Any] = found
-    return checked
+    return found

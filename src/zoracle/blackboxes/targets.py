@@ -19,18 +19,22 @@ from zoracle.frameworks import one_line
 
 #: Files that may hold any program: they would have to be unpickled.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
-FORMS = "module:function, torch:module:factory, a file model.onnx, or http://host:port/v2/models/NAME"
+FORMS = (
+    "module:function, my_file.py:function, torch:module:factory, a file model.onnx, or http://host:port/v2/models/NAME"
+)
 
 
 def open_target(spec: str, **options: Any) -> BlackBox:
     """The black box that a string names.
 
     Args:
-        spec: ``module:function``, a Python function of a batch of images; ``torch:module:factory``, a function without
+        spec: ``module:function`` or ``my_file.py:function``, a Python function of a batch of images, or a subclass of
+            :class:`BlackBox` in its place, made with the options; ``torch:module:factory``, a function without
             arguments (or a class) that makes a torch module; a path that ends in ``.onnx``; or ``http(s)://...``, a
             server that speaks the Open Inference Protocol (v2).
-        options: keyword arguments of :class:`PythonFunction`, :class:`TorchModule`, :class:`OnnxModel` or
-            :class:`OpenInference`, by the form of ``spec``; ``dtype`` may be a name. None leaves one out.
+        options: keyword-only arguments of that class, or of :class:`PythonFunction`, :class:`TorchModule`,
+            :class:`OnnxModel` or :class:`OpenInference`, by the form of ``spec``; ``dtype`` may be a name. None leaves
+            one out.
 
     Raises:
         InputError: nothing can be made of the string, or an option does not go with it.
@@ -78,11 +82,13 @@ def _kind_of(spec: str) -> tuple[type[BlackBox], Callable[[dict[str, Any]], Blac
         )
     if lower.endswith((".safetensors", ".py")) or ":" not in spec:
         raise InputError(f"target {spec!r} is no model that can be called; expected {FORMS}")
-    return PythonFunction, lambda options: PythonFunction(_function(spec), **options)
-
-
-def _function(spec: str) -> Callable[..., Any]:
     found = load_callable(spec)
+    if isinstance(found, type) and issubclass(found, BlackBox):
+        return found, lambda options: found(**options)
+    return PythonFunction, lambda options: PythonFunction(_function(spec, found), **options)
+
+
+def _function(spec: str, found: Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(found, nn.Module) or (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"target {spec!r} is a torch module; name a function that makes it: torch:module:factory")
     return found

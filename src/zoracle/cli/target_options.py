@@ -82,8 +82,8 @@ def target_options() -> Callable[[F], F]:
         click.option(
             "--target",
             metavar="SPEC",
-            help="Your model: module:function, torch:module:factory, a file model.onnx, or the http address of a "
-            "server. It goes with --data.",
+            help="Your model: module:function, my_file.py:function, torch:module:factory, a file model.onnx, or the "
+            "http address of a server. It goes with --data.",
         ),
         *(click.option(one.flag, _parameter(one), type=one.kind, help=one.help) for one in _TABLE),
     ]
@@ -135,11 +135,15 @@ def open_target(spec: str, arguments: Mapping[str, Any], class_names: Sequence[s
     """
     named = {} if class_names is None or "top_k" not in arguments else {"class_names": list(class_names)}
     opened = blackboxes.open_target(spec, **arguments, **named)
-    file = Path(spec)
+    where, _, attribute = spec.rpartition(":")
+    in_file = where.endswith(".py") and _is_file(Path(where))
+    file = Path(where if in_file else spec)
     is_file = _is_file(file)
     kept = {one.argument for one in _TABLE if one.matters} | {"preprocess"}
     settings = json.dumps({name: value for name, value in sorted(arguments.items()) if name in kept})
     name = file.name if is_file else without_secrets(spec)
+    if in_file:
+        name = f"{name}:{attribute}"
     return Target(opened, name if settings == "{}" else f"{name} {settings}", file if is_file else None)
 
 

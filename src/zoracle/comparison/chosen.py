@@ -38,7 +38,7 @@ def chosen(names_or_folders: str, use: Use) -> list[tuple[str, Loaded]]:
             raise InputError(f"--optimizers names {name} more than once; expected each once")
         loaded = resolve(name, use)
         named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
-        label = name if named else _folder(name)
+        label = loaded.metadata.get("label") or (name if named else _folder(name))
         # Folders of one name under different parents; which is which is in the config, by the hash of the weights.
         unique, number = str(label), 2
         while unique in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
+from zoracle.storage.code import load_named, place_of
 from zoracle.storage.fingerprint import optimizer_config
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
@@ -133,15 +133,13 @@ def optimizer_of(made: Job) -> Optimizer[Any, Any]:
 
 
 def _place(what: str, thing: object) -> tuple[str, str]:
-    """Module and name of a thing's class, where it can be imported from there."""
-    cls = type(thing)
-    if cls.__module__ == "__main__" or getattr(import_module(cls.__module__), cls.__qualname__, None) is not cls:
-        raise InputError(
-            f"{what} is a {cls.__qualname__} that no other process can import; move the class into a module, "
-            "or run it without workers"
-        )
-    return cls.__module__, cls.__qualname__
+    """Module or file, and name, of a thing's class, where another process can import it from there."""
+    try:
+        where, _, name = place_of(type(thing)).rpartition(":")
+    except InputError as error:
+        raise InputError(f"the {what} is of a class of its own: {error}, or run it without workers") from error
+    return where, name
 
 
 def _class(place: tuple[str, str]) -> Any:
-    return getattr(import_module(place[0]), place[1])
+    return load_named(":".join(place))

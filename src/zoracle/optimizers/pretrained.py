@@ -12,6 +12,7 @@ from torch import nn
 from zoracle.errors import CheckpointError, InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.storage.code import is_named, load_subclass
 from zoracle.storage.files import read_tensors, write_tensors
 
 FORMAT = "zoracle-optimizer"
@@ -148,10 +149,11 @@ def _trained(kind: str, task: str | None) -> str | None:
 
 
 def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
-    """An optimizer by name or by folder, trained where it is a learned one.
+    """An optimizer by name, by folder or by the name of a class of your own, trained where it is a learned one.
 
     "zo-lstm" means what :func:`default_for` says. Other learned optimizers' plain names ("zo-lstm-paper") mean the one
-    trained on the task at hand where one ships, otherwise the universal one or that of MNIST.
+    trained on the task at hand where one ships, otherwise the universal one or that of MNIST. Classes of your own are
+    named ``my_file.py:MyOptimizer`` or ``package.module:MyOptimizer``.
 
     Raises:
         InputError: nothing has this name.
@@ -166,6 +168,9 @@ def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
     if name in REGISTRY and not REGISTRY[name].learned:
         return Loaded(make(name, **settings), {"name": name})
     path = Path(name)
+    if is_named(name) and not path.exists():
+        cls = load_subclass(name, Optimizer)
+        return Loaded(cls(**settings), {"name": name, "label": cls.__name__})
     if name and (path.is_dir() or path.is_file()):
         return load_optimizer(path, **settings)
     if name in REGISTRY:

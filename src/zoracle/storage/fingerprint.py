@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from zoracle import __version__
+from zoracle.storage.code import source_of
 from zoracle.storage.hashing import feed
 
 
 def optimizer_config(optimizer: Any) -> dict[str, Any]:
     """Class, settings, and where there are weights their SHA-256."""
     described = {"class": type(optimizer).__name__, "settings": optimizer.config.plain()}
+    if (source := source_of(type(optimizer))) is not None:
+        described["source_sha256"] = source
     if isinstance(optimizer, nn.Module):
         described["weights_sha256"] = weights_hash(optimizer)
     return described

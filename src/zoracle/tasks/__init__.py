@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 from zoracle.errors import InputError
+from zoracle.storage.code import is_named, load_subclass
 from zoracle.tasks.base import SPLITS, Pictures, Task, TaskDefaults
 
 __all__ = ["SPLITS", "Pictures", "Task", "TaskDefaults", "names", "task"]
@@ -37,18 +38,21 @@ def task(name: str, **settings: Any) -> Task:
     """A task by name.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or a class of your own: ``my_file.py:MyTask`` or ``package.module:MyTask``.
         settings: the settings of the task's class.
 
     Raises:
         InputError: no such task, no such setting, or what the task needs is missing.
     """
-    if name not in _TASKS:
+    if name not in _TASKS and not is_named(name):
         close = difflib.get_close_matches(name, _TASKS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"task {name!r} is unknown; expected one of {', '.join(_TASKS)}{hint}")
-    module, _, attribute = _TASKS[name].partition(":")
-    cls: type[Task] = getattr(import_module(f"{__name__}.{module}"), attribute)
+        raise InputError(f"task {name!r} is unknown; expected one of {', '.join(_TASKS)}, or my_file.py:MyTask{hint}")
+    if name in _TASKS:
+        module, _, attribute = _TASKS[name].partition(":")
+        cls: type[Task] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    else:
+        cls = load_subclass(name, Task)
     known = _settings(cls)
     if unknown := [key for key in settings if key not in known]:
         raise InputError(f"task {name} has no setting {unknown[0]!r}; expected one of {', '.join(known)}")

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from zoracle.storage.code import source_of
 from zoracle.tasks.base import Task
 
 
@@ -22,4 +23,6 @@ def task_config(task: Task) -> dict[str, Any]:
             described[f"{name}_sha256"] = hashlib.sha256(value.read_bytes()).hexdigest()
         elif value is None or isinstance(value, bool | int | float | str):
             described[name] = value
+    if (source := source_of(type(task))) is not None:
+        described["source_sha256"] = source
     return {**described, "name": task.name, "dim": task.dim}
