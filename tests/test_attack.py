@@ -7,7 +7,7 @@ import torch
 from zoracle.blackboxes import PythonFunction, TorchModule
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import BlackBoxError, InputError
-from zoracle.objectives import Attack
+from zoracle.objectives import Attack, ThreatModel
 
 SHAPE, CLASSES, PROBLEMS = (1, 4, 5), 6, 3
 RNG = np.random.default_rng(0)
@@ -51,9 +51,14 @@ def expected(point, row, c, order, target, confidence):
     return max(gap + confidence, 0) + c * distance, reached and -gap >= confidence
 
 
+def threat(settings: dict) -> ThreatModel:
+    return ThreatModel(**{name: settings.pop(name) for name in ("norm", "eps", "c", "confidence") if name in settings})
+
+
 def attack(**settings) -> Attack:
     outputs = settings.get("outputs", "logits")
-    return Attack(settings.pop("model", TorchModule(Linear(outputs))), IMAGES, LABELS, **settings)
+    model = settings.pop("model", TorchModule(Linear(outputs)))
+    return Attack(model, IMAGES, LABELS, threat(settings), **settings)
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities", "log-probabilities"])
@@ -185,9 +190,9 @@ def changed(images, value):
         (bad(targets=LABELS), f"target {int(LABELS[0])} of image 0 is its label"),
         (bad(targets=TARGETS[:1]), "targets have shape (1,)"),
         (bad(num_classes=1), "the model has 1 classes; expected at least 2"),
-        (bad(c=-1), "c is -1; expected a number of at least 0"),
-        (bad(confidence=float("nan")), "confidence is nan"),
-        (bad(norm="l3"), "norm is 'l3'; expected one of l1, l2"),
+        (lambda: ThreatModel(c=-1), "c is -1; expected a number of at least 0"),
+        (lambda: ThreatModel(confidence=float("nan")), "confidence is nan"),
+        (lambda: ThreatModel(norm="l3"), "norm is 'l3'; expected one of l1, l2"),
         (bad(outputs="scores"), "outputs is 'scores'"),
     ],
 )

@@ -11,11 +11,13 @@ import torch
 from zoracle.blackboxes import BlackBox
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.objectives import ThreatModel
 from zoracle.optimizers.registry import make
 from zoracle.storage.hashing import tensor_hash
 from zoracle.tasks import given, task
 from zoracle.tasks.config import task_config
-from zoracle.tasks.given import GivenImages
+from zoracle.tasks.given import GivenImages, ImageSet, image_set
+from zoracle.tasks.image_attack import ImageData
 
 
 class Mean(BlackBox):
@@ -34,17 +36,23 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 1, 3, 5), dtype=np.uint8)
 LABELS = [0, 1, 1, 0]
 
 
+SET = ("targets", "ids", "splits", "class_names", "layout", "problems")
+LINF = ThreatModel(norm="linf", eps=0.1)
+
+
 def build(images=IMAGES, labels=LABELS, **settings):
-    return GivenImages(Mean(), images, labels, **settings)
+    given = {name: settings.pop(name) for name in SET if name in settings}
+    return GivenImages(Mean(), image_set(images, labels, **given), **settings)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("ball", [{}, {"norm": "linf", "eps": 0.1}])
-def test_the_problems_of_a_built_in_task_are_the_same_when_given(dtype, ball):
-    digits = task("digits", **ball)
+@pytest.mark.parametrize("threat", [None, LINF])
+def test_the_problems_of_a_built_in_task_are_the_same_when_given(dtype, threat):
+    digits = task("digits", threat=threat)
     ids = digits.ids("test")[:3]
     data, box = digits.pick(ids), digits.objective(ids, dtype=dtype).black_box
-    same = GivenImages(box, data.images, data.labels, ids=ids, white=digits.white, c=digits.c, **ball)
+    given = ImageSet(ImageData(data.images, data.labels, ids), {"test": ids}, digits.white)
+    same = GivenImages(box, given, threat=digits.threat)
     assert same.ids("test") == ids
     start = digits.start(ids, seed=3, dtype=dtype)
     assert torch.equal(same.start(ids, seed=3, dtype=dtype), start)
@@ -75,13 +83,13 @@ def test_what_is_drawn_for_an_image_follows_its_id():
 
 
 def test_targets_reach_the_objective():
-    made = build(targets=[1, 0, 0, 1], confidence=0.25, c=0.5)
+    made = build(targets=[1, 0, 0, 1], threat=ThreatModel(confidence=0.25, c=0.5))
     attack = made.objective((2, 3))
     assert attack.targets.tolist() == [0, 1]
-    assert (attack.confidence, attack.c, attack.norm, attack.eps) == (0.25, 0.5, "l1", None)
+    assert attack.threat == ThreatModel(confidence=0.25, c=0.5, norm="l1", eps=None)
     assert build().objective((2, 3)).targets is None
-    assert build(norm="l2", eps=0.5).objective((0,)).eps == 0.5
-    assert build(norm="l2", eps=0.5).start_std == 0
+    assert build(threat=ThreatModel(norm="l2", eps=0.5)).objective((0,)).threat.eps == 0.5
+    assert build(threat=ThreatModel(norm="l2", eps=0.5)).start_std == 0
     assert build(start_std=0.1).start_std == 0.1
     assert build(reduce="tile:1x2").dim == build(reduce="tile:1x2").objective((0,)).dim == 2
 
@@ -107,7 +115,7 @@ def test_what_is_given_is_told_by_hashes_and_nothing_else(tmp_path):
         {"targets": [1, 0, 0, 1]},
         {"target": "house:other"},
         {"target_file": file},
-        {"eps": 0.1, "norm": "linf"},
+        {"threat": LINF},
         {"outputs": "probabilities"},
     ]
     seen = [config] + [task_config(build(**{"target": "house:classify", **change})) for change in changed]

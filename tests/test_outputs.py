@@ -11,7 +11,7 @@ import torch
 import zoracle
 from zoracle.blackboxes import PythonFunction, TopK, TorchModule
 from zoracle.errors import BlackBoxError, InputError
-from zoracle.objectives import Attack
+from zoracle.objectives import Attack, ThreatModel
 from zoracle.objectives.outputs import check, log_scores, told_apart
 from zoracle.tasks import task
 
@@ -123,8 +123,8 @@ def top(kind: str, k: int):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_the_untargeted_loss_of_top_k_answers(kind, k):
-    whole = Attack(PythonFunction(lambda x: x @ WEIGHT), IMAGES, LABELS, c=0.0)
-    part = Attack(top(kind, k), IMAGES, LABELS, c=0.0, outputs=kind)
+    whole = Attack(PythonFunction(lambda x: x @ WEIGHT), IMAGES, LABELS, ThreatModel(c=0.0))
+    part = Attack(top(kind, k), IMAGES, LABELS, ThreatModel(c=0.0), outputs=kind)
     true, told = (objective.evaluate(POINTS, PROBLEM) for objective in (whole, part))
     assert told.success.tolist() == true.success.tolist(), "who is first is known"
     assert 0 < int(true.success.sum()) < len(POINTS)
@@ -144,8 +144,8 @@ def test_the_untargeted_loss_of_top_k_answers(kind, k):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_targeted_loss_of_top_k_answers(kind):
     targets = (LABELS + 2) % 6
-    whole = Attack(PythonFunction(lambda x: x @ WEIGHT), IMAGES, LABELS, targets=targets, c=0.0)
-    part = Attack(top(kind, 3), IMAGES, LABELS, targets=targets, c=0.0, outputs=kind)
+    whole = Attack(PythonFunction(lambda x: x @ WEIGHT), IMAGES, LABELS, ThreatModel(c=0.0), targets=targets)
+    part = Attack(top(kind, 3), IMAGES, LABELS, ThreatModel(c=0.0), targets=targets, outputs=kind)
     true, told = (objective.evaluate(POINTS, PROBLEM) for objective in (whole, part))
     assert told.success.tolist() == true.success.tolist()
     images = (POINTS + IMAGES[PROBLEM]).clamp(0, 1)
@@ -164,7 +164,10 @@ def test_confidence_asks_for_a_known_lead():
     answer = TopK(np.array([[1, 2]]), np.array([[3.0, 2.5]]))
     for confidence, success in ((0.0, True), (0.4, True), (0.6, False)):
         objective = Attack(
-            PythonFunction(lambda x: answer, classes=4), IMAGES[:1], torch.tensor([0]), confidence=confidence
+            PythonFunction(lambda x: answer, classes=4),
+            IMAGES[:1],
+            torch.tensor([0]),
+            ThreatModel(confidence=confidence),
         )
         # The label is not among the two: it lies below 2.5, that is by half a nat at least behind.
         assert objective.evaluate(POINTS[:1], PROBLEM[:1] * 0).success.tolist() == [success]

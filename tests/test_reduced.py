@@ -14,13 +14,13 @@ import zoracle
 from zoracle.blackboxes import TorchModule
 from zoracle.cli.main import main
 from zoracle.errors import InputError
-from zoracle.objectives import Attack, Reduced
+from zoracle.objectives import Attack, Reduced, ThreatModel
 from zoracle.optimizers.registry import make
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 from zoracle.tasks.config import task_config
-from zoracle.tasks.given import GivenImages
+from zoracle.tasks.given import GivenImages, image_set
 from zoracle.upsampling import parse
 
 SHAPE, CLASSES, PROBLEMS = (2, 7, 6), 4, 3
@@ -50,7 +50,7 @@ ROWS = torch.arange(60) % PROBLEMS
 
 
 def attack(threat: dict, model: nn.Module | None = None) -> Attack:
-    return Attack(TorchModule(model or Net()), IMAGES, LABELS, **threat)
+    return Attack(TorchModule(model or Net()), IMAGES, LABELS, ThreatModel(**threat))
 
 
 def points(reduced: Reduced, size: float = 0.4) -> torch.Tensor:
@@ -249,7 +249,12 @@ def test_a_task_in_a_smaller_space() -> None:
 
 
 def test_given_images_in_a_smaller_space() -> None:
-    given = GivenImages(TorchModule(Net()), IMAGES, LABELS, layout="NCHW", norm="linf", eps=0.3, reduce="tile:3x2")
+    given = GivenImages(
+        TorchModule(Net()),
+        image_set(IMAGES, LABELS, layout="NCHW"),
+        threat=ThreatModel(norm="linf", eps=0.3),
+        reduce="tile:3x2",
+    )
     assert given.dim == 12
     objective = given.objective((0, 2), dtype=torch.float64)
     assert objective.adversarial(given.start((0, 2), dtype=torch.float64), torch.arange(2)).shape == (2, *SHAPE)

@@ -12,7 +12,7 @@ from problems import Bowls, Fenced
 from zoracle import keyed
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
-from zoracle.objectives.attack import Attack
+from zoracle.objectives import Attack, ThreatModel
 from zoracle.optimizers.search import square
 from zoracle.optimizers.search.square import SquareAttack
 from zoracle.rollout import rollout, take_step
@@ -51,7 +51,7 @@ def attack(shape: tuple[int, int, int], norm: str, eps: float, problems: int = 3
     x = images(problems, shape)
     labels = model(x).argmax(1)
     model.seen = 0
-    return Attack(model, x, labels, norm=norm, eps=eps, confidence=1.0), model
+    return Attack(model, x, labels, ThreatModel(norm=norm, eps=eps, confidence=1.0)), model
 
 
 def start(objective: Attack, horizon: int, **settings):
@@ -206,7 +206,7 @@ def test_every_candidate_of_linf_changes_the_image() -> None:
     # All black: a sign that goes down changes nothing at the start, and is drawn again.
     model = Wavy(36)
     black = torch.zeros(4, 1, 6, 6, dtype=torch.float64)
-    objective = Attack(model, black, model(black).argmax(1), norm="linf", eps=0.2)
+    objective = Attack(model, black, model(black).argmax(1), ThreatModel(norm="linf", eps=0.2))
     optimizer, state = start(objective, 200)
     oracle, rows = Oracle(objective), torch.arange(4)
     _, _, state = take_step(optimizer, oracle, state, rows)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
-from zoracle.objectives import Attack
+from zoracle.objectives import Attack, ThreatModel
 from zoracle.tasks import SPLITS, Task, names, task
 from zoracle.tasks.datasets import find_data
 from zoracle.tasks.digits import train_digits_target
@@ -135,8 +135,8 @@ def test_synthetic_tasks_have_no_pictures():
 
 def test_settings_reach_the_objective():
     attack = task("digits", c=0.7, norm="l2", confidence=0.5).objective((432,))
-    assert (attack.c, attack.norm, attack.confidence) == (0.7, "l2", 0.5)
-    assert task("digits").objective((432,)).c == 0.2
+    assert attack.threat == ThreatModel(c=0.7, norm="l2", confidence=0.5)
+    assert task("digits").objective((432,)).threat.c == 0.2
     assert task("quadratic", dim=7).dim == 7
     assert not task("binary-classification", batch_size=None).objective((0,)).stochastic
     assert float(task("digits", start_std=0.0).start((432,)).abs().max()) == 0
@@ -172,7 +172,7 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("digit"), "task 'digit' is unknown; expected one of digits, mnist, cifar10"),
         (lambda: task("digit"), "did you mean digits?"),
         (lambda: task("zzz"), "task 'zzz' is unknown"),
-        (lambda: task("digits", colour=1), "task digits has no setting 'colour'; expected one of c, norm"),
+        (lambda: task("digits", colour=1), "task digits has no setting 'colour'; expected one of threat, start_std"),
         (lambda: task("quadratic", dim=0), "dim is 0; expected a number of at least 1"),
         (lambda: task("quadratic", condition=0.5), "condition is 0.5"),
         (lambda: task("binary-classification", flipped=0.6), "0.5 - flipped"),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zoracle.errors import BudgetError, InputError
 from zoracle.frameworks import one_line
-from zoracle.objectives.attack import is_amount
 from zoracle.objectives.base import Bounds
+from zoracle.objectives.threat import is_amount
 from zoracle.optimizers.base import Optimizer
 
 Array = np.ndarray[Any, Any] | Tensor

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from torch import nn
 
 from zoracle import __version__
@@ -24,8 +25,9 @@ from zoracle.inputs import (
     whole,
 )
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Outputs
 from zoracle.objectives.reduced import Reduced
+from zoracle.objectives.threat import Norm, ThreatModel
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
@@ -121,9 +123,8 @@ def attack(
         raise InputError(f"batch is {batch}; expected at least 1 image")
     seed = whole("seed", seed)
     chunk = None if chunk is None else whole("chunk", chunk)
-    start_std = default_start_std(eps) if start_std is None else amount("start_std", start_std)
-    c, confidence = amount("c", c), amount("confidence", confidence)
-    eps = None if eps is None else amount("eps", eps)
+    threat = ThreatModel(norm=norm, eps=eps, c=c, confidence=confidence)
+    start_std = threat.start_std if start_std is None else amount("start_std", start_std)
     x = as_tensor("images", images)
     y = as_tensor("labels", labels)
     wanted = None if targets is None else as_tensor("targets", targets)
@@ -132,7 +133,7 @@ def attack(
     else:
         box = PythonFunction(model, framework=framework_of(images) if framework == "auto" else framework)
     outputs = box.outputs if outputs is None else outputs
-    full = Attack(box, x, y, c=c, norm=norm, eps=eps, targets=wanted, confidence=confidence, outputs=outputs)
+    full = Attack(box, x, y, threat, targets=wanted, outputs=outputs)
     objective: ImageAttack = full if reduce is None else Reduced(full, reduce)
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])
@@ -153,10 +154,7 @@ def attack(
             "optimizer": optimizer_config(chosen),
             "budget": budget,
             "steps": steps,
-            "c": c,
-            "norm": norm,
-            "eps": eps,
-            "confidence": confidence,
+            **msgspec.to_builtins(threat),
             "outputs": outputs,
             "stop_on_success": stop,
             "check_start": check,

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import torch
 
-from zoracle.cli.options import THREATS, Run, task_for
+from zoracle.cli.options import Run, task_for, threat_model
 from zoracle.cli.target_options import Target, flags, open_target, take, target_options
 from zoracle.errors import InputError
 from zoracle.images import LabelledImages, read_labelled
 from zoracle.images.classes import Numbering
-from zoracle.objectives.attack import Norm
 from zoracle.tasks import Task, names
-from zoracle.tasks.given import GivenImages
+from zoracle.tasks.given import GivenImages, ImageSet
 from zoracle.tasks.image_attack import ImageData
-from zoracle.tasks.source import Source, built_in
+from zoracle.tasks.source import built_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,8 +98,6 @@ def attacked(run: Run, inputs: Inputs) -> Task:
     if inputs.target is None or inputs.data is None:
         given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
         raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
-    if run.threat.startswith("minimise") and run.eps is not None:
-        raise InputError(f"--eps {run.eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
     if run.workers > 1:
         raise InputError(f"--workers is {run.workers}, and your own target is called by one process; leave it out")
     made = _given(run, inputs, inputs.data, inputs.target)
@@ -115,43 +112,27 @@ def attacked(run: Run, inputs: Inputs) -> Task:
 
 
 def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
-    norm, ball = THREATS[run.threat], not run.threat.startswith("minimise")
     source = _built_in(data, inputs) if data in names() else _own(inputs, data)
-    eps = run.eps
-    if ball and eps is None:
-        if norm not in source.radii:
-            raise InputError(f"--threat {run.threat} needs --eps, the radius of the ball, where images are your own")
-        eps = source.radii[norm]
+    threat = threat_model(run.threat, run.eps, source.radii)
     for note in source.notes:
         click.echo(note)
-    given = source.data
-    targets, kept = _targets(given, source.class_names, inputs.targets)
-    ids = tuple(given.ids[row] for row in kept)
-    if len(ids) < len(given.ids):
-        click.echo(f"images of class {inputs.targets} already, left out: {len(given.ids) - len(ids)}")
-    there = set(ids)
+    kept = _targeted(source, inputs.targets)
+    left_out = len(source.data.labels) - len(kept.data.labels)
+    if left_out:
+        click.echo(f"images of class {inputs.targets} already, left out: {left_out}")
     target: Target = open_target(spec, inputs.arguments, source.class_names or None)
     return GivenImages(
         target.box,
-        given.images[kept],
-        given.labels[kept],
-        targets=None if targets is None else targets[kept],
-        ids=ids,
-        splits={split: tuple(i for i in some if i in there) for split, some in source.splits.items()},
-        problems=source.problems,
-        class_names=source.class_names,
-        layout="NCHW",
-        white=source.white,
+        kept,
         name=data if data in names() else "images",
         target=target.description,
         target_file=target.file,
-        norm=cast(Norm, norm),
-        eps=eps,
+        threat=threat,
         reduce=run.reduce,
     )
 
 
-def _built_in(name: str, inputs: Inputs) -> Source:
+def _built_in(name: str, inputs: Inputs) -> ImageSet:
     for option in ("labels", "classes", "images_key", "labels_key", "targets_key", "data_layout", "resize", "channels"):
         if getattr(inputs, option) is not None:
             raise InputError(
@@ -160,11 +141,11 @@ def _built_in(name: str, inputs: Inputs) -> Source:
     return built_in(name)
 
 
-def _own(inputs: Inputs, data: str) -> Source:
+def _own(inputs: Inputs, data: str) -> ImageSet:
     read = _read(inputs, data)
     ids = range(len(read.labels))
     white = 255 if read.images.dtype == torch.uint8 else 1
-    return Source(
+    return ImageSet(
         ImageData(read.images, read.labels, ids, read.targets), {"test": ids}, white, read.class_names, notes=read.notes
     )
 
@@ -186,22 +167,28 @@ def _read(inputs: Inputs, data: str) -> LabelledImages:
     )
 
 
-def _targets(
-    given: ImageData, class_names: tuple[str, ...], asked: str | None
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """The classes to reach, and the rows of the images that can be asked to."""
-    every = torch.arange(len(given.labels))
-    if asked is None or asked == "none":
-        return (given.targets if asked is None else None), every
+def _targeted(source: ImageSet, asked: str | None) -> ImageSet:
+    """The images with the classes to reach; those that cannot be asked to are left out."""
+    given = source.data
+    if asked is None:
+        return source
+    if asked == "none":
+        return source._replace(data=given._replace(targets=None))
     if asked == "column":
         if given.targets is None:
             raise InputError("--targets column asks for the target classes of the data, and they name none")
-        return given.targets, every
-    number = Numbering(class_names).number(asked, "--targets")
+        return source
+    number = Numbering(source.class_names).number(asked, "--targets")
     kept = (given.labels != number).nonzero().flatten()
     if not len(kept):
         raise InputError(f"--targets {asked}: all images are of this class already; expected another one")
-    return torch.full_like(given.labels, number), kept
+    ids = tuple(given.ids[row] for row in kept)
+    labels = given.labels[kept]
+    there = set(ids)
+    return source._replace(
+        data=ImageData(given.images[kept], labels, ids, torch.full_like(labels, number)),
+        splits={split: tuple(i for i in some if i in there) for split, some in source.splits.items()},
+    )
 
 
 def _refuse_options(inputs: Inputs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -14,9 +14,10 @@ from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.comparison.compare import Comparison, compare
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
+from zoracle.objectives.threat import NAMES, ThreatModel
 from zoracle.optimizers.pretrained import PLAIN
 from zoracle.tasks import Task, names, task
-from zoracle.tasks.image_attack import ImageAttackTask
+from zoracle.tasks.image_attack import AttackTask, ImageAttackTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,15 +46,11 @@ class Run(NamedTuple):
     workers: int = 1
 
 
-#: What an attack may do: names of the command line, and the norm that each stands for.
-THREATS: dict[str, str] = {"minimise": "l1", "minimise-l2": "l2", "linf": "linf", "l2": "l2"}
-
-
 def threat_option() -> Callable[[F], F]:
     """The option that says what an attack may do."""
     return click.option(
         "--threat",
-        type=click.Choice(list(THREATS)),
+        type=click.Choice(list(NAMES)),
         default="minimise",
         show_default=True,
         help="Small perturbations (in l1, or l2), or any within a ball of that norm.",
@@ -82,19 +79,37 @@ def task_for(name: str, threat: str, eps: float | None, reduce: str | None = Non
     Raises:
         InputError: the task is no attack on images, or a radius is given where there is no ball.
     """
-    smaller: dict[str, Any] = {}
-    if reduce is not None:
-        if not isinstance(task(name), ImageAttackTask):
-            raise InputError(f"--reduce {reduce} is for attacks on images, and task {name} is none")
-        smaller = {"reduce": reduce}
-    if threat.startswith("minimise"):
+    plain = task(name)
+    asked = {"--threat": None if threat == "minimise" else threat, "--reduce": reduce, "--eps": eps}
+    if not isinstance(plain, AttackTask):
+        for option, value in asked.items():
+            if value is not None:
+                raise InputError(f"{option} {value} is for attacks on images, and task {name} is none")
+        return plain
+    radii = plain.radii if isinstance(plain, ImageAttackTask) else {}
+    settings = {} if reduce is None else {"reduce": reduce}
+    return task(name, threat=threat_model(threat, eps, radii), **settings)
+
+
+def threat_model(name: str, eps: float | None, radii: Mapping[str, float]) -> ThreatModel:
+    """The threat model that the options name.
+
+    Args:
+        name: what ``--threat`` says.
+        eps: what ``--eps`` says.
+        radii: by norm, the radius of a ball where none was said; none where there is no usual one.
+
+    Raises:
+        InputError: a radius is given where there is no ball, or none where there is one.
+    """
+    if name.startswith("minimise"):
         if eps is not None:
             raise InputError(f"--eps {eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
-        return task(name, **smaller) if threat == "minimise" else task(name, norm=THREATS[threat], **smaller)
-    plain = task(name)
-    if not isinstance(plain, ImageAttackTask):
-        raise InputError(f"--threat {threat} is for attacks on images, and task {name} is none")
-    return task(name, norm=THREATS[threat], eps=plain.radii[threat] if eps is None else eps, **smaller)
+        return ThreatModel.named(name)
+    eps = radii.get(name) if eps is None else eps
+    if eps is None:
+        raise InputError(f"--threat {name} needs --eps, the radius of the ball, where images are your own")
+    return ThreatModel.named(name, eps)
 
 
 #: How many processes share the work.

@@ -14,7 +14,7 @@ from zoracle.tasks.image_attack import AttackTask
 
 def use_of(made: Task) -> Use:
     """What an optimizer is wanted for that runs on a task."""
-    ball = made.norm if isinstance(made, AttackTask) and made.eps is not None else None
+    ball = made.threat.norm if isinstance(made, AttackTask) and made.threat.ball else None
     return Use(made.name, ball, made.dim)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from zoracle.errors import InputError
+from zoracle.objectives.threat import ThreatModel
 from zoracle.optimizers.base import Optimizer
 from zoracle.storage.code import load_named, place_of
 from zoracle.storage.fingerprint import optimizer_config
@@ -119,7 +120,10 @@ def check_jobs(made: Job, optimizer: Optimizer[Any, Any], task: Task) -> None:
 
 def task_of(made: Job) -> Task:
     """The task that a job names."""
-    found: Task = _class(made.task)(**made.task_settings)
+    settings = dict(made.task_settings)
+    if settings.get("threat") is not None:
+        settings["threat"] = msgspec.convert(settings["threat"], ThreatModel)
+    found: Task = _class(made.task)(**settings)
     return found
 
 

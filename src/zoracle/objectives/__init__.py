@@ -13,6 +13,7 @@ from zoracle.objectives.reduced import Reduced
 from zoracle.objectives.ripples import Ripples
 from zoracle.objectives.robust_regression import RobustRegression
 from zoracle.objectives.shifted import ShiftedFunctions
+from zoracle.objectives.threat import ThreatModel
 
 __all__ = [
     "Attack",
@@ -28,4 +29,5 @@ __all__ = [
     "Ripples",
     "RobustRegression",
     "ShiftedFunctions",
+    "ThreatModel",
 ]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,25 +13,10 @@ from zoracle.errors import BlackBoxError, InputError
 from zoracle.objectives import outputs as answers
 from zoracle.objectives.base import Objective
 from zoracle.objectives.outputs import Outputs as Outputs
+from zoracle.objectives.threat import ThreatModel
 from zoracle.types import Evaluation, Space
 
-Norm = Literal["l1", "l2", "linf"]
-
-
-def is_amount(value: Any) -> bool:
-    """Whether something is a finite number of at least 0."""
-    try:
-        return isinstance(value, int | float | np.integer | np.floating) and 0 <= float(value) < math.inf
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
-
-
-def default_start_std(eps: float | None) -> float:
-    """Standard deviation of starting perturbations: 1e-4 as in the paper, off the kink of the distance; 0 in a ball.
-
-    A ball's attack has no such kink, and starts at the image itself.
-    """
-    return 1e-4 if eps is None else 0.0
+_SMALL = ThreatModel()
 
 
 class ImageAttack(Objective):
@@ -43,9 +26,11 @@ class ImageAttack(Objective):
         shape: of an image, (C, H, W) or another.
         labels: (P,) int64, the true classes.
         targets: (P,) int64, the classes to reach; None for any other than the label.
+        threat: what perturbations are allowed, and what a success is.
     """
 
     shape: tuple[int, ...]
+    threat: ThreatModel
     labels: Tensor
     targets: Tensor | None
 
@@ -82,17 +67,14 @@ class Attack(ImageAttack):
         black_box: the classifier, images (N, \*shape) to outputs (N, classes).
         images: (P, \*shape) in [0, 1].
         labels: (P,) integers, the true classes.
-        c: weight of the distance, at least 0.
-        norm: distance, "l1" (sum) or "l2" (Euclidean) over the pixels; of a ball, "l2" or "linf" (largest).
-        eps: radius of the ball; None asks for small perturbations instead, weighed by c.
+        threat: norm, radius, c and k.
         targets: (P,) integers, the classes to reach; None for any other than the label.
-        confidence: k, in nats; at least 0.
         outputs: what the black box returns; "auto" tells it from the first answer (:mod:`zoracle.objectives.outputs`).
         num_classes: number of classes, where it is known before the first call.
+        checked: the images are known to be floating-point numbers in [0, 1], and are not looked at again.
 
     Raises:
-        InputError: images out of range, not finite or of an integer type, labels out of range, shapes that disagree,
-            a setting out of its range.
+        InputError: images out of range, not finite or of an integer type, labels out of range, shapes that disagree.
 
     References:
         Ruan et al., "Learning to Learn by Zeroth-Order Oracle", ICLR 2020; the hinge is that of Carlini and Wagner,
@@ -104,30 +86,23 @@ class Attack(ImageAttack):
         black_box: BlackBox,
         images: Tensor,
         labels: Tensor,
+        threat: ThreatModel = _SMALL,
         *,
-        c: float = 0.1,
-        norm: Norm = "l1",
-        eps: float | None = None,
         targets: Tensor | None = None,
-        confidence: float = 0.0,
         outputs: Outputs = "logits",
         num_classes: int | None = None,
+        checked: bool = False,
     ) -> None:
-        _check_images(images)
-        _check_threat(norm, eps)
+        if not checked:
+            _check_images(images)
         check_outputs(outputs)
-        _check_amount("c", c)
-        _check_amount("confidence", confidence)
         self.black_box = black_box
         self.shape = tuple(images.shape[1:])
         self.dim = math.prod(self.shape)
         self.num_problems = images.shape[0]
         self.differentiable = black_box.differentiable
-        self.c = c
-        self.norm = norm
-        self.eps = eps
-        self.constrained = self.ends_at_success = eps is not None
-        self.confidence = confidence
+        self.threat = threat
+        self.constrained = self.ends_at_success = threat.ball
         self.outputs = outputs
         self.num_classes: int | None = None
         self.labels = _classes("labels", labels, images)
@@ -159,7 +134,7 @@ class Attack(ImageAttack):
 
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """The perturbations (N, d) in the ball that points stand for; the points themselves where there is no ball."""
-        if self.eps is None:
+        if not self.threat.ball:
             return points
         x = self._x[problem.to(self._x.device)].to(points)
         return self._within(x, points)
@@ -167,8 +142,9 @@ class Attack(ImageAttack):
     def space(self, problem: Tensor, like: Tensor) -> Space:
         """The pixel range of each coordinate, and the ball: (B, d) and (B,)."""
         x = self._x[problem.to(self._x.device)].to(like)
-        reach = self.eps if self.eps is not None and self.norm == "linf" else torch.inf
-        radius = self.eps if self.eps is not None and self.norm == "l2" else torch.inf
+        eps, norm = self.threat.eps, self.threat.norm
+        reach = eps if eps is not None and norm == "linf" else torch.inf
+        radius = eps if eps is not None and norm == "l2" else torch.inf
         channels, height, width = self.shape if len(self.shape) == 3 else (1, 1, self.dim)
         return Space(
             low=(-x).clamp(min=-reach),
@@ -188,15 +164,14 @@ class Attack(ImageAttack):
         x, adversarial = self._pair(points, problem)
         log_p = self._log_probabilities(adversarial)
         gap = self._gap(log_p, problem)
-        short = gap + self.confidence if self.confidence else gap
-        loss = short.clamp(min=0)
-        if self.eps is None:
+        threat = self.threat
+        loss = (gap + threat.confidence if threat.confidence else gap).clamp(min=0)
+        if not threat.ball:
             change = x.sub_(adversarial)
             # vector_norm of order 1 takes four times as long as this.
-            distance = change.abs_().sum(1) if self.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
-            loss = torch.add(loss, distance, alpha=self.c)
-        # A gap of exactly zero is a tie, and no success even where no confidence is asked for.
-        return Evaluation(loss, (gap < 0) & (short <= 0) if self.confidence else gap < 0)
+            distance = change.abs_().sum(1) if threat.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
+            loss = torch.add(loss, distance, alpha=threat.weight)
+        return Evaluation(loss, threat.success(gap))
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         """Images and clipped adversarial images, (N, d) each, in memory of their own."""
@@ -205,16 +180,17 @@ class Attack(ImageAttack):
 
     def _within(self, x: Tensor, points: Tensor) -> Tensor:
         """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball."""
-        if self.eps is None:
+        eps, norm = self.threat.eps, self.threat.norm
+        if eps is None:
             return points
-        reach = self.eps if self.norm == "linf" else 1.0
+        reach = eps if norm == "linf" else 1.0
         inside = torch.minimum(torch.maximum(points, (-x).clamp(min=-reach)), (1 - x).clamp(max=reach))
-        if self.norm == "linf":
+        if norm == "linf":
             return inside
         length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)
         # Towards zero, which lies in the pixel range: what is in range stays there.
         # The smaller of 1 and eps / length, in a form whose gradient is finite at zero.
-        share: Tensor = self.eps / length.clamp(min=self.eps)
+        share: Tensor = eps / length.clamp(min=eps)
         return inside * share
 
     def _gap(self, log_p: Tensor, problem: Tensor) -> Tensor:
@@ -259,27 +235,6 @@ def _check_images(images: Tensor) -> None:
         raise InputError(
             f"pixels range over [{low:g}, {high:g}]; expected [0, 1] (normalisation belongs into the black box)"
         )
-
-
-def _check_threat(norm: str, eps: float | None) -> None:
-    if eps is None:
-        if norm == "linf":
-            raise InputError("norm is 'linf' and there is no eps; give the radius of the ball, or norm l1 or l2")
-        _check_choice("norm", norm, ("l1", "l2"))
-        return
-    _check_choice("norm", norm, ("l2", "linf"))
-    if not is_amount(eps) or eps == 0:
-        raise InputError(f"eps is {eps!r}; expected a positive number")
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-
-
-def _check_amount(name: str, value: float) -> None:
-    if not is_amount(value):
-        raise InputError(f"{name} is {value!r}; expected a number of at least 0")
 
 
 def _classes(name: str, values: Tensor, images: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Reduced(ImageAttack):
         self.shape = inner.shape
         self.labels = inner.labels
         self.targets = inner.targets
+        self.threat = inner.threat
         self.dim = self.upsampling.dim
         self.num_problems = inner.num_problems
         self.differentiable = inner.differentiable

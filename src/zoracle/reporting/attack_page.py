@@ -61,15 +61,6 @@ def attack_page(
     )
 
 
-def threat_model(objective: Attack) -> str:
-    """What perturbations are allowed, and wanted, in a sentence."""
-    goal = "any other class than the label" if objective.targets is None else "a given class for each image"
-    lead = f", by {objective.confidence:g} nats at least" if objective.confidence else ""
-    if objective.eps is None:
-        return f"{goal}{lead}, by a perturbation as small as possible: its {objective.norm} norm weighs {objective.c:g}"
-    return f"{goal}{lead}, by a perturbation whose {objective.norm} norm is at most {objective.eps:g}"
-
-
 def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list[tuple[str, str]]:
     task = config.get("task", {})
     shape = " x ".join(map(str, objective.shape))
@@ -78,7 +69,7 @@ def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list
     facts = [
         ("target", f"the classifier of {task.get('name', 'the task')}"),
         ("images", f"{result.ids.shape[1]:,} of {shape}, repeats: {result.ids.shape[0]:,}"),
-        ("looking for", threat_model(objective)),
+        ("looking for", objective.threat.sentence(objective.targets is not None)),
         ("budget", f"{budget:,} queries an image" if budget else f"{int(result.allowance.max()):,} queries an image"),
         ("an image is left", stop),
     ]

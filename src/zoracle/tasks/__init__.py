@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 from zoracle.errors import InputError
+from zoracle.objectives.threat import ThreatModel
 from zoracle.storage.code import is_named, load_subclass
 from zoracle.tasks.base import SPLITS, Pictures, Task, TaskDefaults
 
@@ -39,7 +40,8 @@ def task(name: str, **settings: Any) -> Task:
 
     Args:
         name: one of :func:`names`, or a class of your own: ``my_file.py:MyTask`` or ``package.module:MyTask``.
-        settings: the settings of the task's class.
+        settings: the settings of the task's class; those of a :class:`ThreatModel` may be given by themselves
+            (``norm="linf", eps=0.3``).
 
     Raises:
         InputError: no such task, no such setting, or what the task needs is missing.
@@ -53,11 +55,13 @@ def task(name: str, **settings: Any) -> Task:
         cls: type[Task] = getattr(import_module(f"{__name__}.{module}"), attribute)
     else:
         cls = load_subclass(name, Task)
-    known = _settings(cls)
-    if unknown := [key for key in settings if key not in known]:
-        raise InputError(f"task {name} has no setting {unknown[0]!r}; expected one of {', '.join(known)}")
+    known = list(signature(cls).parameters)
+    parts = ThreatModel.__struct_fields__ if "threat" in known else ()
+    if unknown := [key for key in settings if key not in (*known, *parts)]:
+        raise InputError(f"task {name} has no setting {unknown[0]!r}; expected one of {', '.join((*known, *parts))}")
+    threat = {key: settings.pop(key) for key in parts if key in settings}
+    if threat and settings.get("threat") is not None:
+        raise InputError(f"task {name} was given a threat and its {next(iter(threat))}; expected one of them")
+    if threat:
+        settings["threat"] = ThreatModel(**threat)
     return cls(**settings)
-
-
-def _settings(cls: type[Task]) -> list[str]:
-    return list(signature(cls).parameters)

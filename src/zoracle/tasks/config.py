@@ -6,6 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from zoracle.objectives.threat import ThreatModel
 from zoracle.storage.code import source_of
 from zoracle.tasks.base import Task
 
@@ -21,6 +24,8 @@ def task_config(task: Task) -> dict[str, Any]:
             continue
         if isinstance(value, Path) and value.is_file():
             described[f"{name}_sha256"] = hashlib.sha256(value.read_bytes()).hexdigest()
+        elif isinstance(value, ThreatModel):
+            described |= msgspec.to_builtins(value)
         elif value is None or isinstance(value, bool | int | float | str):
             described[name] = value
     if (source := source_of(type(task))) is not None:

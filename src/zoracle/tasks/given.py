@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,10 +12,65 @@ from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.images import Layout, as_images, as_labels
 from zoracle.images.arrays import as_array, check_classes
-from zoracle.objectives.attack import Norm, Outputs
+from zoracle.objectives.attack import Outputs
+from zoracle.objectives.threat import ThreatModel
 from zoracle.storage.hashing import tensor_hash
 from zoracle.tasks.base import SPLITS, TaskDefaults
 from zoracle.tasks.image_attack import AttackTask, ImageData
+
+
+class ImageSet(NamedTuple):
+    """Images to attack, checked and in one form, and what is known of them. :func:`image_set` makes one."""
+
+    data: ImageData
+    splits: Mapping[str, Sequence[int]]
+    """Ids by split."""
+    white: int
+    """The value that is pixel 1."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes in the model's order; none where they are not known."""
+    radii: Mapping[str, float] = {}
+    """By norm, the usual radius of a ball; none where there is no usual one."""
+    problems: int | None = None
+    """How many a run takes where it is not told; None takes all."""
+    notes: tuple[str, ...] = ()
+    """What whoever asked for the images should know of how they were read."""
+
+
+def image_set(
+    images: Any,
+    labels: Any,
+    *,
+    targets: Any = None,
+    ids: Sequence[int] | None = None,
+    splits: Mapping[str, Sequence[int]] | None = None,
+    class_names: Sequence[str] = (),
+    layout: Layout | None = None,
+    problems: int | None = None,
+) -> ImageSet:
+    """Arrays of a user's own as images to attack. Here, and nowhere later, their form and range are checked.
+
+    Args:
+        images: (P, C, H, W), (P, H, W) or (P, H, W, C), bytes or floating-point pixels in [0, 1].
+        labels: (P,) integers, the true classes.
+        targets: (P,) integers, the classes to reach; None for any other than the label.
+        ids: (P,) different whole numbers, the ids of the problems; 0 .. P - 1 by default.
+        splits: ids by split; by default all are in "test".
+        class_names: names of the classes in the model's order, where they are known.
+        layout: "NCHW" or "NHWC"; None tells it from the shape.
+        problems: how many a run takes where it is not told; None takes all of the split.
+
+    Raises:
+        InputError: images, labels, targets or ids that cannot be used or do not go together.
+    """
+    x = as_images(images, layout)
+    y = as_labels(labels, len(x))
+    wanted = None if targets is None else as_labels(targets, len(x), "targets")
+    known = _ids(ids, len(x))
+    white = 255 if x.dtype == torch.uint8 else 1
+    return ImageSet(
+        ImageData(x, y, known, wanted), _splits(known, splits), white, tuple(class_names), problems=problems
+    )
 
 
 class GivenImages(AttackTask):
@@ -26,33 +81,22 @@ class GivenImages(AttackTask):
 
     Args:
         box: the classifier.
-        images: (P, C, H, W), (P, H, W) or (P, H, W, C), bytes or floating-point pixels in [0, 1].
-        labels: (P,) integers, the true classes.
-        targets: (P,) integers, the classes to reach; None for any other than the label.
-        ids: (P,) different whole numbers, the ids of the problems; 0 .. P - 1 by default.
-        splits: ids by split; by default all are in "test".
-        problems: how many a run takes where it is not told; None takes all of the split.
-        class_names: names of the classes in the model's order, where they are known.
-        layout: "NCHW" or "NHWC"; None tells it from the shape.
-        white: the value that is pixel 1; None takes 255 for bytes, and 1 otherwise.
+        given: the images.
         name: what the task is called.
         target: what tells the black box from others, in words that may be written down: no secrets, no paths.
         target_file: a file that the black box was made from; its hash tells it from others.
-        c: weight of the distance; None takes 0.1.
-        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
-        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
-        confidence: the confidence gap, in nats.
+        threat: what perturbations are allowed; None asks for small ones in l1.
         outputs: what the black box returns; None takes what it declares.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
         reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
     Raises:
-        InputError: images, labels, targets or ids that cannot be used or do not go together.
+        InputError: labels or targets that are none of the classes, or a target that is the label.
 
     Examples:
         >>> from zoracle.blackboxes import PythonFunction
         >>> box = PythonFunction(lambda x: torch.stack([x.flatten(1).mean(1), 1 - x.flatten(1).mean(1)], 1))
-        >>> task = GivenImages(box, torch.zeros(3, 4, 4), [1, 1, 1])
+        >>> task = GivenImages(box, image_set(torch.zeros(3, 4, 4), [1, 1, 1]))
         >>> task.ids("test"), task.dim, task.objective((0, 2)).num_problems
         ((0, 1, 2), 16, 2)
     """
@@ -60,36 +104,23 @@ class GivenImages(AttackTask):
     def __init__(
         self,
         box: BlackBox,
-        images: Any,
-        labels: Any,
+        given: ImageSet,
         *,
-        targets: Any = None,
-        ids: Sequence[int] | None = None,
-        splits: Mapping[str, Sequence[int]] | None = None,
-        problems: int | None = None,
-        class_names: Sequence[str] = (),
-        layout: Layout | None = None,
-        white: int | None = None,
         name: str = "images",
         target: str = "",
         target_file: Path | None = None,
-        c: float | None = None,
-        norm: Norm = "l1",
-        eps: float | None = None,
-        confidence: float = 0.0,
+        threat: ThreatModel | None = None,
         outputs: Outputs | None = None,
         start_std: float | None = None,
         reduce: str | None = None,
     ) -> None:
-        x = as_images(images, layout)
-        y = as_labels(labels, len(x))
-        wanted = None if targets is None else as_labels(targets, len(x), "targets")
+        x, y, _, wanted = given.data
         self.name = name
         self.shape = (x.shape[1], x.shape[2], x.shape[3])
-        self.class_names = tuple(class_names)
-        self.white = (255 if x.dtype == torch.uint8 else 1) if white is None else white
+        self.class_names = given.class_names
+        self.white = given.white
         self.outputs = getattr(box, "outputs", "logits") if outputs is None else outputs
-        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std, reduce=reduce)
+        super().__init__(threat=threat, start_std=start_std, reduce=reduce)
         if self.class_names:
             check_classes(y, len(self.class_names), "label")
             if wanted is not None:
@@ -97,15 +128,14 @@ class GivenImages(AttackTask):
         if wanted is not None and bool((wanted == y).any()):
             row = int((wanted == y).nonzero()[0])
             raise InputError(f"target {int(y[row])} of image {row} is its label; expected another class")
-        self._given = ImageData(x, y, _ids(ids, len(x)), wanted)
-        self._splits = _splits(self._given.ids, splits)
+        self._given = given
         self._box = box
         self.images_sha256 = tensor_hash(x)
         self.labels_sha256 = tensor_hash(y)
         self.targets_sha256 = None if wanted is None else tensor_hash(wanted)
         self.target = target
         self.target_file = target_file
-        self.defaults = TaskDefaults(problems=problems or len(x))
+        self.defaults = TaskDefaults(problems=given.problems or len(x))
 
     def ids(self, split: str) -> tuple[int, ...]:
         """The ids of a split, in the order of the images.
@@ -114,12 +144,13 @@ class GivenImages(AttackTask):
             InputError: the split is unknown, or no images are in it.
         """
         self.check_split(split)
-        if not self._splits[split]:
+        found = tuple(self._given.splits.get(split, ()))
+        if not found:
             raise InputError(f"no images are given for the {split} split; the given ones are for test")
-        return self._splits[split]
+        return found
 
     def _load(self) -> ImageData:
-        return self._given
+        return self._given.data
 
     def close(self) -> None:
         """Let go of what the black box holds: connections, a log."""

@@ -16,8 +16,9 @@ from torch import Tensor
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
-from zoracle.objectives.attack import Attack, ImageAttack, Norm, Outputs, default_start_std
+from zoracle.objectives.attack import Attack, ImageAttack, Outputs
 from zoracle.objectives.reduced import Reduced
+from zoracle.objectives.threat import ThreatModel
 from zoracle.tasks.base import SPLITS, Pictures, Task
 from zoracle.types import Key
 from zoracle.upsampling import parse
@@ -48,10 +49,7 @@ class AttackTask(Task):
     :meth:`ids`, :meth:`_load` and :meth:`_black_box`.
 
     Args:
-        c: weight of the distance; None takes the task's own.
-        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
-        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
-        confidence: the confidence gap, in nats.
+        threat: what perturbations are allowed; None asks for small ones in l1. Without a c it takes the task's own.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
         reduce: search among coarse perturbations only, "tile:2", "tile:14x14" or "bilinear:14" say; see
             :class:`Reduced`. The task's dimension is then that of the coarse ones.
@@ -73,20 +71,14 @@ class AttackTask(Task):
     def __init__(
         self,
         *,
-        c: float | None = None,
-        norm: Norm = "l1",
-        eps: float | None = None,
-        confidence: float = 0.0,
+        threat: ThreatModel | None = None,
         start_std: float | None = None,
         reduce: str | None = None,
     ) -> None:
         self.dim = math.prod(self.shape) if reduce is None else parse(reduce, self.shape).dim
         self.reduce = reduce
-        self.c = self.own_c if c is None else c
-        self.norm = norm
-        self.eps = eps
-        self.confidence = confidence
-        self.start_std = default_start_std(eps) if start_std is None else start_std
+        self.threat = (ThreatModel() if threat is None else threat).weighed(self.own_c)
+        self.start_std = self.threat.start_std if start_std is None else start_std
 
     def objective(
         self, ids: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -101,13 +93,11 @@ class AttackTask(Task):
             self._black_box(dtype, device),
             picked.images.to(device=device, dtype=dtype) / self.white,
             picked.labels,
-            c=self.c,
-            norm=self.norm,
-            eps=self.eps,
+            self.threat,
             targets=picked.targets,
-            confidence=self.confidence,
             outputs=self.outputs,
             num_classes=len(self.class_names) or None,
+            checked=True,  # by who read them
         )
         return attack if self.reduce is None else Reduced(attack, self.reduce)
 
@@ -165,10 +155,7 @@ class ImageAttackTask(AttackTask):
     Subclasses set the class attributes and write :meth:`_split_file`, :meth:`_load` and :meth:`_black_box`.
 
     Args:
-        c: weight of the distance; None takes the task's own.
-        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
-        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
-        confidence: the confidence gap, in nats.
+        threat: what perturbations are allowed; None asks for small ones in l1. Without a c it takes the task's own.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
         reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
@@ -186,14 +173,11 @@ class ImageAttackTask(AttackTask):
     def __init__(
         self,
         *,
-        c: float | None = None,
-        norm: Norm = "l1",
-        eps: float | None = None,
-        confidence: float = 0.0,
+        threat: ThreatModel | None = None,
         start_std: float | None = None,
         reduce: str | None = None,
     ) -> None:
-        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std, reduce=reduce)
+        super().__init__(threat=threat, start_std=start_std, reduce=reduce)
         self.splits = read_splits(self._split_file())
 
     def ids(self, split: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.errors import InputError
 from zoracle.keyed import normal
-from zoracle.objectives.attack import Norm
+from zoracle.objectives.threat import ThreatModel
 from zoracle.tasks.image_attack import AttackTask, ImageData
 from zoracle.tasks.synthetic import PROBLEM_SEED, SPLIT_IDS, check_at_least
 from zoracle.types import Key
@@ -52,10 +52,7 @@ class RandomNetworkAttack(AttackTask):
         depth: hidden layers; more make the losses rougher.
         gain: about the standard deviation of the logits, positive.
         seed: keys the network.
-        c: weight of the distance; None takes 0.1.
-        norm: distance, "l1" or "l2"; of a ball "l2" or "linf".
-        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
-        confidence: the confidence gap, in nats.
+        threat: what perturbations are allowed; None asks for small ones in l1.
         start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
         reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
@@ -75,10 +72,7 @@ class RandomNetworkAttack(AttackTask):
         depth: int = 1,
         gain: float = 6.0,
         seed: int = 0,
-        c: float | None = None,
-        norm: Norm = "l1",
-        eps: float | None = None,
-        confidence: float = 0.0,
+        threat: ThreatModel | None = None,
         start_std: float | None = None,
         reduce: str | None = None,
     ) -> None:
@@ -87,7 +81,7 @@ class RandomNetworkAttack(AttackTask):
         if not 0 < gain < math.inf:
             raise InputError(f"gain is {gain}; expected a positive number")
         self.shape = (1, side, side)
-        super().__init__(c=c, norm=norm, eps=eps, confidence=confidence, start_std=start_std, reduce=reduce)
+        super().__init__(threat=threat, start_std=start_std, reduce=reduce)
         self.hidden = hidden
         self.depth = depth
         self.gain = gain

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
 from zoracle.errors import InputError
 from zoracle.tasks import task
 from zoracle.tasks.base import SPLITS
+from zoracle.tasks.given import ImageSet
 from zoracle.tasks.image_attack import ImageAttackTask, ImageData
 from zoracle.tasks.mnist import MNISTAttack, read_mnist
 
 
-class Source(NamedTuple):
-    """Images and what is known of them."""
-
-    data: ImageData
-    splits: Mapping[str, Sequence[int]]
-    """Ids by split."""
-    white: int
-    """The value that is pixel 1."""
-    class_names: tuple[str, ...]
-    radii: Mapping[str, float] = {}
-    """By norm, the usual radius of a ball; none where there is no usual one."""
-    problems: int | None = None
-    """How many a run takes where it is not told; None takes all."""
-    notes: tuple[str, ...] = ()
-    """What whoever asked for them should know of how they were read."""
-
-
-def built_in(name: str) -> Source:
+def built_in(name: str) -> ImageSet:
     """The images of a task, with its ids and splits.
 
     MNIST without a target network has no split of images that it reads correctly: all 10,000 are for test then.
@@ -41,7 +22,7 @@ def built_in(name: str) -> Source:
         images, labels = read_mnist("t10k")
         ids = range(len(labels))
         note = "mnist has no target network here, hence no splits: images are taken from the whole test set, in order"
-        return Source(
+        return ImageSet(
             ImageData(images, labels, ids),
             {"test": ids},
             MNISTAttack.white,
@@ -54,4 +35,4 @@ def built_in(name: str) -> Source:
     if not isinstance(made, ImageAttackTask):
         raise InputError(f"task {name} has no images; expected digits, mnist, cifar10, a folder or a file")
     splits = {split: made.ids(split) for split in SPLITS}
-    return Source(made.pick(), splits, made.white, made.class_names, made.radii, made.defaults.problems)
+    return ImageSet(made.pick(), splits, made.white, made.class_names, made.radii, made.defaults.problems)

@@ -1,0 +1,113 @@
+"""What an attack may do to an image, and what counts as a success: told once, read everywhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from torch import Tensor
+
+from zoracle.errors import InputError
+
+Norm = Literal["l1", "l2", "linf"]
+
+#: Threat models by the names of the command line, and the norm of each.
+NAMES: dict[str, Norm] = {"minimise": "l1", "minimise-l2": "l2", "linf": "linf", "l2": "l2"}
+
+
+def is_amount(value: Any) -> bool:
+    """Whether something is a finite number of at least 0."""
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and 0 <= float(value) < math.inf
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    r"""What an attack may do to an image, and what counts as a success.
+
+    Without a radius the attack makes the perturbation small: its distance is part of the loss, weighed by c. With a
+    radius ``eps`` every perturbation of that norm is as good as another.
+
+    Attributes:
+        norm: distance, "l1" (sum) or "l2" (Euclidean) over the pixels; of a ball "l2" or "linf" (largest).
+        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
+        c: weight of the distance, at least 0; None takes what suits the images (0.1 where nothing else is known).
+        confidence: gap k by which the wrong class (the target) has to lead, in nats; at least 0.
+
+    Raises:
+        InputError: a value out of its range, or a norm that does not go with the radius.
+    """
+
+    norm: Norm = "l1"
+    eps: float | None = None
+    c: float | None = None
+    confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_choice("norm", self.norm, ("l1", "l2", "linf") if self.eps is None else ("l2", "linf"))
+        if self.eps is None and self.norm == "linf":
+            raise InputError("norm is 'linf' and there is no eps; give the radius of the ball, or norm l1 or l2")
+        if self.eps is not None and (not is_amount(self.eps) or self.eps == 0):
+            raise InputError(f"eps is {self.eps!r}; expected a positive number")
+        for name in ("c", "confidence"):
+            value = getattr(self, name)
+            if not (is_amount(value) or (name == "c" and value is None)):
+                raise InputError(f"{name} is {value!r}; expected a number of at least 0")
+        for name in ("eps", "c", "confidence"):  # as numbers that JSON knows
+            value = getattr(self, name)
+            msgspec.structs.force_setattr(self, name, None if value is None else float(value))
+
+    @classmethod
+    def named(cls, name: str, eps: float | None = None) -> ThreatModel:
+        """The threat model of a name of :data:`NAMES`; a ball's has a radius.
+
+        Raises:
+            InputError: there is none of this name, or the radius does not go with it.
+        """
+        _check_choice("threat", name, tuple(NAMES))
+        return cls(norm=NAMES[name], eps=eps)
+
+    @property
+    def ball(self) -> bool:
+        """Whether perturbations stay in a ball, where nothing is left to win after a first success."""
+        return self.eps is not None
+
+    @property
+    def weight(self) -> float:
+        """c, with its default."""
+        return 0.1 if self.c is None else self.c
+
+    @property
+    def start_std(self) -> float:
+        """Standard deviation of starting perturbations: 1e-4 as in the paper, off the kink of the distance.
+
+        A ball's attack has no such kink, and starts at the image itself: 0.
+        """
+        return 0.0 if self.ball else 1e-4
+
+    def weighed(self, c: float) -> ThreatModel:
+        """The same with this c, where it has none of its own."""
+        return self if self.c is not None else msgspec.structs.replace(self, c=c)
+
+    def success(self, gap: Tensor) -> Tensor:
+        """Whether points succeed, by how far they are from another class (N,) in nats; negative where they are there.
+
+        A gap of exactly zero is a tie, and no success even where no confidence is asked for.
+        """
+        return (gap < 0) & (gap + self.confidence <= 0) if self.confidence else gap < 0
+
+    def sentence(self, targeted: bool) -> str:
+        """What perturbations are allowed, and wanted, in words."""
+        goal = "a given class for each image" if targeted else "any other class than the label"
+        lead = f", by {self.confidence:g} nats at least" if self.confidence else ""
+        if self.eps is None:
+            return f"{goal}{lead}, by a perturbation as small as possible: its {self.norm} norm weighs {self.weight:g}"
+        return f"{goal}{lead}, by a perturbation whose {self.norm} norm is at most {self.eps:g}"
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
