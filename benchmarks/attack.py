@@ -11,7 +11,7 @@ from benchmarks.measure import Options, StepClock
 from benchmarks.report import Figure, Report, figure, ratio
 from benchmarks.targets import Candidate, Target, fastest, target
 from zoracle.errors import InputError
-from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.evaluate import RunSpec, evaluate
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import make
@@ -38,7 +38,8 @@ def step_seconds(made: Optimizer[Any, Any], on: Target, ids: Sequence[int], step
         RuntimeError: it made other queries than it was to make.
     """
     clock = StepClock()
-    result = evaluate(made, on.task, ids, steps=steps, on_progress=clock.tick, **settings)
+    spec = RunSpec(ids=tuple(ids), steps=steps, **settings)
+    result = evaluate(made, on.task, spec, on_progress=clock.tick)
     if not bool((result.spent == steps * made.queries_per_step).all()):
         raise RuntimeError(f"{type(made).__name__} spent {result.spent.tolist()} queries in {steps} steps")
     return clock.seconds(steps)

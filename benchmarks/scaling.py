@@ -11,7 +11,7 @@ from benchmarks.attack import Q, optimizer
 from benchmarks.measure import Options, interleaved, seconds
 from benchmarks.report import Figure, Report, figure, ratio
 from benchmarks.targets import Target, target
-from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.evaluate import RunSpec, evaluate
 from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.base import Optimizer
 
@@ -26,7 +26,8 @@ def whole_seconds(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return seconds(lambda: evaluate(made, on.task, on.ids[:images], steps=steps, workers=pool))
+        spec = RunSpec(ids=on.ids[:images], steps=steps)
+        return seconds(lambda: evaluate(made, on.task, spec, workers=pool))
     finally:
         torch.set_num_threads(before)
 

@@ -11,9 +11,10 @@ import torch
 
 from test_evaluation import FakeTask, M, sgd
 from zoracle.cli.main import main
-from zoracle.comparison.compare import compare
+from zoracle.comparison.compare import Output, compare
 from zoracle.comparison.progress import describe
 from zoracle.evaluation.evaluate import Status, evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.storage.runfolder import locked
 from zoracle.tasks.digits import DigitsAttack
 from zoracle.types import StopReason
@@ -83,9 +84,11 @@ def test_what_is_wrong_already_costs_one_query_and_is_in_no_rate(tmp_path, stop,
     ids = task.ids("test")[:5]
     task.wrong = frozenset({ids[1], ids[3]})
     found = compare(
-        task, [("a", sgd(difference=difference))], ids=ids, seeds=1, steps=3,
-        stop_on_success=stop, check_start=True, attack=True, out=tmp_path / "run",
-    )  # fmt: skip
+        task,
+        [("a", sgd(difference=difference))],
+        RunSpec(ids=ids, seeds=1, steps=3, stop_on_success=stop, check_start=True),
+        out=Output(tmp_path / "run", attack=True),
+    )
     written = arrays(tmp_path / "run", "a")
     assert written["misclassified"].tolist() == [[False, True, False, True, False]]
     cost = found.results["a"].spent[0].tolist()
@@ -103,10 +106,10 @@ def test_what_is_wrong_already_costs_one_query_and_is_in_no_rate(tmp_path, stop,
 
 def test_nobody_looks_in_a_comparison_unless_asked():
     task = FakeTask()
-    result = evaluate(sgd(), task, (20, 21), steps=4)
+    result = evaluate(sgd(), task, RunSpec(ids=(20, 21), steps=4))
     assert not result.misclassified.any()
     assert (result.spent == 4 * M).all()
-    looked = evaluate(sgd(), FakeTask(succeeds={20: 1}), (20, 21), steps=4, check_start=True)
+    looked = evaluate(sgd(), FakeTask(succeeds={20: 1}), RunSpec(ids=(20, 21), steps=4, check_start=True))
     assert looked.spent.tolist() == [[1, 4 * M + 1]]
     assert looked.reason.tolist() == [[StopReason.SUCCESS, StopReason.STEPS]]
     assert looked.allowance.tolist() == [[4 * M + 1] * 2]
@@ -127,9 +130,11 @@ def test_the_batch_is_kept_full_and_no_state_waits(batch):
             return super()._ask(state)
 
     ids = tuple(range(20, 27))
-    found = evaluate(Watched(num_directions=4, lr=0.1), task, ids, steps=4, batch=batch, stop_on_success=True)
+    found = evaluate(
+        Watched(num_directions=4, lr=0.1), task, RunSpec(ids=ids, steps=4, batch=batch, stop_on_success=True)
+    )
     again = FakeTask(succeeds=dict(task.succeeds))
-    whole = evaluate(sgd(), again, ids, steps=4, stop_on_success=True)
+    whole = evaluate(sgd(), again, RunSpec(ids=ids, steps=4, stop_on_success=True))
     for name, one, other in zip(found._fields, found, whole, strict=True):
         if name != "seconds":
             assert torch.equal(one.nan_to_num(), other.nan_to_num()), name
@@ -178,7 +183,7 @@ def test_progress_in_words():
     assert describe(status, 600, 2.0) == "3 of 9 succeeded, 1,234 queries, 300/s"
     assert describe(status, 0, 0.0) == "3 of 9 succeeded, 1,234 queries"
     told = []
-    evaluate(sgd(), FakeTask(succeeds={20: 2}), (20, 21), steps=3, check_start=True, on_status=told.append)
+    evaluate(sgd(), FakeTask(succeeds={20: 2}), RunSpec(ids=(20, 21), steps=3, check_start=True), on_status=told.append)
     assert told[-1] == Status(finished=2, problems=2, successes=1, misclassified=0, queries=2 * (3 * M + 1))
     assert [one.queries for one in told] == sorted(one.queries for one in told)
 

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from test_evaluation import FakeTask, M, sgd
 from zoracle.comparison import entries as module
-from zoracle.comparison.compare import compare
+from zoracle.comparison.compare import Output, compare
 from zoracle.comparison.tune import tune
 from zoracle.errors import InputError
+from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
 from zoracle.storage.runfolder import open_run, write_npz
 
@@ -38,7 +39,7 @@ def without_seconds(path):
 def test_the_folder(tmp_path):
     task = FakeTask(succeeds={20: 7})
     told = []
-    found = compare(task, TWO[::-1], seeds=2, out=tmp_path / "run", on_progress=lambda *x: told.append(x))
+    found = compare(task, TWO[::-1], RunSpec(seeds=2), on_progress=lambda *x: told.append(x), out=tmp_path / "run")
     rows = read(found.paths["table"])
     assert [list(row)[: len(KEYS)] for row in rows] == [KEYS, KEYS]
     assert [row["optimizer"] for row in rows] == ["fast", "slow"], "the lowest ratio first, whatever the order given"
@@ -70,8 +71,7 @@ def test_every_point_is_in_the_ledger(tmp_path):
     found = compare(
         task,
         [("plain", make("zo-signsgd", num_directions=4)), ("central", sgd(difference="central")), ("given", sgd())],
-        seeds=2,
-        steps=3,
+        RunSpec(seeds=2, steps=3),
         tuning="fresh",
         out=tmp_path,
     )
@@ -87,33 +87,44 @@ def test_every_point_is_in_the_ledger(tmp_path):
 
 def test_an_interrupted_comparison_resumes_and_ends_the_same(tmp_path):
     whole = FakeTask()
-    expected = compare(whole, TWO, seeds=2, steps=4, out=tmp_path / "whole")
+    expected = compare(whole, TWO, RunSpec(seeds=2, steps=4), out=tmp_path / "whole")
     task = FakeTask()
     task.raise_at = 18  # five calls a seed: the third step of the second optimizer's second seed
     with pytest.raises(KeyboardInterrupt):
-        compare(task, TWO, seeds=2, steps=4, out=tmp_path / "cut")
+        compare(task, TWO, RunSpec(seeds=2, steps=4), out=tmp_path / "cut")
     assert not (tmp_path / "cut" / "table.json").exists()
     task.raise_at = -1
     before = task.seen
-    found = compare(task, TWO, seeds=2, steps=4, out=tmp_path / "cut")
+    found = compare(task, TWO, RunSpec(seeds=2, steps=4), out=tmp_path / "cut")
     assert task.seen - before == 3 * (2 * M + 1), "what was answered is not asked again"
     assert without_seconds(found.paths["table"]) == without_seconds(expected.paths["table"])
     assert found.paths["curves"].read_bytes() == expected.paths["curves"].read_bytes()
     before = task.seen
     table = found.paths["table"].read_bytes()
-    compare(task, TWO, seeds=2, steps=4, out=tmp_path / "cut")
+    compare(task, TWO, RunSpec(seeds=2, steps=4), out=tmp_path / "cut")
     assert task.seen == before
     assert found.paths["table"].read_bytes() == table
 
 
 def test_another_config_is_refused_in_one_line(tmp_path):
     task = FakeTask()
-    compare(task, TWO, seeds=1, out=tmp_path)
+    compare(task, TWO, RunSpec(seeds=1), out=tmp_path)
     before = task.seen
     with pytest.raises(InputError, match=r"another config \(seeds: \[0\] there, \[0, 1\] asked\)") as error:
-        compare(task, TWO, seeds=2, out=tmp_path)
+        compare(task, TWO, RunSpec(seeds=2), out=tmp_path)
     assert "\n" not in str(error.value)
     assert task.seen == before
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    task = FakeTask()
+    compare(task, TWO, RunSpec(seeds=1), out=tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["format"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"another version of zoracle \(format 1; .*; choose") as error:
+        compare(task, TWO, RunSpec(seeds=1), out=tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -135,16 +146,16 @@ def test_folders_that_cannot_be_used(tmp_path):
         ({"split": "dev"}, "split 'dev'"),
         ({"budget": 3}, "budget is 3"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
-        ({"tuning": "perhaps"}, "tuning is 'perhaps'"),
-        ({"criterion": "luck"}, "criterion is 'luck'"),
     ],
 )
 def test_bad_input_leaves_no_folder(tmp_path, settings, message):
     task = FakeTask()
     with pytest.raises(InputError, match=message):
-        compare(task, TWO, out=tmp_path / "run", **settings)
+        compare(task, TWO, RunSpec(**settings), out=tmp_path / "run")
     with pytest.raises(InputError, match="two optimizers are called 'a'"):
         compare(task, [("a", sgd()), ("a", sgd())], out=tmp_path / "run")
+    with pytest.raises(InputError, match="tuning is 'perhaps'"):
+        compare(task, TWO, tuning="perhaps", out=tmp_path / "run")
     with pytest.raises(InputError, match="no optimizers"):
         compare(task, [], out=tmp_path / "run")
     assert task.seen == 0
@@ -153,11 +164,11 @@ def test_bad_input_leaves_no_folder(tmp_path, settings, message):
 
 def test_stored_settings_are_used_and_told(monkeypatch):
     task = FakeTask(dim=10)
-    record = tune(task, "zo-sgd", steps=4, num_directions=4)
+    record = tune(task, "zo-sgd", RunSpec(split="valid", steps=4, num_directions=4))
     monkeypatch.setattr(module, "tuned", lambda *run: record if run == (record.task_config, "zo-sgd", 4, 4) else None)
     ours = {"plain": make("zo-sgd", num_directions=4), "given": sgd(), "adam": make("zo-adam", num_directions=4)}
     console = Console(file=io.StringIO(), width=200)
-    found = compare(task, list(ours.items()), seeds=1, console=console)
+    found = compare(task, list(ours.items()), RunSpec(seeds=1), console=console)
     rows = {row.optimizer: row for row in found.rows}
     assert rows["plain"].settings["lr"] == record.chosen["lr"]
     assert rows["plain"].settings_from == "tuned"
@@ -166,22 +177,24 @@ def test_stored_settings_are_used_and_told(monkeypatch):
     printed = console.file.getvalue()
     assert "tuned on 3 problems of valley's valid split" in printed
     assert "adam ran with default settings: none tuned are stored" in printed
-    assert compare(task, list(ours.items()), seeds=1, tuning="never").notes == []
+    assert compare(task, list(ours.items()), RunSpec(seeds=1), tuning="never").notes == []
     other = FakeTask(dim=10, curvature=2.0)
-    assert {row.settings_from for row in compare(other, list(ours.items()), seeds=1).rows} == {
+    assert {row.settings_from for row in compare(other, list(ours.items()), RunSpec(seeds=1)).rows} == {
         "defaults, none tuned",
         "given",
     }
 
 
 def test_one_q_for_all_where_it_is_asked_for():
-    found = compare(FakeTask(), TWO, seeds=1, num_directions=2)
+    found = compare(FakeTask(), TWO, RunSpec(seeds=1, num_directions=2))
     assert {row.queries_per_problem for row in found.rows} == {4 * 3}
 
 
 def test_a_terminal_shows_progress_and_labels_as_they_are():
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    compare(FakeTask(), [("[red]a[/red]", sgd())], seeds=1, console=console, title="[blue]b[/blue]")
+    compare(
+        FakeTask(), [("[red]a[/red]", sgd())], RunSpec(seeds=1), console=console, out=Output(title="[blue]b[/blue]")
+    )
     printed = console.file.getvalue()
     assert "[red]a[/red]" in printed
     assert "[blue]b[/blue]" in printed
@@ -190,7 +203,7 @@ def test_a_terminal_shows_progress_and_labels_as_they_are():
 def test_without_the_extra_everything_else_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     console = Console(file=io.StringIO(), width=300)
-    found = compare(FakeTask(), TWO, seeds=1, out=tmp_path, console=console)
+    found = compare(FakeTask(), TWO, RunSpec(seeds=1), console=console, out=tmp_path)
     assert set(found.paths) == {"table", "markdown", "curves", "queries"}
     lines = [line for line in console.file.getvalue().splitlines() if "jinja2" in line]
     assert len(lines) == 1
@@ -199,7 +212,7 @@ def test_without_the_extra_everything_else_is_written(tmp_path, monkeypatch):
 
 def test_failures_stay_in_the_table(tmp_path):
     task = FakeTask(nan_after={20: 0})
-    found = compare(task, TWO, seeds=1, out=tmp_path)
+    found = compare(task, TWO, RunSpec(seeds=1), out=tmp_path)
     assert all(row.ratio_undefined == 1 for row in found.rows)
     json.loads(found.paths["table"].read_text(), parse_constant=pytest.fail)
 

@@ -11,6 +11,7 @@ import torch
 from test_evaluation import FakeTask, M, sgd
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.results import metrics
 from zoracle.results.intervals import clustered, t_quantile
 from zoracle.results.result import Result
@@ -117,14 +118,14 @@ def test_a_ratio_needs_a_positive_start():
 
 def test_failures_count_at_the_budget_and_monitoring_is_no_success_in_time():
     task = FakeTask(succeeds={20: 2 * M + 3, 23: 4 * M + 1})
-    found = evaluate(sgd(), task, (20, 21, 23), steps=4)
+    found = evaluate(sgd(), task, RunSpec(ids=(20, 21, 23), steps=4))
     assert metrics.queries_to_success(found).tolist() == [[2 * M + 3, 4 * M, 4 * M]]
-    found = evaluate(sgd(), task, (20, 21, 23), steps=4, budget=1000)
+    found = evaluate(sgd(), task, RunSpec(ids=(20, 21, 23), steps=4, budget=1000))
     assert metrics.queries_to_success(found).tolist() == [[2 * M + 3, 1000, 1000]]
 
 
 def test_a_task_without_successes_has_none_to_report():
-    s = metrics.summarise(evaluate(sgd(), FakeTask(knows=False), (20, 21), steps=2))
+    s = metrics.summarise(evaluate(sgd(), FakeTask(knows=False), RunSpec(ids=(20, 21), steps=2)))
     assert s.success_final is None
     assert s.success_ever is None
     assert s.queries_to_success_mean is None
@@ -139,7 +140,7 @@ def test_a_gradient_oracle_tells_of_no_success_on_the_way():
 
 
 def test_nan_from_the_black_box_stays_in_the_mean():
-    found = evaluate(sgd(lr=1e-3), FakeTask(nan_after={20: 2 * M}), (20, 21), steps=4)
+    found = evaluate(sgd(lr=1e-3), FakeTask(nan_after={20: 2 * M}), RunSpec(ids=(20, 21), steps=4))
     ratio = metrics.ratio(found)
     assert ratio[0, 0] == pytest.approx(1.0)
     assert ratio[0, 1] < 1

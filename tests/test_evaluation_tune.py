@@ -10,6 +10,7 @@ from test_evaluation import FakeTask
 from zoracle.comparison import tune as module
 from zoracle.comparison.tune import Axis, tune
 from zoracle.errors import InputError
+from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
 from zoracle.results import tuned as records
 from zoracle.results.tuned import read_tuned, tuned, write_tuned
@@ -21,7 +22,7 @@ def test_it_finds_the_best_step_size_of_a_quadratic():
     # E |x - lr g|^2 = (1 - 2 lr + lr^2 (1 + (d + 1) / q)) |x|^2 is least at lr = q / (q + d + 1): 0.645 here,
     # where of the grid k / 10 the values 0.4, 0.8 and 1.6 give 0.448, 0.392 and 1.768.
     task = FakeTask(dim=10)
-    found = tune(task, "zo-sgd", num_directions=20, seeds=(0, 1), **IDS)
+    found = tune(task, "zo-sgd", RunSpec(split="valid", num_directions=20, seeds=(0, 1), **IDS))
     assert found.chosen == {"lr": 0.8}
     assert found.on_edge == []
     assert (found.split, found.problems, found.steps, found.num_directions) == ("valid", 4, 6, 20)
@@ -32,14 +33,14 @@ def test_it_finds_the_best_step_size_of_a_quadratic():
 
 @pytest.mark.parametrize(("curvature", "lr"), [(1e-3, 819.2), (1e3, 0.78125e-3)])
 def test_the_grid_is_extended_while_the_winner_lies_on_its_edge(curvature, lr):
-    found = tune(FakeTask(dim=10, curvature=curvature), "zo-sgd", num_directions=20, **IDS)
+    found = tune(FakeTask(dim=10, curvature=curvature), "zo-sgd", RunSpec(split="valid", num_directions=20, **IDS))
     assert found.chosen["lr"] == pytest.approx(lr)
     assert found.on_edge == []
     assert len(found.grid["lr"]) > 8
 
 
 def test_adam_is_tuned_in_both_settings():
-    found = tune(FakeTask(dim=10), "zo-adam", num_directions=20, **IDS)
+    found = tune(FakeTask(dim=10), "zo-adam", RunSpec(split="valid", num_directions=20, **IDS))
     assert set(found.chosen) == {"lr", "beta2", "beta1"}
     assert found.chosen["beta2"] in found.grid["beta2"]
     tried = {tuple(score.settings.values()) for score in found.scores}
@@ -61,7 +62,7 @@ def test_the_table_names_optimizers_and_settings_that_there_are():
 
 def test_the_spread_of_snes_is_tuned():
     # From N(0, I), 6 steps with a spread of hundredths get nowhere.
-    found = tune(FakeTask(dim=5), "snes", num_directions=20, **IDS)
+    found = tune(FakeTask(dim=5), "snes", RunSpec(split="valid", num_directions=20, **IDS))
     assert set(found.chosen) == {"sigma"}
     assert found.chosen["sigma"] >= 0.12
     assert found.num_directions == 20
@@ -70,7 +71,7 @@ def test_the_spread_of_snes_is_tuned():
 def test_one_without_directions_is_tuned(tmp_path):
     grid = [Axis("online_lr", (0.01, 1.0))]
     task = FakeTask(dim=5)
-    found = tune(task, "bandits", num_directions=20, grid=grid, **IDS)
+    found = tune(task, "bandits", RunSpec(split="valid", num_directions=20, **IDS), grid=grid)
     assert found.num_directions is None
     assert found.queries == task.seen
     write_tuned(tmp_path / "tuned.json", [found])
@@ -79,10 +80,10 @@ def test_one_without_directions_is_tuned(tmp_path):
 
 def test_by_queries_to_success():
     task = FakeTask(dim=10, succeeds={10: 30, 11: 30})
-    found = tune(task, "zo-signsgd", criterion="queries", grid=[Axis("lr", (0.1, 0.2))], **IDS)
+    found = tune(task, "zo-signsgd", RunSpec(split="valid", **IDS), criterion="queries", grid=[Axis("lr", (0.1, 0.2))])
     assert found.criterion == "queries"
     with pytest.raises(InputError, match="knows no success"):
-        tune(FakeTask(knows=False), "zo-sgd", criterion="queries", **IDS)
+        tune(FakeTask(knows=False), "zo-sgd", RunSpec(split="valid", **IDS), criterion="queries")
 
 
 @pytest.mark.parametrize(
@@ -90,15 +91,16 @@ def test_by_queries_to_success():
     [
         ({"split": "test"}, "never tuned on the test split"),
         ({"ids": (10, 20)}, "id 20 is not of the valid split"),
-        ({"criterion": "luck"}, "criterion is 'luck'"),
         ({"split": "dev"}, "split 'dev' is unknown"),
     ],
 )
 def test_test_problems_and_nonsense_are_refused(settings, message):
     task = FakeTask()
     with pytest.raises(InputError, match=message):
-        tune(task, "zo-sgd", **settings)
+        tune(task, "zo-sgd", RunSpec(**{"split": "valid", **settings}))
     assert task.seen == 0
+    with pytest.raises(InputError, match="criterion is 'luck'"):
+        tune(task, "zo-sgd", criterion="luck")
     with pytest.raises(InputError, match="not tuned here"):
         tune(task, "zo-lstm")
 
@@ -107,16 +109,16 @@ def test_an_interrupted_tuning_goes_on(tmp_path):
     task = FakeTask(dim=10)
     task.raise_at = 20
     with pytest.raises(KeyboardInterrupt):
-        tune(task, "zo-sgd", resume_dir=tmp_path, **IDS)
+        tune(task, "zo-sgd", RunSpec(split="valid", **IDS), resume_dir=tmp_path)
     before = task.seen
     task.raise_at = -1
-    found = tune(task, "zo-sgd", resume_dir=tmp_path, **IDS)
-    assert found.scores == tune(FakeTask(dim=10), "zo-sgd", **IDS).scores
+    found = tune(task, "zo-sgd", RunSpec(split="valid", **IDS), resume_dir=tmp_path)
+    assert found.scores == tune(FakeTask(dim=10), "zo-sgd", RunSpec(split="valid", **IDS)).scores
     assert task.seen - before < found.queries
 
 
 def test_stored_settings_are_found_again(tmp_path, monkeypatch):
-    record = tune(FakeTask(dim=10), "zo-sgd", **IDS)
+    record = tune(FakeTask(dim=10), "zo-sgd", RunSpec(split="valid", **IDS))
     other = record._replace(steps=99)
     path = tmp_path / "assets" / "tuned" / "valley.json"
     write_tuned(path, [record])

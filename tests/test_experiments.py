@@ -19,6 +19,7 @@ import torch
 from zoracle.cli.main import main
 from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.experiments import registry
 from zoracle.experiments.agreement_report import CASES, Agreement
 from zoracle.experiments.alongside import _measures, alongside
@@ -224,7 +225,7 @@ def test_all_quick_forms_run(tmp_path, capsys):
 
 def test_whoever_never_gets_there_counts_at_the_whole_budget():
     made = task("quadratic", dim=6)
-    result = evaluate(make("zo-sgd", lr=0.05, num_directions=4), made, made.ids("test")[:5], steps=10)
+    result = evaluate(make("zo-sgd", lr=0.05, num_directions=4), made, RunSpec(ids=made.ids("test")[:5], steps=10))
     initial = result.losses[..., 0]
     assert torch.equal(queries_to(result, torch.zeros_like(initial)), torch.full((1, 5), 50.0, dtype=torch.float64))
     assert torch.equal(queries_to(result, initial), torch.zeros(1, 5, dtype=torch.float64))

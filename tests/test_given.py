@@ -11,6 +11,7 @@ import torch
 from zoracle.blackboxes import BlackBox
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives import ThreatModel
 from zoracle.optimizers.registry import make
 from zoracle.storage.hashing import tensor_hash
@@ -96,7 +97,7 @@ def test_targets_reach_the_objective():
 
 def test_a_run_counts_what_the_model_saw():
     made = build()
-    result = evaluate(make("zo-sgd", num_directions=4), made, made.ids("test"), steps=3)
+    result = evaluate(make("zo-sgd", num_directions=4), made, RunSpec(ids=made.ids("test"), steps=3))
     assert made.defaults.problems == 4
     assert made._box.seen == int(result.spent.sum() + result.monitored.sum())
 

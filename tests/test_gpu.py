@@ -15,6 +15,7 @@ from zoracle.blackboxes.targets import open_target
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.interop.torch_optim import ZerothOrder
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.pretrained import resolve, shipped
@@ -130,7 +131,7 @@ def test_shipped_optimizers_are_moved_to_where_the_points_are(name: str) -> None
     assert float(found.value) < 0.8 * float(centre.square().sum())
     digits = task("digits")
     here, there = (
-        evaluate(resolve(name).optimizer, digits, digits.ids("valid")[:4], steps=4, device=device)
+        evaluate(resolve(name).optimizer, digits, RunSpec(ids=digits.ids("valid")[:4], steps=4, device=device))
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(there.losses, here.losses, rtol=0.05, atol=0.05)

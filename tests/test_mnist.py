@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import make
@@ -30,7 +31,9 @@ def optimizer(name: str) -> Optimizer:
 def both_types(name: str) -> tuple[Result, Result]:
     mnist = task("mnist")
     ids = mnist.ids("valid")[:20]
-    single, double = (evaluate(optimizer(name), mnist, ids, steps=200, dtype=t) for t in (torch.float32, torch.float64))
+    single, double = (
+        evaluate(optimizer(name), mnist, RunSpec(ids=ids, steps=200, dtype=t)) for t in ("float32", "float64")
+    )
     return single, double
 
 
@@ -48,7 +51,7 @@ def test_float32_does_not_cost_the_learned_optimizer_anything() -> None:
 
 def test_the_shipped_optimizer_beats_the_published_one_on_validation_images() -> None:
     mnist = task("mnist")
-    found = summarise(evaluate(optimizer("zo-lstm"), mnist, mnist.ids("valid")[:20], steps=200))
+    found = summarise(evaluate(optimizer("zo-lstm"), mnist, RunSpec(ids=mnist.ids("valid")[:20], steps=200)))
     assert found.ratio.mean < 0.139
     assert found.success_ever == 1.0
 

@@ -11,7 +11,8 @@ import torch
 from matplotlib.image import imread
 
 from test_evaluation import FakeTask, sgd
-from zoracle.comparison.compare import compare
+from zoracle.comparison.compare import Output, compare
+from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives.attack import Attack
 from zoracle.optimizers.registry import make
 from zoracle.reporting.figures import grey_png, signed_png, styles
@@ -35,9 +36,9 @@ def digits(tmp_path_factory):
         optimizers = [(EVIL, make("zo-sgd", lr=0.05)), ("zo-sgd-2", make("zo-sgd", lr=0.01, difference="central"))]
         settings = {"seeds": 2, "steps": 12, "num_directions": 6, "ids": task.ids("valid")[:9]}
         out = tmp_path_factory.mktemp("report")
-        found = compare(task, optimizers, out=out, **settings)
+        found = compare(task, optimizers, RunSpec(**settings), out=out)
         counted = sum(seen)
-        compare(task, optimizers, out=out, **settings)
+        compare(task, optimizers, RunSpec(**settings), out=out)
         again = sum(seen) - counted
     return found, found.paths["report"].read_text(), counted, again
 
@@ -91,7 +92,10 @@ def test_the_predictions_in_pictures_are_counted_and_kept(digits):
 def test_one_single_run_has_a_report_too(tmp_path):
     task = DigitsAttack()
     found = compare(
-        task, [("zo-sgd", sgd())], seeds=1, steps=2, ids=task.ids("valid")[:1], out=tmp_path, title="Attack"
+        task,
+        [("zo-sgd", sgd())],
+        RunSpec(seeds=1, steps=2, ids=task.ids("valid")[:1]),
+        out=Output(tmp_path, title="Attack"),
     )
     page = found.paths["report"].read_text()
     assert "<h1>Attack</h1>" in page

@@ -9,6 +9,7 @@ import zoracle
 from problems import Bowls
 from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.metatrain import config as configs
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import with_settings
@@ -64,8 +65,8 @@ def test_the_plain_name_means_the_ball_at_hand(norm: str) -> None:
 def test_it_beats_tuned_zo_sgd_on_validation_digits() -> None:
     digits = task("digits")
     ids = digits.ids("valid")[:20]
-    learned = evaluate(resolve("zo-lstm", Use("digits")).optimizer, digits, ids)
-    baseline = evaluate(with_settings(make("zo-sgd"), lr=0.0078125), digits, ids)
+    learned = evaluate(resolve("zo-lstm", Use("digits")).optimizer, digits, RunSpec(ids=ids))
+    baseline = evaluate(with_settings(make("zo-sgd"), lr=0.0078125), digits, RunSpec(ids=ids))
     assert paired(baseline, learned)["ratio"].low > 0
 
 

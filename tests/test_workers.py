@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from zoracle.comparison.compare import compare
 from zoracle.comparison.tune import Axis, tune
 from zoracle.errors import BlackBoxError, CheckpointError, InputError, MuTooSmallWarning, WorkerError
 from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.jobs import Job, check_jobs, job, optimizer_of
-from zoracle.evaluation.parallel import batch_size, kept_size
+from zoracle.evaluation.jobs import Job, check_job, job
+from zoracle.evaluation.shards import SHARDS, Shard, shard_size
+from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.workers import Workers, started
 from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import REGISTRY, make
@@ -53,11 +55,16 @@ def test_the_same_bits_as_in_one_process(pool, name):
     made = task("digits")
     optimizer = resolve(name, Use("digits"), num_directions=5).optimizer
     told, status = [], []
-    settings = {"ids": made.ids("test")[:7], "seeds": (0, 4), "steps": 6, "dtype": torch.float64, "batch": 3}
+    settings = {"ids": made.ids("test")[:7], "seeds": (0, 4), "steps": 6, "dtype": "float64", "batch": 3}
     found = evaluate(
-        optimizer, made, **settings, workers=pool, on_progress=lambda *x: told.append(x), on_status=status.append
+        optimizer,
+        made,
+        RunSpec(**settings),
+        workers=pool,
+        on_progress=lambda *x: told.append(x),
+        on_status=status.append,
     )
-    same(found, evaluate(optimizer, made, **settings))
+    same(found, evaluate(optimizer, made, RunSpec(**settings)))
     assert told[0] == (0, 84)
     assert told[-1] == (84, 84)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -69,50 +76,65 @@ def test_the_same_bits_as_in_one_process(pool, name):
 
 
 @pytest.mark.parametrize(
-    ("problems", "seeds", "batch", "workers", "expected"),
+    ("problems", "seeds", "workers", "expected"),
     [
-        (100, 1, None, 1, 100),
-        (100, 1, None, 2, 50),
-        (100, 2, None, 2, 100),
-        (100, 3, None, 2, 50),
-        (101, 3, None, 4, 26),
-        (100, 2, None, 8, 25),
-        (100, 1, 30, 2, 30),
-        (100, 1, 80, 2, 50),
-        (3, 1, None, 8, 1),
-        (3, 1, 200, 1, 3),
+        (100, 1, 1, 100),
+        (100, 1, 2, 50),
+        (100, 2, 2, 100),
+        (100, 3, 2, 50),
+        (101, 3, 4, 26),
+        (100, 2, 8, 25),
+        (3, 1, 8, 1),
     ],
 )
-def test_every_worker_has_as_much_to_do(problems, seeds, batch, workers, expected):
-    assert batch_size(problems, seeds, batch, workers) == expected
+def test_every_worker_has_as_much_to_do(problems, seeds, workers, expected):
+    assert shard_size(problems, seeds, workers) == expected
+
+
+def noted(folder: Path) -> int:
+    return json.loads((folder / SHARDS).read_text())["problems"]
 
 
 def test_a_run_goes_on_with_any_number_of_workers(tmp_path, pool):
-    whole = evaluate(sgd(), MishapTask(), SIX, seeds=(0, 1, 2), steps=5)
-    evaluate(sgd(), MishapTask(), SIX, seeds=(0,), steps=5, resume_dir=tmp_path / "one")
-    assert kept_size(tmp_path / "one", SIX, (0, 1, 2)) == 6
-    same(evaluate(sgd(), MishapTask(), SIX, seeds=(0, 1, 2), steps=5, resume_dir=tmp_path / "one", workers=pool), whole)
-    evaluate(sgd(), MishapTask(), SIX, seeds=(0,), steps=5, resume_dir=tmp_path / "two", workers=pool)
-    assert kept_size(tmp_path / "two", SIX, (0, 1, 2)) == 3
-    same(evaluate(sgd(), MishapTask(), SIX, seeds=(0, 1, 2), steps=5, resume_dir=tmp_path / "two"), whole)
-    names = {f"seed-{seed}-batch-{j}.safetensors" for seed in (0, 1, 2) for j in (0, 1)}
-    assert {path.name for path in (tmp_path / "two").iterdir()} == names
+    whole = evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, seeds=(0, 1, 2), steps=5))
+    evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, seeds=(0,), steps=5), resume_dir=tmp_path / "one")
+    assert noted(tmp_path / "one") == 6
+    same(
+        evaluate(
+            sgd(), MishapTask(), RunSpec(ids=SIX, seeds=(0, 1, 2), steps=5), resume_dir=tmp_path / "one", workers=pool
+        ),
+        whole,
+    )
+    evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, seeds=(0,), steps=5), resume_dir=tmp_path / "two", workers=pool)
+    assert noted(tmp_path / "two") == 3
+    same(evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, seeds=(0, 1, 2), steps=5), resume_dir=tmp_path / "two"), whole)
+    names = {f"seed-{seed}-shard-{j}.safetensors" for seed in (0, 1, 2) for j in (0, 1)}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {*names, SHARDS}
+
+
+def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / "seed-0-batch-0.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="an earlier version of zoracle; choose another folder"):
+        evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5), resume_dir=tmp_path)
+    (tmp_path / SHARDS).write_text('{"format": "zoracle-shards-9"}')
+    with pytest.raises(CheckpointError, match="not of this version"):
+        evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5), resume_dir=tmp_path)
 
 
 def test_pieces_of_another_run_are_refused_before_a_worker_is_asked(tmp_path, pool):
-    evaluate(sgd(), MishapTask(), SIX, steps=5, resume_dir=tmp_path, batch=3)
+    evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5, batch=3), resume_dir=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with pytest.raises(CheckpointError, match=r"another run \(optimizer differ\)"):
-        evaluate(sgd(lr=0.2), MishapTask(), SIX, seeds=(0, 1), steps=5, resume_dir=tmp_path, workers=pool)
+        evaluate(sgd(lr=0.2), MishapTask(), RunSpec(ids=SIX, seeds=(0, 1), steps=5), resume_dir=tmp_path, workers=pool)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_compare_and_tune_with_workers(pool):
     fast = [("zo-sgd", sgd())]
-    one, two = (compare(MishapTask(), fast, seeds=2, workers=n).results["zo-sgd"] for n in (1, 2))
+    one, two = (compare(MishapTask(), fast, RunSpec(seeds=2), workers=n).results["zo-sgd"] for n in (1, 2))
     same(one, two)
     grid = [Axis("lr", (0.1, 0.2))]
-    found = [tune(MishapTask(), "zo-sgd", steps=4, grid=grid, workers=w) for w in (None, pool)]
+    found = [tune(MishapTask(), "zo-sgd", RunSpec(split="valid", steps=4), grid=grid, workers=w) for w in (None, pool)]
     assert found[0] == found[1]
 
 
@@ -131,48 +153,48 @@ def test_compare_and_tune_with_workers(pool):
 def test_a_mishap_in_one_worker_is_told_and_what_all_had_done_is_kept(tmp_path, pool, kind, error, message):
     trouble = tmp_path / "trouble"
     trouble.write_text(kind)
-    settings = {"steps": 30, "resume_dir": tmp_path / "run"}
+    spec, run = RunSpec(ids=SIX, steps=30), tmp_path / "run"
     made = MishapTask(trouble=str(trouble), at=4, pause=0.03)
     with pytest.raises(error, match=message):
-        evaluate(sgd(), made, SIX, **settings, workers=pool)
-    names = {path.name for path in (tmp_path / "run").iterdir() if path.suffix not in (".seconds", ".calls")}
-    assert names == {"seed-0-batch-0.part", "seed-0-batch-1.part"}
-    kept = read_tensors(tmp_path / "run" / "seed-0-batch-0.part")[0]["trajectory.steps"]
+        evaluate(sgd(), made, spec, resume_dir=run, workers=pool)
+    names = {path.name for path in (tmp_path / "run").iterdir() if path.suffix not in (".seconds", ".calls", ".json")}
+    assert names == {"seed-0-shard-0.part", "seed-0-shard-1.part"}
+    kept = read_tensors(tmp_path / "run" / "seed-0-shard-0.part")[0]["trajectory.steps"]
     assert (kept > 0).all(), "the worker that was well kept its steps"
     trouble.unlink()
-    found = evaluate(sgd(), made, SIX, **settings)
+    found = evaluate(sgd(), made, spec, resume_dir=run)
     same(found._replace(queries=found.queries * 0), whole_run(30)._replace(queries=found.queries * 0))
     assert (found.spent[0, :3] == 30 * 5).all()
 
 
 def whole_run(steps):
-    return evaluate(sgd(), MishapTask(), SIX, steps=steps)
+    return evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=steps))
 
 
 def test_warnings_come_through_once(tmp_path, pool):
     (tmp_path / "trouble").write_text("warns")
     made = MishapTask(trouble=str(tmp_path / "trouble"), at=1)
     with pytest.warns(MuTooSmallWarning, match="mu is small") as caught:
-        evaluate(sgd(), made, SIX, seeds=(0, 1), steps=5, batch=2, workers=pool)
+        evaluate(sgd(), made, RunSpec(ids=SIX, seeds=(0, 1), steps=5, batch=2), workers=pool)
     assert len(caught) == 1
 
 
 def test_what_cannot_be_made_again_elsewhere_is_refused_before_a_query(pool):
     with pytest.raises(InputError, match=r"comes out different .* from its settings \(pause\); run it without"):
-        evaluate(sgd(), ForgetfulTask(), SIX, workers=pool)
+        evaluate(sgd(), ForgetfulTask(), RunSpec(ids=SIX), workers=pool)
 
     class Hidden(MishapTask):
         pass
 
     with pytest.raises(InputError, match=r"Hidden cannot be imported by another process"):
-        evaluate(sgd(), Hidden(), SIX, workers=pool)
+        evaluate(sgd(), Hidden(), RunSpec(ids=SIX), workers=pool)
     optimizer = sgd()
     optimizer.source = lambda key, q, like: torch.ones(like.shape[0], q, like.shape[1])
     with pytest.raises(InputError, match="source of your own"):
-        evaluate(optimizer, MishapTask(), SIX, workers=pool)
+        evaluate(optimizer, MishapTask(), RunSpec(ids=SIX), workers=pool)
     fake = FakeTask()
     with pytest.raises(InputError, match="no problem 99"):
-        evaluate(sgd(), fake, (20, 99), workers=pool)
+        evaluate(sgd(), fake, RunSpec(ids=(20, 99)), workers=pool)
     assert fake.seen == 0
 
 
@@ -214,15 +236,15 @@ import sys
 from pathlib import Path
 from worker_tasks import MishapTask
 from zoracle.cli import main as command
-from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.evaluate import RunSpec, evaluate
 from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.registry import make
 
 def go(**_):
     with Workers(2, threads=2) as pool:
         optimizer = make("zo-sgd", num_directions=4, lr=0.1)
-        evaluate(optimizer, MishapTask(pause=0.02), range(6), seeds=(0, 1, 2), steps=40,
-                 resume_dir=Path(sys.argv[1]), workers=pool)
+        spec = RunSpec(ids=range(6), seeds=(0, 1, 2), steps=40)
+        evaluate(optimizer, MishapTask(pause=0.02), spec, resume_dir=Path(sys.argv[1]), workers=pool)
 
 if __name__ == "__main__":
     command.cli.main = go  # the command line's own way with Ctrl-C, around a slow run
@@ -274,8 +296,8 @@ def test_ctrl_c_ends_all_workers_and_keeps_their_steps(tmp_path, whole_group):
     steps = [int(read_tensors(part)[0]["trajectory.steps"].min()) for part in parts]
     assert all(1 <= done < 40 for done in steps), steps
     settings = {"seeds": (0, 1, 2), "steps": 40}
-    found = evaluate(sgd(), MishapTask(pause=0.02), SIX, **settings, resume_dir=tmp_path / "run")
-    same(found, evaluate(sgd(), MishapTask(), SIX, **settings))
+    found = evaluate(sgd(), MishapTask(pause=0.02), RunSpec(ids=SIX, **settings), resume_dir=tmp_path / "run")
+    same(found, evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, **settings)))
 
 
 @pytest.mark.slow
@@ -288,20 +310,18 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
 
 def sent(optimizer, made):
-    return job(
-        optimizer, made, ids=(0,), seed=0, steps=1, budget=None, batch=None, stop_on_success=False,
-        check_start=False, dtype=torch.float32, device="cpu", stem="nowhere",
-    )  # fmt: skip
+    spec = RunSpec(ids=(0,), seeds=(0,), steps=1, stop_on_success=False)
+    return job(optimizer, made, Shard(spec=spec, stem="nowhere"))
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_registered_optimizer_can_be_made_again(name):
     optimizer = make(name)
     message = sent(optimizer, MishapTask())
-    check_jobs(message, optimizer, MishapTask())
+    check_job(message, optimizer, MishapTask())
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Job)
     assert msgspec.msgpack.encode(again) == msgspec.msgpack.encode(message), "plain data"
-    assert optimizer_config(optimizer_of(again)) == optimizer_config(optimizer)
+    assert optimizer_config(again.make_optimizer()) == optimizer_config(optimizer)
 
 
 @pytest.mark.parametrize(
@@ -318,4 +338,4 @@ def test_every_registered_optimizer_can_be_made_again(name):
 )
 def test_every_task_can_be_made_again(name, settings):
     made = task(name, **settings)
-    check_jobs(sent(sgd(), made), sgd(), made)
+    check_job(sent(sgd(), made), sgd(), made)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
-from zoracle.cli.options import Run, run_comparison, run_options
+from zoracle.cli.options import run_comparison, run_options, take_request
 from zoracle.cli.resume import resume_option, settled
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.objectives.attack import ImageAttack
@@ -28,17 +28,17 @@ def command(ctx: click.Context, /, **_: Any) -> None:
     """
     options, kept = settled(ctx)
     inputs = take_inputs(options)
-    run = Run(**options)
-    assert run.out is not None  # click insists on it
+    request = take_request(options)
+    assert request.out is not None  # click insists on it
     if (inputs.target or "").lower().startswith(("http://", "https://")):
-        inputs = inputs._replace(arguments={**inputs.arguments, "log": run.out / ATTEMPTS})
-    made = attacked(run, inputs)
-    if not isinstance(made.objective(made.ids(run.split)[:1]), ImageAttack):
-        raise InputError(f"{run.task} is no attack on images; use `zoracle compare`")
+        inputs = inputs._replace(arguments={**inputs.arguments, "log": request.out / ATTEMPTS})
+    made = attacked(request, inputs)
+    if not isinstance(made.objective(made.ids(request.spec.split)[:1]), ImageAttack):
+        raise InputError(f"{request.task} is no attack on images; use `zoracle compare`")
     try:
-        comparison = run_comparison(run, made, title=f"Attack on {made.name}", attack=True, command=kept)
+        comparison = run_comparison(request, made, title=f"Attack on {made.name}", attack=True, command=kept)
     except BlackBoxError as error:
-        raise BlackBoxError(f"{error}; what was paid for is kept: go on with --resume --out {run.out}") from error
+        raise BlackBoxError(f"{error}; what was paid for is kept: go on with --resume --out {request.out}") from error
     finally:
         if isinstance(made, GivenImages):
             made.close()

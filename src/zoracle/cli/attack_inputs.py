@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 import torch
 
-from zoracle.cli.options import Run, task_for, threat_model
+from zoracle.cli.options import Request, task_for, threat_model
 from zoracle.cli.target_options import Target, flags, open_target, take, target_options
 from zoracle.errors import InputError
 from zoracle.images import LabelledImages, read_labelled
@@ -83,7 +83,7 @@ def take_inputs(options: dict[str, Any]) -> Inputs:
     return Inputs(**{name: options.pop(name) for name in Inputs._fields[:-1]}, arguments=arguments)
 
 
-def attacked(run: Run, inputs: Inputs) -> Task:
+def attacked(request: Request, inputs: Inputs) -> Task:
     """The task of ``--task``, or the one that ``--target`` and ``--data`` make.
 
     Raises:
@@ -91,17 +91,17 @@ def attacked(run: Run, inputs: Inputs) -> Task:
     """
     if inputs.target is None and inputs.data is None:
         _refuse_options(inputs)
-        return task_for(run.task, run.threat, run.eps, run.reduce)
+        return task_for(request.task, request.threat, request.eps, request.reduce)
     source = click.get_current_context().get_parameter_source("task")
     if source is not None and source is not click.core.ParameterSource.DEFAULT:
-        raise InputError(f"--task {run.task} has a target and images of its own; give it, or --target and --data")
+        raise InputError(f"--task {request.task} has a target and images of its own; give it, or --target and --data")
     if inputs.target is None or inputs.data is None:
         given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
         raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
-    if run.workers > 1:
-        raise InputError(f"--workers is {run.workers}, and your own target is called by one process; leave it out")
-    made = _given(run, inputs, inputs.data, inputs.target)
-    if run.tune:
+    if request.workers > 1:
+        raise InputError(f"--workers is {request.workers}, and your own target is called by one process; leave it out")
+    made = _given(request, inputs, inputs.data, inputs.target)
+    if request.tune:
         try:
             made.ids("valid")
         except InputError:
@@ -111,9 +111,9 @@ def attacked(run: Run, inputs: Inputs) -> Task:
     return made
 
 
-def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
+def _given(request: Request, inputs: Inputs, data: str, spec: str) -> GivenImages:
     source = _built_in(data, inputs) if data in names() else _own(inputs, data)
-    threat = threat_model(run.threat, run.eps, source.radii)
+    threat = threat_model(request.threat, request.eps, source.radii)
     for note in source.notes:
         click.echo(note)
     kept = _targeted(source, inputs.targets)
@@ -128,7 +128,7 @@ def _given(run: Run, inputs: Inputs, data: str, spec: str) -> GivenImages:
         target=target.description,
         target_file=target.file,
         threat=threat,
-        reduce=run.reduce,
+        reduce=request.reduce,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
-from zoracle.cli.options import Run, run_comparison, run_options
+from zoracle.cli.options import run_comparison, run_options, take_request
 
 
 @click.command("compare")
@@ -16,5 +16,5 @@ from zoracle.cli.options import Run, run_comparison, run_options
 def command(**options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report."""
     inputs = take_inputs(options)
-    run = Run(**options)
-    run_comparison(run, attacked(run, inputs))
+    request = take_request(options)
+    run_comparison(request, attacked(request, inputs))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from zoracle.cli.options import Run, run_comparison, workers_option
+from zoracle.cli.options import Request, run_comparison, workers_option
+from zoracle.evaluation.spec import RunSpec
 from zoracle.tasks import task
 
 
@@ -24,9 +25,6 @@ def command(out: Path, problems: int, optimizers: str, seeds: int, workers: int)
     The step sizes of the last three were tuned on validation images by `zoracle tune`. Everything comes with the
     package; nothing is downloaded.
     """
-    run = Run(
-        task="digits", split="test", ids=None, optimizers=optimizers, seeds=seeds,
-        steps=None, num_directions=None, budget=None, out=out, problems=problems, batch=None, dtype="float32",
-        workers=workers,
-    )  # fmt: skip
-    run_comparison(run, task(run.task), title="Breaking a digit classifier that can only be called")
+    spec = RunSpec(problems=problems, seeds=seeds)
+    request = Request(task="digits", spec=spec, optimizers=optimizers, workers=workers, out=out)
+    run_comparison(request, task(request.task), title="Breaking a digit classifier that can only be called")

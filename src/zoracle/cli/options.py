@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import torch
 from rich.console import Console
 
 from zoracle.comparison.chosen import chosen_optimizers, use_of
-from zoracle.comparison.compare import Comparison, compare
+from zoracle.comparison.compare import Comparison, Output, compare
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
+from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives.threat import NAMES, ThreatModel
 from zoracle.optimizers.pretrained import PLAIN
 from zoracle.tasks import Task, names, task
@@ -22,28 +23,32 @@ from zoracle.tasks.image_attack import AttackTask, ImageAttackTask
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Run(NamedTuple):
-    """What a run was asked for, as the options say it."""
+class Request(NamedTuple):
+    """What a run was asked for, as the options say it: what runs, and how."""
 
     task: str
-    split: str
-    ids: Path | None
-    optimizers: str | None
-    seeds: int
-    steps: int | None
-    num_directions: int | None
-    budget: int | None
-    out: Path | None
-    problems: int | None
-    batch: int | None
-    dtype: str
-    tune: bool = False
+    spec: RunSpec
+    optimizers: str | None = None
     threat: str = "minimise"
     eps: float | None = None
-    stop_on_success: bool | None = None
-    check_start: bool = False
     reduce: str | None = None
+    tune: bool = False
     workers: int = 1
+    out: Path | None = None
+
+
+def take_request(options: Mapping[str, Any]) -> Request:
+    """The options of :func:`run_options` as one request.
+
+    Raises:
+        InputError: the file of ids cannot be used, or something was said twice.
+    """
+    if options["ids"] is not None and options["problems"] is not None:
+        raise InputError("--ids and --problems were both given; expected one of them")
+    ids = None if options["ids"] is None else tuple(read_ids(options["ids"]))
+    how = {name: options[name] for name in RunSpec.__struct_fields__ if name in options}
+    what = {name: value for name, value in options.items() if name not in how}
+    return Request(**what, spec=RunSpec(**{**how, "ids": ids}))
 
 
 def threat_option() -> Callable[[F], F]:
@@ -203,14 +208,12 @@ def run_options(
     return add
 
 
-def read_ids(path: Path | None) -> list[int] | None:
+def read_ids(path: Path) -> list[int]:
     """Problem ids from a file, one a line.
 
     Raises:
         InputError: the file cannot be read, or a line is no whole number.
     """
-    if path is None:
-        return None
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
@@ -235,42 +238,30 @@ def read_ids(path: Path | None) -> list[int] | None:
 
 
 def run_comparison(
-    run: Run, made: Task, *, title: str | None = None, attack: bool = False, command: dict[str, Any] | None = None
+    request: Request, made: Task, *, title: str | None = None, attack: bool = False, command: Any = None
 ) -> Comparison:
     """Run what the options ask for.
+
+    Args:
+        request: the options.
+        made: the task that they name.
+        title: heading of the table and the report.
+        attack: whether it is an attack on images, which leaves adversarial examples.
+        command: JSON values, what is to be kept of the options.
 
     Raises:
         InputError: something that they name cannot be used; nothing was queried.
     """
-    if run.ids is not None and run.problems is not None:
-        raise InputError("--ids and --problems were both given; expected one of them")
-    names = run.optimizers or ",".join(default_optimizers(run.threat, one=attack))
-    optimizers = chosen_optimizers(names, use_of(made))
-    ids = read_ids(run.ids)
-    if ids is None and run.problems is not None:
-        available = made.ids(run.split)
-        if run.problems > len(available):
-            raise InputError(f"--problems is {run.problems}; the {run.split} split of {made.name} has {len(available)}")
-        ids = list(available[: run.problems])
+    spec = request.spec
+    if spec.problems is not None and spec.problems > (available := len(made.ids(spec.split))):
+        raise InputError(f"--problems is {spec.problems}; the {spec.split} split of {made.name} has {available}")
+    names = request.optimizers or ",".join(default_optimizers(request.threat, one=attack))
     return compare(
         made,
-        optimizers,
-        split=run.split,
-        ids=ids,
-        seeds=run.seeds,
-        steps=run.steps,
-        num_directions=run.num_directions,
-        budget=run.budget,
-        batch=run.batch,
-        stop_on_success=run.stop_on_success,
-        check_start=run.check_start,
-        attack=attack,
-        command=command,
-        workers=run.workers,
-        dtype=cast(Literal["float32", "float64"], run.dtype),
-        tuning="fresh" if run.tune else "stored",
-        criterion=criterion_for(run.threat),
-        out=run.out,
-        title=title,
+        chosen_optimizers(names, use_of(made)),
+        spec,
+        tuning="fresh" if request.tune else "stored",
+        workers=request.workers,
+        out=Output(request.out, title, attack, command),
         console=Console(),
     )

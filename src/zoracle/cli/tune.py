@@ -19,6 +19,7 @@ from zoracle.cli.options import (
 from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.comparison.tune import GRIDS, tunable, tune
 from zoracle.errors import InputError
+from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.workers import started
 from zoracle.results.tuned import read_tuned, write_tuned
 from zoracle.storage.files import check_writable
@@ -53,8 +54,8 @@ def command(
     """
     made = task_for(task_name, threat, eps, reduce)
     check_writable(out)
-    ids = made.ids("valid")[:problems]
     q = made.defaults.num_directions if num_directions is None else num_directions
+    spec = RunSpec(split="valid", ids=made.ids("valid")[:problems], steps=steps, num_directions=q)
     chosen_ones = chosen_optimizers(optimizers, use_of(made))
     for label, optimizer in chosen_ones:
         if tunable(optimizer) is None:
@@ -68,9 +69,7 @@ def command(
             record = tune(
                 made,
                 optimizer,
-                ids=ids,
-                steps=steps,
-                num_directions=q,
+                spec,
                 criterion=criterion_for(threat),
                 resume_dir=out.with_suffix(".pieces") / label,
                 workers=pool,

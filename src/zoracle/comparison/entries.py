@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoracle.comparison.tune import Criterion, tunable, tune, untouched
-from zoracle.evaluation.evaluate import resolve_steps
+from zoracle.evaluation.spec import RunSpec
+from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.results.tuned import Tuned, tuned
-from zoracle.storage.runfolder import Run
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
 
@@ -39,16 +40,13 @@ def make_entry(
     task: Task,
     label: str,
     optimizer: Optimizer[Any, Any],
-    num_directions: int | None,
-    steps: int | None,
-    budget: int | None,
-    check_start: bool,
+    spec: RunSpec,
     tuning: Tuning,
     notes: list[str],
 ) -> Entry:
     """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
-    optimizer = with_directions(optimizer, num_directions)
-    steps = resolve_steps(optimizer, task, steps, budget, check_start)
+    optimizer = with_directions(optimizer, spec.num_directions)
+    steps = spec.steps_of(optimizer, task)
     name = tunable(optimizer)
     if name is None or not untouched(optimizer):
         return Entry(label, optimizer, steps, "given")
@@ -63,37 +61,42 @@ def make_entry(
     return Entry(label, with_settings(optimizer, **record.chosen), steps, "tuned")
 
 
-def tune_fresh(
-    task: Task,
-    entries: Sequence[Entry],
-    run: Run | None,
-    seeds: Sequence[int],
-    criterion: Criterion,
-    running: dict[str, Any],
-    told: OnProgress,
-    notes: list[str],
-) -> tuple[list[Entry], list[Tuned]]:
-    """Tune the optimizers that are to be tuned in this run."""
-    ready: list[Entry] = []
-    records: list[Tuned] = []
-    for i, entry in enumerate(entries):
-        if entry.source != "tuned in this run":
-            ready.append(entry)
-            continue
-        record = tune(
-            task,
-            entry.optimizer,
-            steps=entry.steps,
-            seeds=seeds[:1],
-            criterion=criterion,
-            resume_dir=None if run is None else run.pieces / "tuning" / folder(i, entry.label),
-            on_progress=labelled(told, f"tuning {entry.label}"),
-            **running,
-        )
-        records.append(record)
-        notes.append(sentence(entry.label, record, "found in this run"))
-        ready.append(entry._replace(optimizer=with_settings(entry.optimizer, **record.chosen)))
-    return ready, records
+class FreshTuning(NamedTuple):
+    """The search for step sizes within a run."""
+
+    task: Task
+    spec: RunSpec
+    """Of the run."""
+    criterion: Criterion
+    pieces: Path | None
+    """Where the run keeps what is done."""
+    workers: Workers | None
+    on_progress: OnProgress
+
+    def tune(self, entries: Sequence[Entry], notes: list[str]) -> tuple[list[Entry], list[Tuned]]:
+        """Tune the optimizers that are to be tuned in this run."""
+        ready: list[Entry] = []
+        records: list[Tuned] = []
+        spec = self.spec
+        for i, entry in enumerate(entries):
+            if entry.source != "tuned in this run":
+                ready.append(entry)
+                continue
+            record = tune(
+                self.task,
+                entry.optimizer,
+                RunSpec(
+                    split="valid", seeds=spec.seed_list[:1], steps=entry.steps, dtype=spec.dtype, device=spec.device
+                ),
+                criterion=self.criterion,
+                resume_dir=None if self.pieces is None else self.pieces / "tuning" / folder(i, entry.label),
+                on_progress=labelled(self.on_progress, f"tuning {entry.label}"),
+                workers=self.workers,
+            )
+            records.append(record)
+            notes.append(sentence(entry.label, record, "found in this run"))
+            ready.append(entry._replace(optimizer=with_settings(entry.optimizer, **record.chosen)))
+        return ready, records
 
 
 def sentence(label: str, record: Tuned, how: str) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
+import msgspec
 
 from zoracle import __version__
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import OnProgress, evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.optimizers.registry import REGISTRY, make
@@ -56,6 +57,7 @@ GRIDS: dict[str, tuple[Axis, ...]] = {
 
 #: The names of the classes that the registry makes.
 _NAMES: dict[object, str] = {REGISTRY[name].make: name for name in GRIDS}
+_VALID = RunSpec(split="valid")
 _MOST_EXTENSIONS = 24
 _MOST_ROUNDS = 4
 
@@ -77,15 +79,9 @@ def untouched(optimizer: Optimizer[Any, Any]) -> bool:
 def tune(
     task: Task,
     optimizer: str | Optimizer[Any, Any],
+    spec: RunSpec = _VALID,
     *,
-    steps: int | None = None,
-    num_directions: int | None = None,
-    split: str = "valid",
-    ids: Sequence[int] | None = None,
-    seeds: Sequence[int] = (0,),
     criterion: Criterion = "ratio",
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
     grid: Sequence[Axis] | None = None,
     resume_dir: Path | None = None,
     on_progress: OnProgress | None = None,
@@ -99,15 +95,9 @@ def tune(
     Args:
         task: what it is tuned for.
         optimizer: a name of :data:`GRIDS`, or such an optimizer with other settings to keep.
-        steps: steps of each run; None takes the task's.
-        num_directions: q; None takes the task's where a name is given, and the optimizer's own otherwise. Without
-            meaning for optimizers that have no such setting.
-        split: "valid" or "train".
-        ids: problems of that split; None takes the first ones, as many as a comparison takes.
-        seeds: repeats.
+        spec: which problems, of the split "valid" or "train", and how long each run is; the task's own steps where it
+            says none, and its own q where the optimizer is a name.
         criterion: "ratio", the mean final / initial loss; "queries", the mean queries to first success, ties by ratio.
-        dtype: floating-point type of the points.
-        device: where the points live.
         grid: other settings or values to try than :data:`GRIDS` names.
         resume_dir: where each run is kept, so that an interrupted tuning goes on there.
         on_progress: told after each step of the run at work.
@@ -119,15 +109,15 @@ def tune(
     if isinstance(optimizer, str):
         if optimizer not in GRIDS:
             raise InputError(f"optimizer {optimizer!r} is not tuned here; expected one of {', '.join(GRIDS)}")
-        q = task.defaults.num_directions if num_directions is None else num_directions
+        q = task.defaults.num_directions if spec.num_directions is None else spec.num_directions
         base = with_directions(make(optimizer), q)
     else:
-        base = with_directions(optimizer, num_directions)
+        base = with_directions(optimizer, spec.num_directions)
     name = tunable(base)
     if name is None:
         raise InputError(f"{type(base).__name__} is not tuned here; expected one of {', '.join(GRIDS)}")
-    chosen_ids = _problems(task, split, ids)
-    steps = task.defaults.steps if steps is None else steps
+    ids = _problems(task, spec)
+    spec = msgspec.structs.replace(spec, ids=ids, problems=None, steps=spec.steps or task.defaults.steps)
     check_criterion(criterion)
 
     def score(settings: dict[str, float]) -> Score:
@@ -135,11 +125,7 @@ def tune(
         result = evaluate(
             with_settings(base, **settings),
             task,
-            chosen_ids,
-            seeds=seeds,
-            steps=steps,
-            dtype=dtype,
-            device=device,
+            spec,
             on_progress=on_progress,
             resume_dir=folder,
             workers=workers,
@@ -161,14 +147,14 @@ def tune(
         task=task.name,
         task_config=task_config(task),
         optimizer=name,
-        steps=steps,
+        steps=spec.steps or task.defaults.steps,
         num_directions=directions_of(base),
-        split=split,
-        problems=len(chosen_ids),
-        ids_sha256=ids_hash(chosen_ids),
-        seeds=list(seeds),
+        split=spec.split,
+        problems=len(ids),
+        ids_sha256=ids_hash(ids),
+        seeds=list(spec.seed_list),
         criterion=criterion,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=spec.dtype,
         grid={axis.setting: list(axis.values) for axis in search.axes},
         chosen=search.chosen,
         on_edge=search.on_edge(),
@@ -245,17 +231,17 @@ class _Search:
         return axis.values[len(axis.values) // 2] if own is None else float(own)
 
 
-def _problems(task: Task, split: str, ids: Sequence[int] | None) -> tuple[int, ...]:
-    task.check_split(split)
-    if split == "test":
+def _problems(task: Task, spec: RunSpec) -> tuple[int, ...]:
+    task.check_split(spec.split)
+    if spec.split == "test":
         raise InputError("settings are never tuned on the test split; expected split valid or train")
-    known = task.ids(split)
-    if ids is None:
-        return tuple(known[: task.defaults.problems])
-    foreign = set(ids) - set(known)
+    ids = spec.problem_ids(task)
+    foreign = set(ids) - set(task.ids(spec.split))
     if foreign:
-        raise InputError(f"id {min(foreign)} is not of the {split} split of {task.name}; settings are tuned on it only")
-    return tuple(ids)
+        raise InputError(
+            f"id {min(foreign)} is not of the {spec.split} split of {task.name}; settings are tuned on it only"
+        )
+    return ids
 
 
 def _scaled(axis: Axis, dim: int) -> Axis:

@@ -1,4 +1,4 @@
-"""How far an evaluation is, and what came of it so far, added up over its pieces."""
+"""How far an evaluation is, and what came of it so far, added up over its shards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from zoracle.evaluation.spec import RunSpec
 from zoracle.results.result import Result
 from zoracle.rollout import Step
 from zoracle.types import StopReason, Trajectory
@@ -35,7 +36,7 @@ OnStatus = Callable[[Status], None]
 
 
 class Counts(NamedTuple):
-    """How far a piece is: numbers that add up over pieces."""
+    """How far a shard is: numbers that add up over shards."""
 
     steps: int
     """Done; a problem that stopped has done all."""
@@ -45,44 +46,44 @@ class Counts(NamedTuple):
     queries: int
 
 
-def counts(found: Trajectory, steps: int) -> Counts:
-    """Of a piece at work that takes this many steps."""
-    stopped = found.reason != StopReason.RUNNING
+def counts(trajectory: Trajectory, steps: int) -> Counts:
+    """Of a shard at work that takes this many steps."""
+    stopped = trajectory.reason != StopReason.RUNNING
     return Counts(
-        int(torch.where(stopped, steps, found.steps).sum()),
+        int(torch.where(stopped, steps, trajectory.steps).sum()),
         int(stopped.sum()),
-        int((found.first_success > 0).sum()),
-        int((found.checked & found.start_success).sum()),
-        int(found.total_queries.sum()),
+        int((trajectory.first_success > 0).sum()),
+        int((trajectory.checked & trajectory.start_success).sum()),
+        int(trajectory.total_queries.sum()),
     )
 
 
 def counts_of(row: Result, steps: int) -> Counts:
-    """Of a finished piece."""
+    """Of a finished shard."""
     problems = row.ids.numel()
     return Counts(
         problems * steps, problems, int(row.success_ever.sum()), int(row.misclassified.sum()), int(row.spent.sum())
     )
 
 
-class Teller:
-    """Adds up what pieces tell of themselves."""
+class Progress:
+    """Adds up how far the shards of a settled run are, and passes it on."""
 
-    def __init__(
-        self, on_progress: OnProgress | None, on_status: OnStatus | None, seeds: int, problems: int, steps: int
-    ) -> None:
+    def __init__(self, on_progress: OnProgress | None, on_status: OnStatus | None, spec: RunSpec) -> None:
+        assert spec.ids is not None
+        assert spec.steps is not None
         self.on_progress, self.on_status = on_progress, on_status
-        self.steps, self.problems = steps, seeds * problems
+        self.steps, self.problems = spec.steps, len(spec.seed_list) * len(spec.ids)
         self.before = Counts(0, 0, 0, 0, 0)
 
     def step(self, step: Step) -> None:
-        """After a step of a piece at work."""
+        """After a step of a shard at work."""
         if self.on_progress is None and self.on_status is None:
             return
         self.more(counts(step.trajectory, self.steps))
 
     def done(self, row: Result) -> None:
-        """After a piece."""
+        """After a shard."""
         self.before = self.more(counts_of(row, self.steps))
 
     def more(self, more: Sequence[int]) -> Counts:

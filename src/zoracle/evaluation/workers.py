@@ -1,7 +1,7 @@
-"""Processes that run pieces of evaluations.
+"""Processes that run shards of evaluations.
 
 Processes, not threads. Torch's own threads share one small operation between cores and mostly wait for each other;
-threads of Python that run a piece each wait for the interpreter wherever tensors are small. Workers are started
+threads of Python that run a shard each wait for the interpreter wherever tensors are small. Workers are started
 afresh (``spawn``), since a forked process must not use torch's threads. What they are sent is plain data: the names
 of the task's and the optimizer's classes, their settings, and weights as safetensors bytes; what they find is read
 from the files that an interrupted run goes on from.
@@ -27,8 +27,9 @@ import torch
 
 from zoracle import errors
 from zoracle.errors import InputError, WorkerError
-from zoracle.evaluation.jobs import Job, optimizer_of, task_of
-from zoracle.evaluation.piece import run_job
+from zoracle.evaluation.jobs import Job
+from zoracle.evaluation.running import run_shard
+from zoracle.evaluation.status import counts, counts_of
 from zoracle.tasks.base import Task
 
 _TELL_SECONDS = 0.1
@@ -59,9 +60,9 @@ class _Worker:
 
 
 class Workers:
-    """N processes that run pieces, kept from one evaluation to the next. A context manager.
+    """N processes that run shards, kept from one evaluation to the next. A context manager.
 
-    They are started when there is something to do, and no more of them than there are pieces. A script that uses them
+    They are started when there is something to do, and no more of them than there are shards. A script that uses them
     has to do so from under ``if __name__ == "__main__":``, since each of them imports it.
 
     Args:
@@ -94,7 +95,7 @@ class Workers:
                 folder.cleanup()
 
     def scratch(self) -> Path:
-        """An empty folder for the pieces of a run that keeps none; it is there as long as the context is."""
+        """An empty folder for the shards of a run that keeps none; it is there as long as the context is."""
         self._scratch.append(TemporaryDirectory(prefix="zoracle-"))
         return Path(self._scratch[-1].name)
 
@@ -130,7 +131,7 @@ class Workers:
             raise
 
     def close(self) -> None:
-        """End the workers. A piece at work is kept up to its last whole step; a second Ctrl-C does not wait."""
+        """End the workers. A shard at work is kept up to its last whole step; a second Ctrl-C does not wait."""
         workers, self._workers = self._workers, []
         try:
             for worker in workers:
@@ -181,7 +182,7 @@ class Workers:
         elif message.kind == "error":
             raise _named(message.name, InputError)(message.text)
         else:
-            raise RuntimeError(f"a worker process failed in {job.label}:\n{message.text}")
+            raise RuntimeError(f"a worker process failed in {job.shard.label}:\n{message.text}")
 
 
 def check_workers(number: int) -> None:
@@ -217,8 +218,8 @@ def _death(worker: _Worker, job: Job) -> WorkerError:
             'if __name__ == "__main__":'
         )
     return WorkerError(
-        f"a worker process {how} in {job.label}; what is done is kept where the run has a folder. Where memory ran "
-        "out, take fewer workers or a smaller batch"
+        f"a worker process {how} in {job.shard.label}; what is done is kept where the run has a folder. Where "
+        "memory ran out, take fewer workers or a smaller batch"
     )
 
 
@@ -286,14 +287,14 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
         known: tuple[Any, Any] | None = None
         while True:
             asked = msgspec.msgpack.decode(commands.recv_bytes(), type=Job)
-            # The images and the weights are read once, not for each piece.
-            if known is None or known[0] != (asked.task, asked.task_settings):
+            # The images and the weights are read once, not for each shard.
+            if known is None or known[0] != asked.task:
                 known = None
             try:
                 if commands.poll():
                     raise _StoppedError  # asked to before it began
-                made = task_of(asked) if known is None else known[1]
-                known = ((asked.task, asked.task_settings), made)
+                made = asked.make_task() if known is None else known[1]
+                known = (asked.task, made)
                 _run(asked, made, parent)
             except (_StoppedError, KeyboardInterrupt):
                 parent.tell(_Message("stopped"))
@@ -307,4 +308,9 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
 
 
 def _run(asked: Job, task: Task, parent: _Parent) -> None:
-    run_job(asked, optimizer_of(asked), task, parent.step)
+    shard = asked.shard
+    objective = shard.spec.objective(task)
+    result = run_shard(
+        asked.make_optimizer(), task, objective, shard, lambda step: parent.step(counts(step.trajectory, shard.steps))
+    )
+    parent.step(counts_of(result, shard.steps))

@@ -18,6 +18,7 @@ from zoracle.comparison.progress import Display
 from zoracle.comparison.tune import GRIDS, Axis, tunable, tune, untouched
 from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.workers import Workers
 from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig
@@ -189,11 +190,7 @@ class Context:
             found = evaluate(
                 optimizer,
                 made,
-                tuple(ids),
-                seeds=range(seeds),
-                budget=budget,
-                batch=batch,
-                stop_on_success=False,
+                RunSpec(ids=tuple(ids), seeds=seeds, budget=budget, batch=batch, stop_on_success=False),
                 on_progress=self.display.steps_of(f"{key} {label}"),
                 on_status=self.display.status_of(f"{key} {label}"),
                 resume_dir=base / folder(index, label),
@@ -234,8 +231,7 @@ class Context:
             record = tune(
                 made,
                 optimizer,
-                ids=made.ids("valid")[:valid],
-                steps=steps,
+                RunSpec(split="valid", ids=made.ids("valid")[:valid], steps=steps),
                 grid=_quick_grid(str(tunable(optimizer))) if self.quick else None,
                 resume_dir=self.run.pieces / "tuning" / slot,
                 on_progress=self.display.steps_of(f"tuning {label}"),

@@ -17,6 +17,8 @@ from zoracle.errors import InputError
 from zoracle.storage.files import lock, read_json, write_bytes, write_json
 from zoracle.storage.fingerprint import config_hash, versions
 
+#: The form of a run folder. A patch release keeps it; a run of another one is refused.
+FORMAT = 2
 CONFIG = "config.json"
 VERSIONS = "versions.json"
 #: How the run was asked for. The config says what the numbers depend on and names no path of a machine; this may.
@@ -86,8 +88,14 @@ def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any]
     path = Path(out)
     _check_writable(path)
     known = path / CONFIG
+    config = {"format": FORMAT, **config}
     if known.is_file():
         there = read_json(known)
+        if isinstance(there, dict) and there.get("format") != FORMAT:
+            raise InputError(
+                f"{path} holds a run of another version of zoracle (format {there.get('format', 1)}; this one goes on "
+                f"with {FORMAT}); choose another folder"
+            )
         if not isinstance(there, dict) or config_hash(there) != config_hash(config):
             raise InputError(
                 f"{path} holds a run with another config ({_difference(there, config)}); "

@@ -1,0 +1,99 @@
+"""Run one shard: roll out, report, keep; an interrupted one goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoracle.evaluation.outcome import outcome
+from zoracle.evaluation.shards import Shard, keep
+from zoracle.objectives.base import Objective
+from zoracle.optimizers.base import Optimizer
+from zoracle.results.result import Result
+from zoracle.rollout import Step
+from zoracle.rollout.journal import Journal
+from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.resume import journal_path, resumable_rollout
+from zoracle.tasks.base import Task
+from zoracle.types import Purpose
+
+_CHECKPOINT_SECONDS = 2.0
+
+
+def run_shard(
+    optimizer: Optimizer[Any, Any],
+    task: Task,
+    objective: Objective,
+    shard: Shard,
+    on_step: Callable[[Step], None],
+) -> Result:
+    """Run a shard, or go on with it, and keep its result: one with S = 1.
+
+    Args:
+        optimizer: any optimizer.
+        task: what the problems are of.
+        objective: the shard's problems.
+        shard: which.
+        on_step: shown every step.
+    """
+    spec, fingerprint = shard.spec, shard.fingerprint(optimizer, task)
+    oracle = Oracle(objective, budget=spec.budget)
+    x0 = task.start(shard.ids, seed=shard.seed, dtype=spec.torch_dtype, device=spec.device)
+    clock = _Clock(shard.file(".seconds"))
+    at_work = shard.file(".part")
+
+    def step(done: Step) -> None:
+        clock.tick()
+        on_step(done)
+
+    # Open until the result is on disk: what is evaluated to report is noted as well.
+    with nullcontext() if at_work is None else Journal(journal_path(at_work)) as journal:
+        oracle.journal = journal
+        trajectory = resumable_rollout(
+            optimizer,
+            oracle,
+            x0,
+            shard.steps,
+            path=at_work,
+            fingerprint=fingerprint,
+            seed=shard.seed,
+            problem=torch.tensor(shard.ids),
+            batch=spec.batch,
+            every=_CHECKPOINT_SECONDS,
+            on_step=step,
+            stop_on_success=bool(spec.stop_on_success),
+            check_start=spec.check_start,
+            final=None if spec.stop_on_success else Purpose.MONITOR,
+        )
+        result = outcome(optimizer, oracle, x0, trajectory, shard, clock.seconds)
+        if journal is not None:
+            keep(shard, fingerprint, result)
+            journal.forget()
+    shard.forget()
+    return result
+
+
+class _Clock:
+    """Wall-clock seconds of a shard, those of interrupted calls included."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.before = 0.0
+        if path is not None and path.is_file():
+            self.before = float(path.read_text(encoding="utf-8") or 0)
+        self.start = self.written = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        if self.path is not None and now - self.written >= _CHECKPOINT_SECONDS:
+            self.path.write_text(f"{self.seconds:.3f}", encoding="utf-8")
+            self.written = now

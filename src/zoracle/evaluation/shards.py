@@ -1,0 +1,172 @@
+"""An evaluation cut into shards: a seed on some of the problems each. They are independent, so who runs one is free."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zoracle import __version__
+from zoracle.errors import CheckpointError
+from zoracle.evaluation.spec import RunSpec
+from zoracle.optimizers.base import Optimizer
+from zoracle.results.result import Result
+from zoracle.storage.files import read_json, read_tensors, write_json, write_tensors
+from zoracle.storage.fingerprint import optimizer_config
+from zoracle.tasks.base import Task
+from zoracle.tasks.config import task_config
+
+RESULT_FORMAT = "zoracle-result-3"
+SHARDS_FORMAT = "zoracle-shards-1"
+
+#: The file of a run's folder that says how many problems there are in a shard.
+SHARDS = "shards.json"
+
+#: What a shard is kept in while it is at work.
+_AT_WORK = (".part", ".part.calls", ".seconds")
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """What is run, and kept, as one: a seed on some problems.
+
+    Attributes:
+        spec: settled, of these problems and this one seed.
+        stem: the file that it is kept in, without a suffix; None keeps nothing.
+    """
+
+    spec: RunSpec
+    stem: str | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of the problems."""
+        assert self.spec.ids is not None
+        return self.spec.ids
+
+    @property
+    def seed(self) -> int:
+        """Of the repeat."""
+        return self.spec.seed_list[0]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        assert self.spec.steps is not None
+        return self.spec.steps
+
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        return f"seed {self.seed}, {len(self.ids)} problems from id {self.ids[0]}"
+
+    def file(self, suffix: str) -> Path | None:
+        """A file of this shard."""
+        return None if self.stem is None else Path(self.stem + suffix)
+
+    def fingerprint(self, optimizer: Optimizer[Any, Any], task: Task) -> dict[str, Any]:
+        """What its numbers depend on."""
+        told = {name: value for name, value in self.spec.identity().items() if name != "ids"}
+        whole = {
+            "zoracle": __version__,
+            "optimizer": optimizer_config(optimizer),
+            "task": task_config(task),
+            **told,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(whole))  # as it is read back
+        return plain
+
+    def forget(self) -> None:
+        """Remove what it was kept in while it was at work."""
+        for suffix in _AT_WORK:
+            path = self.file(suffix)
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def cut(spec: RunSpec, folder: Path | None, workers: int) -> list[list[Shard]]:
+    """The shards of a settled run: those of the first seed, of the second, and so on.
+
+    How many problems are in a shard follows the number of workers, and is noted in the folder: a run that goes on
+    there, with fewer workers say, has the same shards.
+
+    Args:
+        spec: the run, settled.
+        folder: where shards are kept; None keeps none.
+        workers: processes that share them.
+
+    Raises:
+        CheckpointError: the folder holds something that this version did not write.
+    """
+    assert spec.ids is not None
+    ids, seeds = spec.ids, spec.seed_list
+    size = _size(folder, shard_size(len(ids), len(seeds), workers))
+    groups = [ids[start : start + size] for start in range(0, len(ids), size)]
+    return [
+        [
+            Shard(
+                spec=msgspec.structs.replace(spec, ids=some, seeds=(seed,)),
+                stem=None if folder is None else str(folder / f"seed-{seed}-shard-{j}"),
+            )
+            for j, some in enumerate(groups)
+        ]
+        for seed in seeds
+    ]
+
+
+def shard_size(problems: int, seeds: int, workers: int) -> int:
+    """Problems in one shard: all, or fewer so that every worker has as much to do."""
+    if workers == 1:
+        return problems
+    parts = min(problems, workers // math.gcd(seeds, workers))
+    return math.ceil(problems / parts)
+
+
+def _size(folder: Path | None, size: int) -> int:
+    """The size noted in a folder; this one where it is new."""
+    if folder is None:
+        return size
+    path = folder / SHARDS
+    if path.is_file():
+        noted = read_json(path)
+        if not isinstance(noted, dict) or noted.get("format") != SHARDS_FORMAT:
+            raise CheckpointError(f"{path} is not of this version of zoracle; choose another folder")
+        return int(noted["problems"])
+    if folder.is_dir() and any(folder.glob("seed-*")):
+        raise CheckpointError(f"{folder} holds a run of an earlier version of zoracle; choose another folder")
+    write_json(path, {"format": SHARDS_FORMAT, "problems": size})
+    return size
+
+
+def keep(shard: Shard, fingerprint: dict[str, Any], result: Result) -> None:
+    """Write the result of a shard, where it is kept."""
+    path = shard.file(".safetensors")
+    if path is not None:
+        tensors = {name: leaf.contiguous() for name, leaf in result._asdict().items()}
+        write_tensors(path, tensors, {"format": RESULT_FORMAT, "fingerprint": fingerprint})
+
+
+def kept(shard: Shard, fingerprint: dict[str, Any]) -> Result | None:
+    """The result of an earlier call, if this is the same shard of the same run.
+
+    Raises:
+        CheckpointError: it is truncated, foreign or of another run.
+    """
+    path = shard.file(".safetensors")
+    if path is None or not path.is_file():
+        return None
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != RESULT_FORMAT or set(tensors) != set(Result._fields):
+        raise CheckpointError(f"{path} is no result of this version of zoracle; choose another folder")
+    theirs = metadata.get("fingerprint")
+    if theirs != fingerprint:
+        changed = [
+            key for key, value in fingerprint.items() if not isinstance(theirs, dict) or theirs.get(key) != value
+        ]
+        raise CheckpointError(
+            f"{path} belongs to another run ({', '.join(changed)} differ); choose another folder, or the same settings"
+        )
+    shard.forget()  # where a kill came between the result and this
+    return Result(**tensors)
