@@ -1,0 +1,8 @@
+"""Training by forward passes only, in place, at the memory of inference: MeZO, what followed it, and a learned one."""
+
+from zoracle.finetune.ledger import Ledger
+from zoracle.finetune.methods import METHODS
+from zoracle.finetune.optimizer import ZerothOrder, replay
+from zoracle.finetune.ranks import Ranks
+
+__all__ = ["METHODS", "Ledger", "Ranks", "ZerothOrder", "replay"]

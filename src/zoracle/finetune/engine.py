@@ -1,0 +1,110 @@
+"""Walks the weights of a model along directions that are never stored, and puts them back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from zoracle.finetune.methods.base import Method, Probe, Told
+from zoracle.finetune.noise import Draw, uniforms, with_sign_of
+from zoracle.finetune.tensors import Slot, snap
+
+_ROUNDING = 7  # stream of the draws that round updates
+#: Bits of float32 that a half-precision type does not have.
+_DROPPED = {torch.float16: 13, torch.bfloat16: 16}
+
+
+class Engine:
+    """Where the weights stand: at the iterate, or beside it at a probe.
+
+    Args:
+        slots: the tensors.
+        method: says how far and along what they move.
+    """
+
+    def __init__(self, slots: Sequence[Slot], method: Method) -> None:
+        self.slots = slots
+        self.method = method
+        self.at: Probe | None = None
+        """The probe that the weights stand at; None at the iterate."""
+
+    def settle(self) -> None:
+        """Put weights that were changed by others, or never seen before, onto the grid of exact steps."""
+        for slot in self.slots:
+            reach = self.method.reach(slot)
+            if slot.reach == reach and slot.version == slot.parameter._version:
+                continue
+            flat = slot.flat()
+            for first, count in slot.blocks():
+                snap(flat[first : first + count], reach)
+            slot.reach, slot.version = reach, slot.parameter._version
+
+    def prepare(self, seed: int, step: int) -> None:
+        """Begin a step at the iterate: the grid, and what the method derives from the weights there."""
+        self.settle()
+        for slot in self.slots:
+            self.method.prepare(slot, seed, step)
+
+    def go(self, probe: Probe | None, seed: int, step: int) -> None:
+        """Move the weights from where they stand to a probe, or back to the iterate, block by block."""
+        there = None if probe is None or probe.side == 0 else probe
+        if there == self.at:
+            return
+        leave, self.at = self.at, there
+        for slot in self.slots:
+            # By way of the iterate: only a sum that begins or ends there is exact.
+            moves = [
+                (self.method.perturbation(slot, Draw(seed, step, probe.direction)), sign * probe.side)
+                for probe, sign in ((leave, -1), (there, 1))
+                if probe is not None
+            ]
+            flat = slot.flat()
+            for first, count in slot.blocks():
+                block = flat[first : first + count]
+                for made, sign in moves:
+                    if sign > 0:
+                        block.add_(made(first, count))
+                    else:
+                        block.sub_(made(first, count))
+            slot.version = slot.parameter._version
+
+    def finish(self, told: Told) -> None:
+        """Move the iterate by the method's step, from wherever the weights stand.
+
+        In half precision most steps are smaller than the spacing of the weights; they are rounded up or down at random
+        so that they add up on average, by draws that a replay makes again.
+        """
+        leave, self.at = self.at, None
+        for slot in self.slots:
+            step = self.method.mover(slot, told)
+            back = None
+            if leave is not None:
+                back = self.method.perturbation(slot, Draw(told.seed, told.step, leave.direction))
+            flat = slot.flat()
+            reach = self.method.next_reach(slot, told)
+            decay = float(slot.group.get("weight_decay", 0.0)) * float(slot.group["lr"])
+            key = Draw(told.seed, told.step, 0).key(slot.index, _ROUNDING)
+            for first, count in slot.blocks():
+                block = flat[first : first + count]
+                if back is not None and leave is not None and leave.side > 0:
+                    block.sub_(back(first, count))
+                elif back is not None:
+                    block.add_(back(first, count))
+                delta = step(first, count)
+                wide = block.to(delta.dtype)
+                if decay:
+                    delta.add_(wide, alpha=decay)
+                if slot.parameter.dtype not in _DROPPED:
+                    block.sub_(delta)
+                    snap(block, reach)
+                    continue
+                wide.sub_(delta)
+                toward = with_sign_of(wide, reach)
+                wide.add_(toward)
+                bits = wide.view(torch.int32)
+                below = 1 << _DROPPED[slot.parameter.dtype]
+                dither = uniforms(key, first, count, block.device).mul_(below).to(torch.int32)
+                bits.add_(dither).bitwise_and_(-below)
+                block.copy_(wide.sub_(toward))
+            slot.reach, slot.version = reach, slot.parameter._version

@@ -1,0 +1,133 @@
+"""The log of a training: its start, then the losses of each step. As directions are keyed by a seed, it is all of it.
+
+A file of JSON lines, some tens of bytes a step. A line that a crash cut off is dropped when the file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoracle.errors import CheckpointError, InputError
+from zoracle.storage.files import write_text
+
+FORMAT = "zoracle-finetune"
+VERSION = 1
+
+
+class Entry(NamedTuple):
+    """One step."""
+
+    losses: tuple[float, ...]
+    """One a probe, NaN where it was not finite."""
+    groups: tuple[tuple[float, float], ...]
+    """Step size and weight decay of each group of parameters."""
+
+
+class Ledger:
+    """A log file that belongs to one training.
+
+    Args:
+        path: made with the header where it does not exist.
+        header: JSON values; what the training is.
+
+    Raises:
+        CheckpointError: the file belongs to another training, or is none of ours.
+        InputError: it cannot be written.
+    """
+
+    def __init__(self, path: Path | str, header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        header = {"format": FORMAT, "version": VERSION, **header}
+        self.entries: list[Entry] = []
+        if self.path.is_file():
+            found, self.entries, self._whole = read(self.path)
+            if different := sorted(key for key in header | found if header.get(key) != found.get(key)):
+                key = different[0]
+                raise CheckpointError(
+                    f"{self.path} is the log of another training: its {key} is {_short(found.get(key))}, here it is "
+                    f"{_short(header.get(key))}; choose another file, or the same settings and starting weights"
+                )
+        else:
+            write_text(self.path, json.dumps(header) + "\n")
+            self._whole = self.path.stat().st_size
+        self._groups = self.entries[-1].groups if self.entries else None
+
+    def append(self, entry: Entry) -> None:
+        """Write a step; it is on the disk when this returns."""
+        line: dict[str, Any] = {"losses": [value if math.isfinite(value) else None for value in entry.losses]}
+        if entry.groups != self._groups:
+            line["groups"] = entry.groups
+            self._groups = entry.groups
+        data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(self._whole)  # over what a crash cut off
+                file.write(data)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path}: {error.strerror}; the weights are as before the step"
+            ) from error
+        self._whole += len(data)
+
+
+def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int]:
+    """The header, the steps, and the length in bytes of what is whole.
+
+    Raises:
+        CheckpointError: the file is missing, or none of ours, or of a newer version.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; expected the log of a training") from error
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].splitlines()
+    try:
+        header = json.loads(lines[0])
+        known = header.get("format") == FORMAT
+    except (IndexError, ValueError, AttributeError):
+        known = False
+    if not known:
+        raise CheckpointError(f"{path} is no log of a training; expected a file that ZerothOrder(ledger=...) wrote")
+    if header.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {header.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"
+        )
+    entries: list[Entry] = []
+    groups: tuple[tuple[float, float], ...] = ()
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            record = json.loads(line)
+            groups = tuple((float(lr), float(decay)) for lr, decay in record.get("groups", groups))
+            losses = tuple(math.nan if value is None else float(value) for value in record["losses"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"line {number} of {path} is damaged; expected the losses of a step") from error
+        entries.append(Entry(losses, groups))
+    return header, entries, whole
+
+
+def checked(entries: Sequence[Entry], probes: int, groups: int, path: Path | str) -> None:
+    """Refuse steps that do not fit a training.
+
+    Raises:
+        CheckpointError: a step has another number of losses or of groups of parameters.
+    """
+    for number, entry in enumerate(entries):
+        if len(entry.losses) != probes or len(entry.groups) != groups:
+            raise CheckpointError(
+                f"step {number} of {path} has {len(entry.losses)} losses and {len(entry.groups)} groups of parameters; "
+                f"expected {probes} and {groups}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

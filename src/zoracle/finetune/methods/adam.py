@@ -1,0 +1,59 @@
+"""MeZO with Adam."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from zoracle.finetune.methods.base import Block, Told, rate
+from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
+from zoracle.finetune.methods.momentum import buffer
+from zoracle.finetune.tensors import Slot
+from zoracle.optimizers.base import Positive, Share
+
+
+class AdamConfig(MeZOConfig, frozen=True, kw_only=True):
+    """Settings of MeZO with Adam.
+
+    Attributes:
+        lr: step size.
+        beta1: decay of the running mean of the estimates.
+        beta2: decay of the running mean of their squares.
+        eps: added to the root of the latter.
+    """
+
+    lr: Positive = 1e-4
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    eps: Positive = 1e-8
+
+
+class Adam(MeZO):
+    r"""w \leftarrow w - \eta\, \hat m / (\sqrt{\hat v} + \epsilon), with both moments corrected for their start.
+
+    Source: Malladi et al. (2023), appendix B; Kingma and Ba (2015), algorithm 1. Both moments are kept.
+    """
+
+    Config = AdamConfig
+    extra_memory = "2 numbers a weight"
+    summary = "Adam on MeZO's estimates"
+
+    def mover(self, slot: Slot, told: Told) -> Block:
+        """Adam's step."""
+        c, lr = self.config, rate(slot)
+        estimate = self.estimate(slot, told)
+        mean, square = buffer(slot, "mean"), buffer(slot, "square")
+        taken = self.memory.get("moments", 0.0) + 1
+        first_weight, second_weight = 1 - c.beta1**taken, 1 - c.beta2**taken
+
+        def step(first: int, count: int) -> Tensor:
+            g = estimate(first, count)
+            m, v = mean[first : first + count], square[first : first + count]
+            m.mul_(c.beta1).add_(g, alpha=1 - c.beta1)
+            v.mul_(c.beta2).addcmul_(g, g, value=1 - c.beta2)
+            return m.div((v / second_weight).sqrt_().add_(c.eps)).mul_(lr / first_weight)
+
+        return step
+
+    def after(self, told: Told) -> None:
+        """Count the steps that moved."""
+        self.memory["moments"] = self.memory.get("moments", 0.0) + 1

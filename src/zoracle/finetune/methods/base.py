@@ -1,0 +1,193 @@
+"""What a method of forward-only training is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+
+from zoracle.finetune.noise import Draw, Signs
+from zoracle.finetune.tensors import Slot, nearest_power_of_two
+from zoracle.optimizers.base import Config, Positive
+
+Directions = Annotated[int, msgspec.Meta(ge=1)]
+
+Block = Callable[[int, int], Tensor]
+"""From the start and length of a block of a tensor to numbers (length,)."""
+
+#: The smallest smoothing radius of a type: in float16 smaller ones meet numbers that are rounded more coarsely.
+_LEAST = {torch.float16: 2.0**-14}
+
+
+class Probe(NamedTuple):
+    """Where a step evaluates the loss."""
+
+    direction: int
+    """Which of the step's directions; -1 for none."""
+    side: int
+    """1 or -1; 0 at the iterate."""
+
+
+ITERATE = Probe(-1, 0)
+
+
+class Told(NamedTuple):
+    """What a step found."""
+
+    seed: int
+    step: int
+    losses: tuple[float, ...]
+    """One a probe, in their order; NaN or infinite where the loss was."""
+
+
+class MethodConfig(Config, frozen=True, kw_only=True):
+    """Settings that all methods have.
+
+    Attributes:
+        lr: step size.
+        mu: smoothing radius, by how much each weight is moved to probe; rounded to a power of two.
+    """
+
+    lr: Positive = 1e-6
+    mu: Positive = 1e-3
+
+
+class Method:
+    """How the loss is probed, and how the weights move by what it says.
+
+    A subclass sets ``Config`` and ``probes`` and writes :meth:`mover`. Directions are signs, 1 or -1 with equal chance
+    for each weight (Spall, 1992; their estimate has less variance than a Gaussian one), where it says nothing else.
+
+    Args:
+        config: settings; the defaults where left out.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    extra_memory: ClassVar[str] = "none"
+    """What is held besides the weights, for the table in the docs."""
+    summary: ClassVar[str] = ""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = config or self.Config()
+        self._signs = Signs()
+        self.memory: dict[str, float] = {}
+        """Numbers that are kept from step to step, apart from those of each tensor."""
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """Where a step evaluates the loss, in order."""
+        raise NotImplementedError
+
+    def mu(self, slot: Slot) -> float:
+        """The smoothing radius of a tensor, a power of two."""
+        return max(nearest_power_of_two(self.config.mu), _LEAST.get(slot.parameter.dtype, 0.0))
+
+    def reach(self, slot: Slot) -> float:
+        """By how much a probe moves each number of a tensor at most: a power of two, and exactly that for signs."""
+        return self.mu(slot)
+
+    def next_reach(self, slot: Slot, told: Told) -> float:
+        """The reach of the step after this one."""
+        return self.reach(slot)
+
+    def prepare(self, slot: Slot, seed: int, step: int) -> None:
+        """What has to be known of the weights at the iterate, before the first probe of a step."""
+
+    def perturbation(self, slot: Slot, draw: Draw) -> Block:
+        """What a probe adds to a tensor: exact multiples of what :func:`~zoracle.finetune.tensors.snap` allows."""
+        return self.direction(slot, draw, self.reach(slot))
+
+    def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
+        """A direction times a scale, in the type of the tensor."""
+        key, p = draw.key(slot.index), slot.parameter
+        return lambda first, count: self._signs.block(key, first, count, slot.size, scale, p.dtype, p.device)
+
+    def along(self, slot: Slot, told: Told, scales: Sequence[float]) -> Block:
+        """The sum of the step's directions, each times a scale, in the type that :func:`working` names."""
+        parts = []
+        for j, scale in reversed(list(enumerate(scales))):  # the weights stand at the last one: its signs are there
+            if scale:
+                # Signs in half precision cannot hold any scale; they are scaled after they are widened.
+                unit = 1.0 if working(slot) != slot.parameter.dtype else scale
+                block = self.direction(slot, Draw(told.seed, told.step, j), unit)
+                parts.append((block, scale / unit))
+
+        def total(first: int, count: int) -> Tensor:
+            if not parts:
+                return torch.zeros(count, dtype=working(slot), device=slot.parameter.device)
+            made: Tensor | None = None
+            for block, scale in parts:
+                one = block(first, count).to(working(slot))
+                if made is not None:
+                    made.add_(one, alpha=scale)
+                elif scale != 1:
+                    made = one * scale
+                else:
+                    made = one.clone() if len(parts) > 1 else one
+            assert made is not None
+            return made
+
+        return total
+
+    def usable(self, told: Told) -> int:
+        """How many directions the losses say something about; 0 and nothing moves."""
+        raise NotImplementedError
+
+    def mover(self, slot: Slot, told: Told) -> Block:
+        """What is subtracted from a tensor at the end of a step, in the type that :func:`working` names."""
+        raise NotImplementedError
+
+    def after(self, told: Told) -> None:
+        """What is kept of a step, once all tensors have moved."""
+
+    def loss(self, told: Told) -> float:
+        """The loss of the iterate, or what is known of it: the mean of the finite losses."""
+        finite = [value for value in told.losses if math.isfinite(value)]
+        return sum(finite) / len(finite) if finite else math.nan
+
+
+class Pairs(Method):
+    """A method with central differences along q directions."""
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """Each direction up and down."""
+        return [Probe(j, side) for j in range(self.config.num_directions) for side in (1, -1)]
+
+    def slopes(self, told: Told, mu: float) -> list[float]:
+        """(f(x + mu z) - f(x - mu z)) / (2 mu) for each direction; 0 where one of the two is not finite."""
+        ups, downs = told.losses[0::2], told.losses[1::2]
+        return [finite((up - down) / (2 * mu)) for up, down in zip(ups, downs, strict=True)]
+
+    def usable(self, told: Told) -> int:
+        """The pairs of which both are finite."""
+        return counted(told.losses[0::2], told.losses[1::2])
+
+    def estimate(self, slot: Slot, told: Told, scale: float = 1.0) -> Block:
+        """The gradient estimate of a tensor times a scale: the mean of slope times direction over the usable pairs."""
+        slopes = self.slopes(told, self.mu(slot))
+        return self.along(slot, told, [scale * slope / self.usable(told) for slope in slopes])
+
+
+def working(slot: Slot) -> torch.dtype:
+    """The type that steps are computed in: float32 for half precision, else that of the tensor."""
+    return slot.parameter.dtype if slot.parameter.dtype.itemsize >= 4 else torch.float32
+
+
+def rate(slot: Slot) -> float:
+    """The step size of a tensor's group, as a scheduler may have set it."""
+    return float(slot.group["lr"])
+
+
+def finite(value: float) -> float:
+    """The value, or 0 where it is NaN or infinite."""
+    return value if math.isfinite(value) else 0.0
+
+
+def counted(*columns: Sequence[float]) -> int:
+    """How many rows are finite in all columns."""
+    return sum(all(map(math.isfinite, row)) for row in zip(*columns, strict=True))

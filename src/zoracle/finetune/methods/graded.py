@@ -1,0 +1,57 @@
+"""Directions whose numbers differ in size, moved along exactly."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from zoracle.finetune.methods.base import Block, Pairs
+from zoracle.finetune.noise import Draw, normals, uniforms
+from zoracle.finetune.tensors import Slot, power_of_two, quantum
+
+_ROUNDING = 6  # stream of the draws that round a perturbation in half precision
+
+
+class Graded(Pairs):
+    """A method along directions that are no signs.
+
+    A subclass writes :meth:`direction` in float32 (float64 for tensors of it) and :meth:`span`. What a probe adds is
+    the direction times mu, rounded to multiples of the spacing at the tensor's largest weight, so that it can be taken
+    back exactly: to the nearest one, and in half precision, where that may be most of it, up or down at random.
+    """
+
+    def span(self, slot: Slot) -> float:
+        """How large a number of the direction can be; larger ones are cut to it."""
+        raise NotImplementedError
+
+    def reach(self, slot: Slot) -> float:
+        """Of the largest number of a direction."""
+        return power_of_two(self.mu(slot) * self.span(slot))
+
+    def prepare(self, slot: Slot, seed: int, step: int) -> None:
+        """The spacing at the largest weight."""
+        slot.quantum = quantum(slot.flat(), self.reach(slot))
+
+    def perturbation(self, slot: Slot, draw: Draw) -> Block:
+        """The direction times mu, in multiples of the quantum."""
+        p = slot.parameter
+        block = self.direction(slot, draw, self.mu(slot) / slot.quantum)
+        most = self.reach(slot) / slot.quantum
+        key = draw.key(slot.index, _ROUNDING)
+
+        def rounded(first: int, count: int) -> Tensor:
+            made = block(first, count)
+            made = made.round_() if p.dtype.itemsize >= 4 else made.add_(uniforms(key, first, count, p.device)).floor_()
+            return made.clamp_(-most, most).mul_(slot.quantum).to(p.dtype)
+
+        return rounded
+
+
+def gaussian(slot: Slot, draw: Draw, scale: float, stream: int = 0) -> Block:
+    """Standard normal numbers times a scale, float32 or wider."""
+    key, p = draw.key(slot.index, stream), slot.parameter
+
+    def block(first: int, count: int) -> Tensor:
+        made = normals(key, first, count, p.device)
+        return (made.to(p.dtype) if p.dtype.itemsize > 4 else made).mul_(scale)
+
+    return block

@@ -1,0 +1,51 @@
+"""MeZO with momentum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoracle.finetune.methods.base import Block, Told, rate, working
+from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
+from zoracle.finetune.tensors import Slot
+from zoracle.optimizers.base import Share
+
+
+class MomentumConfig(MeZOConfig, frozen=True, kw_only=True):
+    """Settings of MeZO with momentum.
+
+    Attributes:
+        momentum: decay of the running mean of the estimates.
+    """
+
+    momentum: Share = 0.9
+
+
+class Momentum(MeZO):
+    r"""m \leftarrow \beta m + (1 - \beta) \hat g, w \leftarrow w - \eta m.
+
+    Source: Malladi et al. (2023), appendix B, with the mean kept instead of recomputed.
+    """
+
+    Config = MomentumConfig
+    extra_memory = "1 number a weight"
+    summary = "MeZO along a running mean of the estimates"
+
+    def mover(self, slot: Slot, told: Told) -> Block:
+        """The step size times the running mean."""
+        estimate = self.estimate(slot, told)
+        mean, beta, lr = buffer(slot, "mean"), self.config.momentum, rate(slot)
+
+        def step(first: int, count: int) -> Tensor:
+            part = mean[first : first + count]
+            part.mul_(beta).add_(estimate(first, count), alpha=1 - beta)
+            return part * lr
+
+        return step
+
+
+def buffer(slot: Slot, name: str, value: float = 0.0) -> Tensor:
+    """A number for each weight that a method keeps, (n,), made when it is first asked for."""
+    if name not in slot.state:
+        slot.state[name] = torch.full((slot.size,), value, dtype=working(slot), device=slot.parameter.device)
+    return slot.state[name]

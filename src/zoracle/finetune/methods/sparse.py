@@ -1,0 +1,82 @@
+"""SparseMeZO: MeZO on the small weights only (Liu et al., 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoracle.finetune.methods.base import Block
+from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
+from zoracle.finetune.noise import BLOCK, INTEGERS, Draw
+from zoracle.finetune.tensors import Slot
+from zoracle.optimizers.base import Share
+
+_SAMPLE = 1 << 20  # weights that a tensor's threshold is taken from
+
+
+class SparseMeZOConfig(MeZOConfig, frozen=True, kw_only=True):
+    """Settings of SparseMeZO.
+
+    Attributes:
+        sparsity: the share of each tensor's weights, the largest ones, that does not move.
+    """
+
+    sparsity: Share = 0.75
+
+
+class SparseMeZO(MeZO):
+    r"""MeZO with m * z for z, where m is 1 for weights with |w| \le h and 0 for others.
+
+    h is the (1 - ``sparsity``) quantile of each tensor's |w| before the first step, of a tensor with more than a
+    million weights that of a million of them. The mask m is that of the weights at each step.
+
+    Source: Liu et al. (2024), "Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM Fine-Tuning",
+    algorithm 1 and section 4.3. What the paper recomputes in the forward pass is a bit a weight here: from weights that
+    have moved, the mask cannot be told exactly.
+    """
+
+    Config = SparseMeZOConfig
+    extra_memory = "1 bit a weight"
+    summary = "MeZO on the small weights of each tensor only (Liu et al., 2024)"
+
+    def prepare(self, slot: Slot, seed: int, step: int) -> None:
+        """The mask of the weights as they are."""
+        flat, kind = slot.flat(), INTEGERS[slot.parameter.dtype]
+        if "threshold" not in slot.state:
+            sample = flat[:: -(-slot.size // _SAMPLE)].abs().float()
+            kept = max(1, round((1 - self.config.sparsity) * sample.numel()))
+            slot.state["threshold"] = sample.kthvalue(kept).values.to(slot.parameter.dtype)
+        if "mask" not in slot.state:
+            columns = sum(-(-count // kind.bits) for _, count in slot.blocks())
+            slot.state["mask"] = torch.zeros(columns, dtype=kind.dtype, device=flat.device)
+        shifts = torch.arange(kind.bits, dtype=kind.dtype, device=flat.device).unsqueeze(1)
+        for first, count in slot.blocks():
+            columns = -(-count // kind.bits)
+            small = torch.zeros(columns * kind.bits, dtype=kind.dtype, device=flat.device)
+            small[:count] = flat[first : first + count].abs() <= slot.state["threshold"]
+            # Row k into the bit that a shift by k puts into the place of the sign.
+            packed = torch.bitwise_left_shift(small.view(kind.bits, columns), shifts.flip(0)).sum(0, dtype=kind.dtype)
+            self._words(slot, first, columns).copy_(packed)
+
+    def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
+        """Signs where the mask is set, 0 elsewhere."""
+        whole, kind = super().direction(slot, draw, scale), INTEGERS[slot.parameter.dtype]
+        shifts = torch.arange(kind.bits, dtype=kind.dtype, device=slot.parameter.device).unsqueeze(1)
+
+        def block(first: int, count: int) -> Tensor:
+            # The bit in the place of the sign, then as often as there are bits: all ones or all zeros.
+            words = self._words(slot, first, -(-count // kind.bits))
+            spread = torch.bitwise_left_shift(words, shifts).bitwise_right_shift_(kind.bits - 1).view(-1)[:count]
+            made = whole(first, count)
+            return spread.bitwise_and_(made.view(kind.dtype)).view(made.dtype)
+
+        return block
+
+    @staticmethod
+    def _words(slot: Slot, first: int, columns: int) -> Tensor:
+        """The part of the mask that belongs to a block."""
+        start = first // INTEGERS[slot.parameter.dtype].bits
+        return slot.state["mask"][start : start + columns]
+
+
+assert all(BLOCK % kind.bits == 0 for kind in INTEGERS.values())
