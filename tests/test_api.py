@@ -175,7 +175,10 @@ def bad(message, error=InputError, **given):
 @pytest.mark.parametrize(
     ("message", "given"),
     [
-        (r"shape \(2, 2, 2\); expected \(d,\)", {"x0": np.ones((2, 2, 2))}),
+        (
+            r"x0 has shape \(2, 3\); give shape=\(2, 3\) if that is one point",
+            {"x0": np.ones((2, 3)), "vectorized": False},
+        ),
         (r"shape \(0,\)", {"x0": np.ones(0)}),
         ("NaN or infinite", {"x0": np.array([1.0, np.nan])}),
         ("torch.float16; expected float32 or float64", {"x0": torch.ones(2, dtype=torch.float16)}),
@@ -217,9 +220,7 @@ def test_a_function_that_fails_is_told_in_one_line():
     with pytest.raises(BlackBoxError, match="the function raised ConnectionError: gone when given") as told:
         zoracle.minimize(Counted(fails=2), np.ones(D), budget=100, optimizer="zo-sgd")
     assert "\n" not in str(told.value)
-    with pytest.raises(
-        BlackBoxError, match=r"returned shape \(\) .*if f takes one point, give lambda xs: \[f\(x\) for x in xs\]"
-    ):
+    with pytest.raises(BlackBoxError, match=r"returned shape \(\) .*if f takes one point, give vectorized=False"):
         zoracle.minimize(lambda x: x.sum(), np.ones(D), budget=100, optimizer="zo-sgd")
 
 

@@ -70,6 +70,12 @@ def test_bounds(bounds):
     assert max(x.max() for x in shown) <= 0.2
 
 
+def test_bounds_that_differ_between_coordinates():
+    bounds = [(0, 1)] * 7 + [(-1, 0.1)]
+    found = optimize.minimize(Bowl(), np.zeros(8), method=zeroth_order, bounds=bounds, options=OPTIONS)
+    np.testing.assert_allclose(found.x, [0.3] * 7 + [0.1], atol=0.05)
+
+
 @pytest.mark.parametrize("bounds", [[(None, None)] * 8, optimize.Bounds(), [(0, None)] * 8, [(None, 1.0)] * 8])
 def test_bounds_on_one_side_or_none(bounds):
     fun = Bowl()
@@ -124,10 +130,10 @@ def test_derivatives_are_not_used():
         ({"constraints": {"type": "eq", "fun": sum}}, r"constraints were given"),
         ({"constraints": [{"type": "eq", "fun": sum}]}, r"constraints were given"),
         ({"constraints": optimize.LinearConstraint(np.eye(8))}, r"constraints were given"),
-        ({"bounds": [(0, 1)] * 7 + [(0, 2)]}, r"bounds differ between coordinates"),
-        ({"bounds": [(0, 1)] * 3}, r"bounds of 3 coordinates, and x0 has 8"),
-        ({"bounds": optimize.Bounds([0, 0], 1)}, r"bounds are Bounds"),
-        ({"bounds": "none"}, r"expected a pair"),
+        ({"bounds": [(0, 1)] * 7 + [(1, 0)]}, r"bounds of coordinate 7 are \(1, 0\)"),
+        ({"bounds": [(0, 1)] * 3}, r"bounds of shape \(3,\) given for points of shape \(8,\)"),
+        ({"bounds": optimize.Bounds([0, 0], 1)}, r"bounds of shape \(2,\) given"),
+        ({"bounds": "none"}, r"or a pair for each coordinate"),
         ({"bounds": [(1, 2)] * 8}, r"outside the bounds \(1, 2\)"),
         ({"options": {**OPTIONS, "maxiter": 5}}, r"maxiter"),
         ({"x0": np.zeros(8, dtype=complex)}, r"x0 is complex128"),

@@ -34,6 +34,10 @@ class MuTooSmallWarning(UserWarning):
     """The smoothing parameter is too small for the floating-point type: differences would be rounding noise."""
 
 
+class FailedCallWarning(UserWarning):
+    """A call of a user's function raised, and NaN was taken as its value, as the caller asked."""
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency.
 
@@ -50,3 +54,9 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{module} is not installed, and this needs it; mend it with: pip install 'zoracle[{extra}]'"
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

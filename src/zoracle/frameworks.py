@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle.errors import BlackBoxError, InputError
+from zoracle.errors import BlackBoxError, InputError, one_line
 
 Framework = Literal["auto", "numpy", "torch"]
 
@@ -56,12 +56,16 @@ def run(fn: Callable[..., Any], inputs: Tensor, framework: Literal["numpy", "tor
     Raises:
         BlackBoxError: the function raised.
     """
-    # Copied first, so that a function that works in place cannot change the points of an optimizer.
-    given = inputs.detach().clone() if framework == "torch" else np.array(inputs.detach().cpu().numpy())
+    given = copied(inputs, framework)
     try:
         return fn(given)
     except Exception as error:
         raise BlackBoxError(f"{what} raised {one_line(error)} when given a {describe(given)}") from error
+
+
+def copied(inputs: Tensor, framework: Literal["numpy", "torch"]) -> Any:
+    """The inputs as a function gets them: a copy, so that one that works in place changes no point of an optimizer."""
+    return inputs.detach().clone() if framework == "torch" else np.array(inputs.detach().cpu().numpy())
 
 
 def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
@@ -81,12 +85,6 @@ def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
     if tensor.is_complex():
         raise BlackBoxError(f"{what} returned complex numbers; expected real ones")
     return tensor.detach().to(like)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's type and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def describe(given: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import index
 from typing import Any, Literal
 
@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle.errors import BudgetError, InputError
-from zoracle.frameworks import one_line
-from zoracle.objectives.base import Bounds
+from zoracle.errors import BudgetError, InputError, one_line
 from zoracle.objectives.threat import is_amount
 from zoracle.optimizers.base import Optimizer
 
@@ -47,49 +45,12 @@ def check_dtype(name: str, x: Tensor) -> None:
         raise InputError(f"{name} are {x.dtype}; expected float32 or float64")
 
 
-def as_points(x0: Any) -> tuple[Tensor, bool, Callable[[Tensor], Any]]:
-    """Starting points (B, d), whether there was one without a B, and what turns results into the type of x0."""
-    device = x0.device if isinstance(x0, Tensor) else None
-    x = as_tensor("x0", x0)
-    if _is_whole(x):
-        x = x.to(torch.float64 if device is None else torch.float32)
-    check_dtype("values of x0", x)
-    if x.ndim not in (1, 2) or x.numel() == 0:
-        raise InputError(f"x0 has shape {tuple(x.shape)}; expected (d,), or (B, d) for B runs")
-    if not bool(x.isfinite().all()):
-        raise InputError("x0 has values that are NaN or infinite; expected finite numbers")
-    single = x.ndim == 1
-
-    def to_user(value: Tensor) -> Any:
-        return value.numpy() if device is None else value.to(device)
-
-    return x.unsqueeze(0) if single else x, single, to_user
-
-
-def as_limits(bounds: Any, start: Tensor) -> Bounds | None:
-    """The bounds, which the starting points have to lie in."""
-    if bounds is None:
-        return None
-    try:
-        low, high = (float(limit) for limit in bounds)
-    except (TypeError, ValueError):
-        raise InputError(f"bounds are {bounds!r}; expected (low, high), two numbers for all coordinates") from None
-    if not low < high:
-        raise InputError(f"bounds are ({low:g}, {high:g}); expected (low, high) with low < high")
-    lowest, highest = float(start.min()), float(start.max())
-    if lowest < low or highest > high:
-        raise InputError(
-            f"x0 ranges over [{lowest:g}, {highest:g}], outside the bounds ({low:g}, {high:g}); start within them"
-        )
-    return Bounds(low, high)
-
-
 def as_ids(ids: Sequence[int] | Array | None, number: int) -> Tensor:
     """Ids (B,) int64 on the CPU; 0 .. B - 1 where none are given."""
     if ids is None:
         return torch.arange(number)
     key = as_tensor("ids", ids)
-    if key.shape != (number,) or not _is_whole(key):
+    if key.shape != (number,) or not is_whole(key):
         raise InputError(f"ids are {key.dtype} of shape {tuple(key.shape)}; expected {number} integers, one a problem")
     return key.to("cpu", torch.int64)
 
@@ -140,5 +101,6 @@ def amount(name: str, value: Any) -> float:
     return float(value)
 
 
-def _is_whole(x: Tensor) -> bool:
+def is_whole(x: Tensor) -> bool:
+    """Whether a tensor holds whole numbers."""
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)

@@ -12,11 +12,26 @@ from zoracle.objectives.attack import ImageAttack
 from zoracle.types import StopReason, Trajectory
 
 
-class Solution(NamedTuple):
-    """What :func:`minimize` found. With one starting point (d,) the leading B is dropped everywhere."""
+class Progress(NamedTuple):
+    """What a ``callback`` of :func:`minimize` is given after each step. With one starting point there is no B."""
 
     x: Array
-    """(B, d) the best point evaluated, of the type that x0 had."""
+    """(B, *shape) the best point evaluated so far."""
+    value: Array | float
+    """(B,) its value."""
+    queries: Array | int
+    """(B,) points evaluated so far."""
+    steps: Array | int
+    """(B,) steps taken."""
+    seconds: float
+    """Since the call of :func:`minimize`."""
+
+
+class Solution(NamedTuple):
+    """What :func:`minimize` found; it prints as a short table. With one starting point there is no B anywhere."""
+
+    x: Array
+    """(B, *shape) the best point evaluated, of the type that x0 had."""
     value: Array | float
     """(B,) its value."""
     queries: Array | int
@@ -24,9 +39,13 @@ class Solution(NamedTuple):
     reason: list[StopReason] | StopReason
     """Why each problem stopped."""
     last: Array
-    """(B, d) the last iterate."""
+    """(B, *shape) the last iterate."""
     trajectory: Trajectory
     """Step by step; always with its B, on the CPU."""
+
+    def __repr__(self) -> str:
+        """A line for what was found, and one for each run: never the tensors."""
+        return "\n".join(_told(self))
 
 
 class AttackResult(NamedTuple):
@@ -51,6 +70,84 @@ class AttackResult(NamedTuple):
     """Why each image's attack stopped."""
     trajectory: Trajectory
     """Step by step."""
+
+    def __repr__(self) -> str:
+        """A few lines of what was found: never the tensors."""
+        wrong = int(self.misclassified.sum())
+        attacked = len(self.success) - wrong
+        broken = int((self.success & ~self.misclassified).sum())
+        lines = [
+            f"AttackResult: {broken} of {attacked} images broken",
+            f"  queries     {int(self.queries.sum()):,}, at most {int(self.queries.max()):,} an image",
+        ]
+        if wrong:
+            lines.insert(1, f"  misclassified already: {wrong}")
+        if broken:
+            new = self.success & ~self.misclassified
+            lines.append(f"  to success  {float(self.queries_to_success[new].double().median()):,.0f} queries (median)")
+            told = ", ".join(f"{name} {float(values[new].median()):.4g}" for name, values in self.distances.items())
+            lines.append(f"  distances   {told} (median)")
+        if lost := int(self.trajectory.non_finite.sum()):
+            share = lost / max(1, int(self.queries.sum()))
+            lines.append(f"  not finite  {lost:,} values, {share:.1%} of all")
+        return "\n".join(lines)
+
+
+_BECAUSE = {
+    StopReason.RUNNING: "still running",
+    StopReason.STEPS: "all steps done",
+    StopReason.BUDGET: "budget spent",
+    StopReason.SUCCESS: "success",
+    StopReason.TARGET: "target reached",
+    StopReason.NON_FINITE: "every value of a step was NaN or infinite",
+    StopReason.CALLBACK: "stopped by the callback",
+    StopReason.TIME: "time limit reached",
+    StopReason.INTERRUPTED: "interrupted",
+}
+_ROWS, _NUMBERS = 10, 6
+
+
+def because(reason: StopReason) -> str:
+    """Why a run stopped, in words."""
+    return _BECAUSE[reason]
+
+
+def _told(solution: Solution) -> list[str]:
+    """A solution as lines of at most about 80 columns."""
+    record = solution.trajectory
+    values = record.best_loss.tolist()
+    reason = solution.reason if isinstance(solution.reason, list) else [solution.reason]
+    if not isinstance(solution.reason, list):
+        lines = [
+            f"Solution: {because(reason[0])}",
+            f"  value       {values[0]:.6g}",
+            f"  x           {_array(solution.x)}",
+            f"  queries     {int(record.total_queries[0]):,} in {int(record.steps[0]):,} steps",
+        ]
+    else:
+        shape = "x".join(map(str, tuple(solution.x.shape)[1:])) or "1"
+        lines = [f"Solution of {len(values)} runs, x of shape {shape}"]
+        lines.append(f"  {'run':>4}  {'value':>12}  {'queries':>10}  {'steps':>8}  why it stopped")
+        rows = zip(values, record.total_queries.tolist(), record.steps.tolist(), reason, strict=True)
+        for run, (value, queries, steps, why) in enumerate(rows):
+            if run == _ROWS < len(values):
+                lines.append(f"   ... {len(values) - _ROWS} more")
+                break
+            lines.append(f"  {run:>4}  {value:>12.6g}  {queries:>10,}  {steps:>8,}  {because(why)}")
+    if lost := int(record.non_finite.sum()):
+        share = lost / max(1, int(record.total_queries.sum()))
+        lines.append(f"  not finite  {lost:,} values, {share:.1%} of all")
+    return lines
+
+
+def _array(x: Array) -> str:
+    """A few numbers of an array, and its shape where there are more."""
+    flat = x.reshape(-1)
+    numbers = ", ".join(f"{float(one):.4g}" for one in flat[:_NUMBERS])
+    if flat.shape[0] <= _NUMBERS and len(x.shape) < 2:
+        return f"[{numbers}]"
+    more = ", ..." if flat.shape[0] > _NUMBERS else ""
+    return f"[{numbers}{more}], shape {tuple(x.shape)}"
 
 
 def result_of(objective: ImageAttack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:

@@ -39,6 +39,12 @@ class StopReason(IntEnum):
     """A point reached the loss that the caller asked for."""
     NON_FINITE = 5
     """Every value of a step was NaN or infinite: nothing is left to follow."""
+    CALLBACK = 6
+    """The caller's callback asked to stop."""
+    TIME = 7
+    """The time limit was reached."""
+    INTERRUPTED = 8
+    """Ctrl-C."""
 
 
 class Evaluation(NamedTuple):

@@ -2,81 +2,96 @@
 
 from __future__ import annotations
 
-import math
-import warnings
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from torch import Tensor
 
 from zoracle import __version__
 from zoracle.api.loading import chosen_optimizer
-from zoracle.errors import InputError, MuTooSmallWarning
-from zoracle.inputs import (
-    Array,
-    affordable,
-    as_ids,
-    as_limits,
-    as_points,
-    framework_of,
-    real,
-    whole,
-)
+from zoracle.api.points import Points, as_limits, as_points, as_scale
+from zoracle.api.watching import all_of, calls_back, limited, resolution, shown
+from zoracle.errors import InputError
+from zoracle.frameworks import Framework
+from zoracle.inputs import Array, affordable, as_ids, framework_of, real, whole
 from zoracle.objectives.base import Objective
-from zoracle.objectives.callable import CallableObjective
+from zoracle.objectives.callable import CallableObjective, OnError
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
-from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.oracle import CHUNK_NUMBERS, Oracle
 from zoracle.rollout.resume import resumable_rollout
-from zoracle.solutions import Solution, reasons
+from zoracle.solutions import Progress, Solution, reasons
 from zoracle.storage.fingerprint import optimizer_config
 from zoracle.storage.hashing import tensor_hash
-from zoracle.types import Purpose
+from zoracle.types import Purpose, StopReason
 
 
 def minimize(
     f: Callable[[Any], Any] | Objective,
-    x0: Array,
+    x0: Array | Sequence[Any] | float,
     *,
     budget: int,
     optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
-    bounds: tuple[float, float] | None = None,
-    scale: float = 1.0,
+    bounds: Any = None,
+    scale: float | Array | Sequence[Any] = 1.0,
+    shape: Sequence[int] | None = None,
     target: float | None = None,
+    vectorized: bool = True,
+    workers: int | Executor = 1,
+    on_error: OnError = "raise",
+    retries: int = 0,
+    time_limit: float | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    progress: bool = False,
     seed: int = 0,
     ids: Sequence[int] | Array | None = None,
     framework: Literal["auto", "numpy", "torch"] = "auto",
     checkpoint: Path | str | None = None,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[Step], StopReason | None] | None = None,
     **settings: Any,
 ) -> Solution:
     """Minimise a function that can only be called.
 
     Args:
-        f: takes a batch of points (N, d) and returns their values (N,); or an :class:`Objective` of B problems. A
-            value that is NaN or infinite is survived and counted; a first step without any other is an error.
-        x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64.
+        f: takes a batch of points (N, d) and returns their values (N,); with ``vectorized=False`` one point and its
+            value; or an :class:`Objective` of B problems. A value that is NaN or infinite is counted and otherwise
+            ignored; if every value of the first step is, that is an error.
+        x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64. With three or more
+            axes it is one point, and f takes points of that shape.
         budget: points that each run may evaluate; never passed.
         optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal" here.
-        bounds: lowest and highest value of every coordinate. f sees no point outside: points are clipped, and the
-            iterate is brought back after each step.
-        scale: by how much a coordinate typically has to change, the unit in which optimizers step; with bounds
-            (0, 1) or inputs of size one, 1 is right. "zo-lstm" starts from it and finds its own.
+        bounds: (low, high), each a number or an array of x0's shape; or as in SciPy a pair for each coordinate or a
+            ``scipy.optimize.Bounds``. None or an infinity leaves a side open. f sees no point outside.
+        scale: by how much a coordinate typically has to change, the unit in which optimizers step: a number, or an
+            array of x0's shape. "zo-lstm" starts from it and finds its own.
+        shape: of one point, where x0 alone does not say: ``shape=(28, 28)`` makes an x0 of that shape one point.
         target: stop at this value or a lower one.
+        vectorized: whether f takes a batch of points.
+        workers: evaluate in this many processes at once, or in an executor of ``concurrent.futures`` (threads, or a
+            pool of Dask, Ray or MPI). A process has to be able to import f.
+        on_error: what to do where f raises: "raise" (a BlackBoxError), or "nan", which counts as a lost value.
+        retries: calls that raised are repeated this often first. Repeats are not counted: nothing was answered.
+        time_limit: seconds after which no further step begins.
+        callback: is given the :class:`~zoracle.solutions.Progress` after each step; ends the run by returning True or
+            raising StopIteration.
+        progress: show a progress bar on a terminal.
         seed: keys the random directions.
         ids: (B,) ids of the runs, which randomness is keyed by too; 0 .. B - 1 by default. A run gives the same alone
             and among others where its id is the same.
         framework: what f takes; "auto" gives it what x0 is.
         checkpoint: a file that the run is kept in and resumed from, also after f failed. It knows everything that the
             numbers depend on but f itself.
-        on_step: is shown every step.
+        on_step: is shown every :class:`~zoracle.rollout.Step` with its tensors; may return a reason to stop.
         settings: settings of the optimizer (``num_directions=50``, ``lr=0.01``).
 
     Returns:
-        The best point evaluated, its value, what it cost and why it stopped.
+        The best point evaluated, its value, what it cost and why it stopped. Ctrl-C returns the best so far.
 
     Raises:
         InputError: what was given cannot be used; BlackBoxError where f failed.
@@ -85,83 +100,109 @@ def minimize(
         >>> solution = minimize(lambda x: (x**2).sum(1), torch.ones(20), budget=2100, optimizer="zo-sgd", lr=0.1)
         >>> solution.queries, solution.reason.name, solution.value < 1e-3
         (2100, 'BUDGET', True)
+        >>> minimize(lambda x: x[0] ** 2 + x[1] ** 2, [1.0, 2.0], budget=210, vectorized=False).reason.name
+        'BUDGET'
     """
-    start, single, to_user = as_points(x0)
-    chosen = chosen_optimizer(optimizer, settings, Use(dim=start.shape[1]))
+    began = time.monotonic()
+    points = as_points(x0, shape, vectorized=vectorized)
+    chosen = chosen_optimizer(optimizer, settings, Use(dim=points.start.shape[1]))
     budget = affordable(budget, chosen)
-    limits = as_limits(bounds, start)
+    limits, scale = as_limits(bounds, points), as_scale(scale, points)
     seed = whole("seed", seed)
-    scale = real("scale", scale)
-    if not 0 < scale < math.inf:
-        raise InputError(f"scale is {scale}; expected a positive number")
     target = None if target is None else real("target", target)
-    if isinstance(f, Objective):
-        objective = f
-        if (objective.num_problems, objective.dim) != start.shape:
-            raise InputError(
-                f"x0 has shape {tuple(start.shape)}; expected ({objective.num_problems}, {objective.dim}), "
-                "one row a problem of the objective"
-            )
-    else:
-        kind = framework_of(x0) if framework == "auto" else framework
-        objective = CallableObjective(f, start.shape[1], start.shape[0], framework=kind)
+    key = as_ids(ids, points.start.shape[0])
+    if time_limit is not None and not real("time_limit", time_limit) > 0:
+        raise InputError(f"time_limit is {time_limit}; expected a positive number of seconds")
+    given = {"vectorized": vectorized, "workers": workers, "on_error": on_error, "retries": retries}
+    objective = _objective(f, points, framework_of(x0) if framework == "auto" else framework, given)
     if chosen.order and not objective.differentiable:
         raise InputError(
             f"optimizer {type(chosen).__name__} is fed true gradients, and f has only values; expected one that needs "
             "none, zo-lstm say"
         )
     inner = Rescaled(objective, scale=scale, bounds=limits)
-    key = as_ids(ids, start.shape[0])
-    trajectory = resumable_rollout(
-        chosen,
-        Oracle(inner, budget=budget),
-        start / scale,
-        budget // chosen.queries_per_step,
-        path=None if checkpoint is None else Path(checkpoint),
-        fingerprint={
-            "call": "minimize",
-            "zoracle": __version__,
-            "x0_sha256": tensor_hash(start),
-            "dtype": str(start.dtype),
-            "optimizer": optimizer_config(chosen),
-            "budget": budget,
-            "bounds": None if limits is None else list(limits),
-            "scale": float(scale),
-            "target": None if target is None else float(target),
-            "seed": seed,
-            "ids": key.tolist(),
-        },
-        seed=seed,
-        problem=key,
-        target=target,
-        final=Purpose.OPTIMISE,
-        finite_start=True,
-        on_step=_watch_resolution(start.dtype, on_step),
-    )
-    best, last = (to_user(inner.original(x)) for x in (trajectory.best_point, trajectory.final_point))
+
+    fingerprint = {
+        "call": "minimize",
+        "zoracle": __version__,
+        "x0_sha256": tensor_hash(points.start),
+        "dtype": str(points.start.dtype),
+        "optimizer": optimizer_config(chosen),
+        "budget": budget,
+        "bounds": None if limits is None else [_plain(limit) for limit in limits],
+        "scale": _plain(scale),
+        "target": None if target is None else float(target),
+        "seed": seed,
+        "ids": key.tolist(),
+    }
+
+    def so_far(step: Step) -> Progress:
+        record = step.trajectory
+        return Progress(
+            points.shaped(inner.original(record.best_point)),
+            points.per_problem(record.best_loss),
+            points.per_problem(record.total_queries),
+            points.per_problem(record.steps),
+            time.monotonic() - began,
+        )
+
+    with objective if isinstance(objective, CallableObjective) else nullcontext(), shown(progress, budget) as bar:
+        trajectory = resumable_rollout(
+            chosen,
+            Oracle(inner, budget=budget, chunk=_chunk(inner)),
+            points.start / scale,
+            budget // chosen.queries_per_step,
+            path=None if checkpoint is None else Path(checkpoint),
+            fingerprint=fingerprint,
+            seed=seed,
+            problem=key,
+            target=target,
+            final=Purpose.OPTIMISE,
+            finite_start=True,
+            on_interrupt="stop",
+            on_step=all_of(
+                resolution(points.start.dtype),
+                bar,
+                on_step,
+                None if callback is None else calls_back(callback, so_far),
+                None if time_limit is None else limited(time_limit),
+            ),
+        )
     why = reasons(trajectory, has_budget=True)
-    if single:
-        value, queries = float(trajectory.best_loss[0]), int(trajectory.total_queries[0])
-        return Solution(best[0], value, queries, why[0], last[0], trajectory)
-    return Solution(best, to_user(trajectory.best_loss), to_user(trajectory.total_queries), why, last, trajectory)
+    return Solution(
+        points.shaped(inner.original(trajectory.best_point)),
+        points.per_problem(trajectory.best_loss),
+        points.per_problem(trajectory.total_queries),
+        why[0] if points.single else why,
+        points.shaped(inner.original(trajectory.final_point)),
+        trajectory,
+    )
 
 
-def _watch_resolution(dtype: torch.dtype, on_step: Callable[[Step], None] | None) -> Callable[[Step], None]:
-    """Warns where a first step's values are all the same: f computes in a coarser type than its points have."""
-    first = True
+def _objective(f: Any, points: Points, framework: Framework, given: dict[str, Any]) -> Objective:
+    """What is minimised: an objective as it is, or one that calls a function as the caller asked."""
+    b, d = points.start.shape
+    if not isinstance(f, Objective):
+        return CallableObjective(f, d, b, shape=points.shape, framework=framework, **given)
+    usual = {"vectorized": True, "workers": 1, "on_error": "raise", "retries": 0}
+    if others := [name for name, value in given.items() if value != usual[name]]:
+        raise InputError(f"{others[0]} goes with a function, and f is an {type(f).__name__}; leave it out")
+    if (f.num_problems, f.dim) != (b, d):
+        raise InputError(
+            f"x0 has shape {tuple(points.start.shape)}; expected ({f.num_problems}, {f.dim}), "
+            "one row a problem of the objective"
+        )
+    return f
 
-    def watch(step: Step) -> None:
-        nonlocal first
-        loss = step.evaluation.loss
-        if first and loss.shape[1] > 2 and bool((loss == loss[:, :1]).all()):
-            warnings.warn(
-                f"all values of the first step are the same: f is flat here, or computes in a coarser type than "
-                f"its points, which are {dtype}; give float32 points, or a larger smoothing parameter, mu=1e-5 say",
-                MuTooSmallWarning,
-                stacklevel=2,
-            )
-        first = False
-        if on_step is not None:
-            on_step(step)
 
-    return watch
+def _chunk(objective: Rescaled) -> int | None:
+    """Points in one call: enough for every worker, also where a point is large."""
+    inner = objective.inner
+    if not isinstance(inner, CallableObjective) or inner.slots == 1:
+        return None
+    return max(CHUNK_NUMBERS // objective.width, 4 * inner.slots)
+
+
+def _plain(value: float | Tensor) -> float | str:
+    """A number, or the hash of one for each coordinate."""
+    return tensor_hash(value) if isinstance(value, Tensor) else float(value)

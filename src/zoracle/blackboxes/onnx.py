@@ -14,8 +14,7 @@ from zoracle.blackboxes.answers import Classes, TopK, dense, labels_only
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
 from zoracle.blackboxes.batches import agree, filled, parts
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
-from zoracle.errors import BlackBoxError, InputError, require
-from zoracle.frameworks import one_line
+from zoracle.errors import BlackBoxError, InputError, one_line, require
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),

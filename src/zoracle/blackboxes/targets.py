@@ -14,8 +14,7 @@ from zoracle.blackboxes.function import PythonFunction, load_callable
 from zoracle.blackboxes.onnx import OnnxModel
 from zoracle.blackboxes.open_inference import OpenInference
 from zoracle.blackboxes.torch_module import TorchModule
-from zoracle.errors import InputError
-from zoracle.frameworks import one_line
+from zoracle.errors import InputError, one_line
 
 #: Files that may hold any program: they would have to be unpickled.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from zoracle.blackboxes.base import BlackBox, Outputs
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
-from zoracle.errors import BlackBoxError, InputError
-from zoracle.frameworks import one_line
+from zoracle.errors import BlackBoxError, InputError, one_line
 
 
 class TorchModule(BlackBox):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ import numpy as np
 from zoracle.api import minimize
 from zoracle.errors import InputError, require
 from zoracle.optimizers.base import Optimizer
-from zoracle.rollout import Step
+from zoracle.solutions import Progress
 from zoracle.types import StopReason
 
 require("scipy", "scipy")
 
-from scipy.optimize import Bounds, OptimizeResult  # noqa: E402
+from scipy.optimize import OptimizeResult  # noqa: E402
 
 _MESSAGES = {
     StopReason.BUDGET: "the budget is spent",
     StopReason.TARGET: "the target is reached",
     StopReason.NON_FINITE: "every value of a step was NaN or infinite",
+    StopReason.CALLBACK: "the callback ended the run",
+    StopReason.INTERRUPTED: "interrupted",
+    StopReason.TIME: "the time limit is reached",
 }
 
 
@@ -34,7 +38,8 @@ def zeroth_order(
     *,
     budget: int | None = None,
     optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
-    scale: float = 1.0,
+    scale: float | np.ndarray = 1.0,
+    workers: int | Executor = 1,
     target: float | None = None,
     seed: int = 0,
     bounds: Any = None,
@@ -56,12 +61,13 @@ def zeroth_order(
         args: further arguments of ``fun``.
         budget: calls of ``fun``; never passed. It has to be given.
         optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal".
-        scale: by how much a coordinate typically has to change, the unit in which optimizers step.
+        scale: by how much a coordinate typically has to change, the unit in which optimizers step: a number, or (d,).
         target: stop at this value or a lower one.
         seed: keys the random directions.
-        bounds: the same (lowest, highest) for every coordinate, as pairs or as ``scipy.optimize.Bounds``.
+        bounds: pairs (lowest, highest), or ``scipy.optimize.Bounds``.
         callback: is given the best point so far after each step, or an ``intermediate_result``; ends the run by
-            raising ``StopIteration``.
+            returning True or raising ``StopIteration``.
+        workers: evaluate in so many processes, or in an executor of ``concurrent.futures``.
         jac: not used, as ``hess`` and ``hessp``; a warning says so.
         hess: not used.
         hessp: not used.
@@ -71,8 +77,8 @@ def zeroth_order(
 
     Returns:
         ``x`` and ``fun``, the best point evaluated and its value; ``nfev`` and ``nit``, calls of ``fun`` and steps;
-        ``success``, which is False where the target was not reached, the callback ended the run, or no value was
-        finite; ``status``, a :class:`StopReason`, or 99 where the callback ended the run; ``message``.
+        ``success``, which is False where the target was not reached, the run was ended early, or no value was finite;
+        ``status``, a :class:`StopReason`, or 99 where the callback ended the run, as in SciPy; ``message``.
 
     Raises:
         InputError: what was given cannot be used; BlackBoxError where ``fun`` failed.
@@ -89,41 +95,22 @@ def zeroth_order(
     start = np.asarray(x0)
     if start.ndim != 1 or start.dtype.kind not in "fiu":
         raise InputError(f"x0 is {start.dtype} of shape {start.shape}; expected one point of real numbers (d,)")
-    start = start.astype(np.float64)
-    limits = _uniform(bounds, start)
     show = _shown(callback)
-    last = OptimizeResult(x=start.copy(), fun=np.inf, nfev=0, nit=0)
-
-    def values(points: np.ndarray) -> np.ndarray:
-        return np.array([_number(fun(point.copy(), *args)) for point in points])
-
-    def after(step: Step) -> None:
-        record = step.trajectory
-        last.update(
-            x=(record.best_point[0] * scale).numpy().clip(*(limits or (-np.inf, np.inf))),
-            fun=float(record.best_loss[0]),
-            nfev=int(record.total_queries[0]),
-            nit=int(record.steps[0]),
-        )
-        if show is not None:
-            show(OptimizeResult(last))
-
-    try:
-        found = minimize(
-            values,
-            start,
-            budget=budget,
-            optimizer=optimizer,
-            bounds=limits,
-            scale=scale,
-            target=target,
-            seed=seed,
-            framework="numpy",
-            on_step=after,
-            **settings,
-        )
-    except StopIteration:
-        return OptimizeResult(last, success=False, status=99, message="the callback raised StopIteration")
+    found = minimize(
+        lambda point: _number(fun(point, *args)),
+        start.astype(np.float64),
+        budget=budget,
+        optimizer=optimizer,
+        bounds=bounds,
+        scale=scale,
+        target=target,
+        vectorized=False,
+        workers=workers,
+        seed=seed,
+        framework="numpy",
+        callback=show,
+        **settings,
+    )
     assert isinstance(found.reason, StopReason)
     reached = found.reason is StopReason.TARGET or (found.reason is StopReason.BUDGET and target is None)
     return OptimizeResult(
@@ -132,18 +119,24 @@ def zeroth_order(
         nfev=found.queries,
         nit=int(found.trajectory.steps[0]),
         success=reached,
-        status=int(found.reason),
+        status=99 if found.reason is StopReason.CALLBACK else int(found.reason),
         message=_MESSAGES[found.reason],
     )
 
 
-def _shown(callback: Callable[..., Any] | None) -> Callable[[OptimizeResult], Any] | None:
+def _shown(callback: Callable[..., Any] | None) -> Callable[[Progress], Any] | None:
     """A callback of either form that SciPy knows, told apart as it does; only its own methods get them wrapped."""
     if callback is None:
         return None
-    if set(inspect.signature(callback).parameters) == {"intermediate_result"}:
-        return lambda result: callback(intermediate_result=result)
-    return lambda result: callback(np.copy(result.x))
+    named = set(inspect.signature(callback).parameters) == {"intermediate_result"}
+
+    def show(now: Progress) -> Any:
+        if not named:
+            return callback(np.copy(now.x))
+        result = OptimizeResult(x=np.copy(now.x), fun=now.value, nfev=now.queries, nit=now.steps)
+        return callback(intermediate_result=result)
+
+    return show
 
 
 def _number(value: Any) -> float:
@@ -152,26 +145,3 @@ def _number(value: Any) -> float:
     if array.size != 1 or array.dtype.kind not in "fiub":
         raise ValueError(f"fun returned {array.dtype} of shape {array.shape}; expected one number")
     return float(array.reshape(()))
-
-
-def _uniform(bounds: Any, start: np.ndarray) -> tuple[float, float] | None:
-    """One (low, high) for all coordinates, from what SciPy takes as bounds."""
-    if bounds is None:
-        return None
-    try:
-        if isinstance(bounds, Bounds):
-            low, high = (np.broadcast_to(limit, start.shape).astype(float) for limit in (bounds.lb, bounds.ub))
-        else:
-            pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
-            low, high = np.array(pairs, dtype=float).T
-    except (TypeError, ValueError):
-        raise InputError(f"bounds are {bounds!r}; expected a pair (low, high) for each coordinate, or Bounds") from None
-    if low.shape != start.shape:
-        raise InputError(
-            f"there are bounds of {low.size} coordinates, and x0 has {start.size}; expected a pair for each"
-        )
-    if (low != low[0]).any() or (high != high[0]).any():
-        raise InputError(
-            "the bounds differ between coordinates; expected the same (low, high) for all, so rescale them"
-        )
-    return None if np.isinf(low[0]) and np.isinf(high[0]) else (float(low[0]), float(high[0]))

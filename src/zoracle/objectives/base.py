@@ -19,6 +19,13 @@ class Bounds(NamedTuple):
     high: float
 
 
+class Box(NamedTuple):
+    """Lowest and highest value of each coordinate, (d,) both; infinite where there is none."""
+
+    low: Tensor
+    high: Tensor
+
+
 class Objective(ABC):
     r"""A batch of P problems of one dimension d: f_p(x) for p = 0 .. P - 1.
 

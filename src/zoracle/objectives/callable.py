@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from math import prod
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from zoracle import frameworks
-from zoracle.errors import BlackBoxError, InputError
+from zoracle.calling import Calls, Failure
+from zoracle.errors import BlackBoxError, FailedCallWarning, InputError
 from zoracle.frameworks import Framework
 from zoracle.objectives.base import Bounds, Objective
 from zoracle.types import Evaluation
 
+OnError = Literal["raise", "nan"]
+
 
 class CallableObjective(Objective):
-    """A function of a batch of points, minimised from P starting points.
+    """A function of points, minimised from P starting points. A context manager where it starts processes.
 
     Args:
-        f: points (N, d) to losses (N,). It is called once for each batch that the oracle asks for, never to probe it,
-            and gets a copy of the points that it may overwrite.
+        f: points (N, *shape) to losses (N,), or with ``vectorized=False`` one point (*shape) to its loss. It is never
+            called to probe it, and gets a copy of the points that it may overwrite.
         dim: dimension d.
         num_problems: P, how many runs share it.
+        shape: of a point, with d numbers; (d,) by default.
+        vectorized: whether ``f`` takes a batch of points.
+        workers: evaluate in so many processes at once, or in an executor. A batch that ``f`` takes is cut into as
+            many parts as there are workers.
+        on_error: "raise" ends the run where ``f`` raises; "nan" takes NaN as the loss of the points of that call.
+        retries: further attempts before that; they are not counted as queries, since nothing was answered.
         framework: what the points are given as, "numpy" or "torch"; "auto" reads it from the function's code
             (:func:`zoracle.frameworks.choose`).
         bounds: lowest and highest value of a coordinate, where there are any. f must accept points outside.
@@ -38,6 +51,11 @@ class CallableObjective(Objective):
         dim: int,
         num_problems: int = 1,
         *,
+        shape: tuple[int, ...] | None = None,
+        vectorized: bool = True,
+        workers: int | Executor = 1,
+        on_error: OnError = "raise",
+        retries: int = 0,
         framework: Framework = "auto",
         bounds: Bounds | tuple[float, float] | None = None,
         scale: float = 1.0,
@@ -49,25 +67,76 @@ class CallableObjective(Objective):
             raise InputError(f"scale is {scale}; expected a positive number")
         if bounds is not None and not bounds[0] < bounds[1]:
             raise InputError(f"bounds are {tuple(bounds)}; expected (low, high) with low < high")
+        if on_error not in ("raise", "nan"):
+            raise InputError(f"on_error is {on_error!r}; expected raise or nan")
+        if isinstance(workers, bool) or not isinstance(workers, int | Executor) or workers == 0:
+            raise InputError(
+                f"workers is {workers!r}; expected a number of processes, or an executor of concurrent.futures"
+            )
+        if isinstance(workers, int) and workers < 1:
+            raise InputError(f"workers is {workers}; expected at least 1 process")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise InputError(f"retries is {retries!r}; expected a whole number of at least 0")
+        self.shape = (dim,) if shape is None else tuple(shape)
+        if prod(self.shape) != dim:
+            raise InputError(f"shape is {self.shape}, which holds {prod(self.shape)} numbers; expected {dim}")
         self.framework = frameworks.choose(f, framework)
         self.f = f
         self.dim = dim
         self.num_problems = num_problems
+        self.vectorized = vectorized
+        self.on_error = on_error
         self.bounds = None if bounds is None else Bounds(*bounds)
         self.scale = scale
         self.differentiable = gradient is not None
         self._gradient_function = gradient
+        self._calls = Calls(f, workers, retries)
+        self._told = False
+
+    @property
+    def slots(self) -> int:
+        """How many calls run at once."""
+        return self._calls.slots
+
+    def __enter__(self) -> CallableObjective:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._calls.close(now=kind is not None)
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        loss = frameworks.call(self.f, points, self.framework, "the function")
-        _check_shape(
-            "the function",
-            loss,
-            points,
-            points.shape[:1],
-            " (if f takes one point, give lambda xs: [f(x) for x in xs])",
-        )
-        return Evaluation(loss)
+        shaped = points.detach().reshape(-1, *self.shape)
+        if not self.vectorized:
+            parts = list(torch.split(shaped, 1))
+            given = [frameworks.copied(part[0], self.framework) for part in parts]
+        else:
+            parts = list(torch.split(shaped, -(-len(shaped) // self.slots))) if len(shaped) else [shaped]
+            given = [frameworks.copied(part, self.framework) for part in parts]
+        answers = self._calls(given)
+        return Evaluation(torch.cat([self._read(*one, points) for one in zip(parts, given, answers, strict=True)]))
+
+    def _read(self, part: Tensor, given: Any, answer: Any, points: Tensor) -> Tensor:
+        """The losses (n,) that a call answered."""
+        n = part.shape[0]
+        if isinstance(answer, Failure):
+            if self.on_error == "raise":
+                raise BlackBoxError(
+                    f"the function raised {answer.text} when given a {frameworks.describe(given)}"
+                ) from answer.error
+            if not self._told:  # once a run
+                self._told = True
+                warnings.warn(f"the function raised {answer.text}; taken as NaN", FailedCallWarning, stacklevel=2)
+            return points.new_full((n,), torch.nan)
+        loss = frameworks.as_tensor(answer, points, "the function")
+        if not self.vectorized:
+            if loss.numel() != 1:
+                raise BlackBoxError(
+                    f"the function returned shape {tuple(loss.shape)} for a point of shape {self.shape}; "
+                    "expected one number (if f takes a batch of points, leave vectorized=False out)"
+                )
+            return loss.reshape(1)
+        _check_shape("the function", loss, part, (n,), " (if f takes one point, give vectorized=False)")
+        return loss
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
         assert self._gradient_function is not None  # or the base class would have refused

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.objectives.base import Bounds, Objective
+from zoracle.objectives.base import Bounds, Box, Objective
 from zoracle.types import Evaluation, Space
 
 
@@ -17,19 +17,22 @@ class Rescaled(Objective):
 
     Args:
         inner: the objective f.
-        scale: s, positive; or (P,), one for each problem.
-        bounds: of x = s y; None clips nothing.
+        scale: s, positive; or (P,), one for each problem; or (1, d), one for each coordinate.
+        bounds: of x = s y, two numbers or tensors (d,); None clips nothing.
 
     Raises:
         InputError: the scale or the bounds are unusable.
     """
 
-    def __init__(self, inner: Objective, *, scale: float | Tensor = 1.0, bounds: Bounds | None = None) -> None:
-        if isinstance(scale, Tensor) and scale.shape != (inner.num_problems,):
-            raise InputError(f"scale has shape {tuple(scale.shape)}; expected ({inner.num_problems},), one a problem")
+    def __init__(self, inner: Objective, *, scale: float | Tensor = 1.0, bounds: Bounds | Box | None = None) -> None:
+        if isinstance(scale, Tensor) and scale.shape not in ((inner.num_problems,), (1, inner.dim)):
+            raise InputError(
+                f"scale has shape {tuple(scale.shape)}; expected ({inner.num_problems},), one a problem, "
+                f"or (1, {inner.dim}), one a coordinate"
+            )
         if not bool(torch.as_tensor(scale > 0).all()):
             raise InputError(f"scale is {scale}; expected a positive number")
-        if bounds is not None and not bounds.low < bounds.high:
+        if bounds is not None and not bool((torch.as_tensor(bounds.low) < torch.as_tensor(bounds.high)).all()):
             raise InputError(f"bounds are ({bounds.low}, {bounds.high}); expected the lower one first")
         self.inner = inner
         self.factor = scale
@@ -56,34 +59,40 @@ class Rescaled(Objective):
         """Points y (N, d) whose x = s y is feasible."""
         factor = self._factor(problem, points)
         if self.limits is not None:
-            low, high = (
-                torch.as_tensor(limit / factor, dtype=points.dtype, device=points.device) for limit in self.limits
-            )
+            low, high = (limit / factor for limit in self._limits(points))
             points = points.clamp(low, high)
         if self.inner.constrained:
             points = self.inner.project(points * factor, problem) / factor
         return points
 
     def space(self, problem: Tensor, like: Tensor) -> Space:
-        """Where y may lie."""
+        """Where y may lie. Where units differ between coordinates, a ball becomes an ellipsoid: its least radius."""
         inner = self.inner.space(problem, like)
         factor = self._factor(problem, like)
         low, high = inner.low / factor, inner.high / factor
-        radius = inner.radius / (factor if isinstance(factor, float) else factor.squeeze(1))
+        radius = inner.radius / (factor if isinstance(factor, float) else factor.amax(1))
         if self.limits is not None:
-            low = low.clamp(min=self.limits.low / factor)
-            high = high.clamp(max=self.limits.high / factor)
+            lowest, highest = (limit / factor for limit in self._limits(like))
+            low, high = low.maximum(lowest), high.minimum(highest)
         return Space(low, high, radius, inner.shape)
 
     def original(self, points: Tensor, problem: Tensor | None = None) -> Tensor:
         """The points x (N, d) that points y of these problems stand for; of all problems in their order by default."""
         x = points * self._factor(problem, points)
-        return x if self.limits is None else x.clamp(self.limits.low, self.limits.high)
+        return x if self.limits is None else x.clamp(*self._limits(points))
+
+    def _limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds of x in the type and on the device of points."""
+        assert self.limits is not None
+        low, high = (torch.as_tensor(limit, dtype=like.dtype, device=like.device) for limit in self.limits)
+        return low, high
 
     def _factor(self, problem: Tensor | None, like: Tensor) -> float | Tensor:
-        """S of these problems: a number, or (N, 1)."""
+        """S of these problems: a number, (N, 1), or (1, d)."""
         if not isinstance(self.factor, Tensor):
             return self.factor
+        if self.factor.ndim == 2:
+            return self.factor.to(like)
         own = self.factor if problem is None else self.factor[problem.to(self.factor.device)]
         return own.to(like).unsqueeze(1)
 

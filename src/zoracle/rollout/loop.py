@@ -175,8 +175,9 @@ def rollout(
         changed()
     with torch.set_grad_enabled(keep_graph):
         while True:
-            record.reason[live[~oracle.affords(problem[live], optimizer.queries_per_step)]] = StopReason.BUDGET
-            record.reason[live[record.steps[live] >= steps]] = StopReason.STEPS
+            going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
+            record.reason[live[going & ~oracle.affords(problem[live], optimizer.queries_per_step)]] = StopReason.BUDGET
+            record.reason[live[going & (record.steps[live] >= steps)]] = StopReason.STEPS
             stay = record.reason[live] == StopReason.RUNNING
             if not bool(stay.all()) and (not keep_graph or not bool(stay.any())):
                 gone = live[~stay]
@@ -264,6 +265,19 @@ def _settle(record: Trajectory, rows: Tensor) -> None:
     later = torch.arange(record.queries.shape[0]).unsqueeze(1) >= record.steps[rows]
     record.queries[:, rows] = torch.where(later, record.total_queries[rows], record.queries[:, rows])
     record.best[:, rows] = torch.where(later, record.best_loss[rows], record.best[:, rows])
+
+
+def stopped_at(now: Snapshot, why: StopReason) -> Trajectory:
+    """The trajectory of a run that is given up at a snapshot: problems that had not stopped did so for this reason.
+
+    Their last iterates are where they stand, and are not evaluated. The trajectory is changed in place.
+    """
+    record, rows = now.trajectory, now.running
+    if rows.numel():
+        record.final_point[rows] = _points(now.state, torch.ones(rows.shape, dtype=torch.bool))
+        _settle(record, rows)
+    record.reason[record.reason == StopReason.RUNNING] = why
+    return record
 
 
 def _keep_best(best: Tensor, point: Tensor, live: Tensor, loss: Tensor, points: Tensor) -> None:

@@ -34,6 +34,7 @@ class Oracle:
         journal: where calls are noted before they are made, and answers after, or None. Calls that an interrupted
             process had answered are answered from it.
         gradients: true gradients taken so far, (P,) int64; each counts as one.
+        calling: whether the objective is being evaluated at this moment.
 
     Raises:
         InputError: the budget or the chunk is not positive.
@@ -50,6 +51,7 @@ class Oracle:
         self.counts = {p: torch.zeros(objective.num_problems, dtype=torch.int64) for p in Purpose}
         self.knows: dict[Purpose, bool] = {}
         self.journal: Journal | None = None
+        self.calling = False
         self.gradients = torch.zeros(objective.num_problems, dtype=torch.int64)
 
     def affords(self, problem: Tensor, points: int) -> Tensor:
@@ -153,14 +155,21 @@ class Oracle:
     def _call(self, points: Tensor, rows: Tensor, step: Tensor | None, purpose: Purpose) -> Evaluation:
         """One call of the objective, or what it was answered before an interruption."""
         if self.journal is None:
-            return self.objective.evaluate(points, rows, step)
+            return self._ask(points, rows, step)
         kept = self.journal.answered(purpose, rows)
         if kept is not None:
             return Evaluation(kept.loss.to(points.device), kept.success)
         self.journal.ask(purpose, rows)
-        result = self.objective.evaluate(points, rows, step)
+        result = self._ask(points, rows, step)
         self.journal.answer(result)
         return result
+
+    def _ask(self, points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
+        self.calling = True
+        try:
+            return self.objective.evaluate(points, rows, step)
+        finally:
+            self.calling = False
 
     def _check(self, problem: Tensor) -> None:
         number = self.objective.num_problems

@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from zoracle.errors import BlackBoxError, CheckpointError, InputError
 from zoracle.optimizers.base import Optimizer, on_device
-from zoracle.rollout import Queue, Snapshot, Step, blank, rollout
 from zoracle.rollout.journal import Journal
+from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, stopped_at
 from zoracle.rollout.oracle import Oracle
 from zoracle.state import flatten, unflatten
 from zoracle.storage.files import read_tensors, write_tensors
 from zoracle.storage.fingerprint import differences
-from zoracle.types import Purpose, Trajectory
+from zoracle.types import Purpose, StopReason, Trajectory
 
 _FORMAT = "zoracle-run-2"
 _WRITING = 20  # at most one part in so many of the time goes into checkpoints
@@ -30,6 +30,14 @@ _WRITING = 20  # at most one part in so many of the time goes into checkpoints
 
 class Interrupted(KeyboardInterrupt):
     """The run was interrupted; everything up to the last whole step is in its checkpoint."""
+
+
+class _Stopped(Exception):  # noqa: N818  # no error
+    """``on_step`` asked to stop."""
+
+    def __init__(self, why: StopReason) -> None:
+        super().__init__(why.name)
+        self.why = why
 
 
 def resumable_rollout(
@@ -45,7 +53,8 @@ def resumable_rollout(
     batch: int | None = None,
     every: float = 1.0,
     finite_start: bool = False,
-    on_step: Callable[[Step], None] | None = None,
+    on_interrupt: Literal["raise", "stop"] = "raise",
+    on_step: Callable[[Step], StopReason | None] | None = None,
     **options: Any,
 ) -> Trajectory:
     """As :func:`zoracle.rollout.rollout` from a start, going on where an earlier call with the same path stopped.
@@ -63,7 +72,10 @@ def resumable_rollout(
         batch: problems that run at once, the others wait for their turn; None runs all at once.
         every: seconds between two checkpoints.
         finite_start: raise where nothing that was evaluated first is finite, instead of an empty result.
-        on_step: is shown every step.
+        on_interrupt: what Ctrl-C does: "raise" once the step in flight is done, or "stop" the run and return what there
+            is, at once unless a checkpoint is kept. A second Ctrl-C never waits.
+        on_step: is shown every step. Where it returns a reason, all problems stop for it; the checkpoint does not know
+            of that, so that the same call goes on.
         options: passed on.
 
     A checkpoint is written every so often, and the journal holds the calls since: a process that is killed loses the
@@ -118,7 +130,7 @@ def resumable_rollout(
         if path is not None and not path.is_file():
             save()  # a folder that cannot be written to is told before anything is queried
 
-        with _interruptible() as interrupted:
+        with _interruptible(lambda: on_interrupt == "stop" and path is None and oracle.calling) as interrupted:
 
             def changed(now: Snapshot) -> None:
                 nonlocal so_far, fresh
@@ -137,11 +149,13 @@ def resumable_rollout(
                     save()
 
             def stepped(step: Step) -> None:
-                if on_step is not None:
-                    on_step(step)
+                why = None if on_step is None else on_step(step)
                 if interrupted():
                     save()
                     raise Interrupted
+                if why is not None:
+                    save()
+                    raise _Stopped(why)
 
             queue = Queue(begin, batch or max(1, number), so_far.running, x0.device)
             try:
@@ -156,6 +170,14 @@ def resumable_rollout(
                     on_change=changed,
                     **options,
                 )
+            except _Stopped as asked:
+                return stopped_at(so_far, asked.why)
+            except KeyboardInterrupt:
+                if on_interrupt == "raise" or not bool(so_far.trajectory.best_loss.isfinite().any()):
+                    raise
+                # Points of the call in flight were paid for.
+                now = so_far._replace(trajectory=_charge(so_far.trajectory, oracle.counts[Purpose.OPTIMISE]))
+                return stopped_at(now, StopReason.INTERRUPTED)
             except Exception:
                 # The black box failed, or on_step did. The points of a failed call were paid for, so they are kept
                 # too; that the checkpoint cannot be written would be the lesser news.
@@ -164,7 +186,7 @@ def resumable_rollout(
                 raise
             so_far = Snapshot(torch.arange(0), None, so_far.trajectory)
             save()
-            if interrupted():
+            if interrupted() and on_interrupt == "raise":
                 raise Interrupted
         return so_far.trajectory
     finally:
@@ -232,8 +254,8 @@ def _charge(trajectory: Trajectory, paid: Tensor) -> Trajectory:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Let the step in flight end before Ctrl-C takes effect; a second Ctrl-C does not wait."""
+def _interruptible(at_once: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Let the step in flight end before Ctrl-C takes effect, unless it may at once; a second Ctrl-C does not wait."""
     pressed = False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -241,7 +263,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
     def handler(signum: int, frame: Any) -> None:
         nonlocal pressed
-        if pressed:
+        if pressed or at_once():
             raise KeyboardInterrupt
         pressed = True
 

@@ -1,0 +1,91 @@
+"""What looks on while a function is minimised: callbacks, a time limit, a progress bar."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from zoracle.errors import MuTooSmallWarning
+from zoracle.rollout import Step
+from zoracle.solutions import Progress
+from zoracle.types import StopReason
+
+Watch = Callable[[Step], StopReason | None]
+
+
+def all_of(*watches: Watch | None) -> Watch:
+    """One ``on_step`` of several, shown each step in turn; the first reason to stop counts."""
+
+    def watch(step: Step) -> StopReason | None:
+        found = [one(step) for one in watches if one is not None]
+        return next((why for why in found if why is not None), None)
+
+    return watch
+
+
+def resolution(dtype: torch.dtype) -> Watch:
+    """Warns where a first step's values are all the same: f computes in a coarser type than its points have."""
+    first = True
+
+    def watch(step: Step) -> None:
+        nonlocal first
+        loss = step.evaluation.loss
+        if first and loss.shape[1] > 2 and bool((loss == loss[:, :1]).all()):
+            warnings.warn(
+                f"all values of the first step are the same: f is flat here, or computes in a coarser type than "
+                f"its points, which are {dtype}; give float32 points, or a larger smoothing parameter, mu=1e-5 say",
+                MuTooSmallWarning,
+                stacklevel=2,
+            )
+        first = False
+
+    return watch
+
+
+def calls_back(callback: Callable[[Progress], Any], progress: Callable[[Step], Progress]) -> Watch:
+    """Stops where the callback returns True or raises StopIteration."""
+
+    def watch(step: Step) -> StopReason | None:
+        try:
+            answer = callback(progress(step))
+        except StopIteration:
+            return StopReason.CALLBACK
+        return StopReason.CALLBACK if answer is True else None
+
+    return watch
+
+
+def limited(seconds: float) -> Watch:
+    """Stops after the first step that ends so many seconds from now or later."""
+    end = time.monotonic() + seconds
+    return lambda step: StopReason.TIME if time.monotonic() >= end else None
+
+
+@contextmanager
+def shown(wanted: bool, budget: int) -> Iterator[Watch | None]:
+    """A bar of the queries spent and the best value on the terminal; nothing where there is no terminal."""
+    console = Console(stderr=True)
+    if not (wanted and console.is_terminal):
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=console) as bars:
+        bar = bars.add_task("starting", total=budget)
+
+        def watch(step: Step) -> None:
+            record = step.trajectory
+            told = f"best {float(record.best_loss.min()):.6g}"
+            bars.update(bar, completed=int(record.total_queries.max()), description=told)
+
+        yield watch
