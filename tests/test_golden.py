@@ -14,7 +14,7 @@ from zoracle.objectives.base import Objective
 from zoracle.optimizers.descent.zo_adam import ZOAdam
 from zoracle.optimizers.descent.zo_sgd import ZOSGD
 from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
-from zoracle.optimizers.learned.zo_lstm import ZOLSTM
+from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.rollout import rollout, take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation
@@ -63,7 +63,7 @@ def recorded(name: str):
     return lambda key, q, like: draws[key.step]
 
 
-def with_weights(optimizer: ZOLSTM, name: str) -> ZOLSTM:
+def with_weights(optimizer: PaperLSTM, name: str) -> PaperLSTM:
     state = {
         ours: tensor(f"{name}.param.{theirs}") for theirs, ours in NAMES.items() if f"{name}.param.{theirs}" in GOLDEN
     }
@@ -86,7 +86,7 @@ VARIANTS = {
 
 def build(name: str):
     if name in VARIANTS:
-        return with_weights(ZOLSTM(source=recorded(name), **LEARNED, **VARIANTS[name]), name)
+        return with_weights(PaperLSTM(source=recorded(name), **LEARNED, **VARIANTS[name]), name)
     kind = {"zo_sgd": ZOSGD, "zo_signsgd": ZOSignSGD, "zo_adam": ZOAdam}[name]
     return kind(source=recorded(name), **REFERENCE)
 
@@ -129,7 +129,7 @@ def test_trajectory_is_the_recorded_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["train_zo_lstm", "train_zo_lstm_update_only"])
 def test_meta_gradient_is_the_recorded_one(name: str) -> None:
     query = "learned" if name == "train_zo_lstm" else "gaussian"
-    optimizer = with_weights(ZOLSTM(source=recorded(name), query=query, **LEARNED), name)
+    optimizer = with_weights(PaperLSTM(source=recorded(name), query=query, **LEARNED), name)
     optimizer.requires_grad_(True)
     loss = MetaLoss(form="difference", weights="linear", penalty=0.005)
     state = optimizer.init(tensor("problem.theta0").unsqueeze(0))

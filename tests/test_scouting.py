@@ -83,8 +83,8 @@ def test_far_slopes_are_taken_where_near_ones_are_no_guide(seed, q) -> None:
     state, _ = rollout(optimizer, counted, optimizer.init(x, horizon=200, seed=seed), 3, final=None)
     assert torch.equal(state.x, x), "it stays where it is"
     assert counted.counts[Purpose.OPTIMISE].tolist() == [3 * (q + 1)] * len(SHAPES)
-    torch.testing.assert_close(state.reach, REACH)
-    torch.testing.assert_close(state.until[REACH > 0], torch.where(FAR, 1.0, 0.05).double()[REACH > 0])
+    torch.testing.assert_close(state.radius.reach, REACH)
+    torch.testing.assert_close(state.radius.until[REACH > 0], torch.where(FAR, 1.0, 0.05).double()[REACH > 0])
     # The search begins at that distance, and one that stays near is at mu after 5 % of what is left of the run.
     for step, near in ((3, REACH.clamp(min=1e-6)), (3 + 10, 1e-6)):
         now = state._replace(key=state.key._replace(step=torch.full((len(SHAPES),), step)))
@@ -101,7 +101,7 @@ def test_what_is_found_does_not_depend_on_units_of_the_loss() -> None:
         optimizer = scout(mu=1e-4)
         oracle = Oracle(Shapes(*SHAPES, factor=factor, offset=offset))
         state, _ = rollout(optimizer, oracle, optimizer.init(start(len(SHAPES)), horizon=200), 3, final=None)
-        reaches.append(state.reach)
+        reaches.append(state.radius.reach)
     assert torch.equal(reaches[0], reaches[1])
     assert torch.equal(reaches[0], reaches[2])
 
@@ -182,7 +182,7 @@ def test_it_takes_a_fiftieth_of_a_run_at_most_and_five_directions_at_least() -> 
     for horizon, q, steps in ((200, 20, 3), (100, 20, 2), (49, 20, 0), (200, 5, 3), (200, 4, 0)):
         state = scout(num_directions=q, guesses=2).init(start(1), horizon=horizon)
         assert state.scouting.tolist() == [steps]
-        assert state.horizon.tolist() == [horizon - steps]
+        assert state.radius.horizon.tolist() == [horizon - steps]
     assert scout(reach=0.0).init(start(1), horizon=200).tally == ()
     with pytest.raises(InputError, match="scouting"):
         scout(scouting=-1)
@@ -191,8 +191,8 @@ def test_it_takes_a_fiftieth_of_a_run_at_most_and_five_directions_at_least() -> 
 def test_a_run_too_short_to_scout_searches_at_once_and_stays_near() -> None:
     optimizer = scout()
     state = optimizer.init(start(1), horizon=20, scale=2.0)
-    torch.testing.assert_close(state.reach, torch.tensor([0.2]).double())
-    assert state.until.tolist() == [0.05]
+    torch.testing.assert_close(state.radius.reach, torch.tensor([0.2]).double())
+    assert state.radius.until.tolist() == [0.05]
     before = state.x
     _, _, state = take_step(optimizer, Oracle(Shapes(bowl)), state, torch.tensor([0]))
     assert not torch.equal(state.x, before)

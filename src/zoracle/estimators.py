@@ -14,7 +14,9 @@ from torch import Tensor
 from zoracle.errors import InputError
 
 
-def forward_difference(values: Tensor, directions: Tensor, mu: float | Tensor, control_variate: bool = False) -> Tensor:
+def forward_difference(
+    values: Tensor, directions: Tensor, mu: float | Tensor, control_variate: bool | Tensor = False
+) -> Tensor:
     r"""Forward-difference estimate from q + 1 values.
 
     \hat\nabla f = \frac{1}{q} \sum_i \frac{f(x + \mu u_i) - f(x)}{\mu} u_i
@@ -27,7 +29,7 @@ def forward_difference(values: Tensor, directions: Tensor, mu: float | Tensor, c
         values: (B, q + 1), f(x) first.
         directions: (B, q, d), u.
         mu: smoothing parameter, a number or (B,).
-        control_variate: see above; needs at least two directions.
+        control_variate: see above; needs at least two directions. A tensor (B,) of bool says it row by row.
 
     Returns:
         (B, d). Gradients flow through ``directions`` only: the values are detached.
@@ -42,10 +44,13 @@ def forward_difference(values: Tensor, directions: Tensor, mu: float | Tensor, c
     known = differences.isfinite()
     differences = torch.where(known, differences, 0.0)
     count = known.sum(1, keepdim=True)
-    if control_variate and directions.shape[1] > 1:
+    if directions.shape[1] > 1 and (isinstance(control_variate, Tensor) or control_variate):
+        enough = count > 1
+        if isinstance(control_variate, Tensor):
+            enough = enough & control_variate.unsqueeze(1)
         mean = differences.sum(1, keepdim=True) / count.clamp(min=1)
-        differences = torch.where(known & (count > 1), differences - mean, differences)
-        count = torch.where(count > 1, count - 1, count)
+        differences = torch.where(known & enough, differences - mean, differences)
+        count = torch.where(enough, count - 1, count)
     return combine(differences / count.clamp(min=1), directions)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoracle import directions, estimators
 from zoracle.errors import InputError, MuTooSmallWarning
+from zoracle.optimizers.radius import Radius, schedule
 from zoracle.types import Key, Queries, Space
 
 #: Where standard directions come from: a key of B problems, q, and a tensor (B, d) whose type and device they take.
@@ -44,6 +45,9 @@ class SamplingConfig(Config, frozen=True, kw_only=True):
         directions: "gaussian" or "orthogonal".
         difference: "forward" spends q + 1 points a step, "central" 2q and does not evaluate the iterate.
         control_variate: subtract the mean of the q forward differences.
+        reach: R, distance that directions are probed at in the first step, in units of the scale that the run was
+            told; it falls linearly to mu, as :mod:`zoracle.optimizers.radius` says. 0 probes at mu from the start.
+        reach_until: share of the run after which it is mu.
     """
 
     num_directions: int = 20
@@ -51,6 +55,8 @@ class SamplingConfig(Config, frozen=True, kw_only=True):
     directions: Literal["gaussian", "orthogonal"] = "gaussian"
     difference: Literal["forward", "central"] = "forward"
     control_variate: bool = False
+    reach: NonNegative = 0.0
+    reach_until: Share = 0.5
 
 
 class State(Protocol):
@@ -79,6 +85,8 @@ class Start(NamedTuple):
     """Where points may lie; None where the caller did not say."""
     scale: float = 1.0
     """Typical size of a coordinate."""
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run; empty where it is mu all the time."""
 
 
 S = TypeVar("S")
@@ -178,6 +186,9 @@ class Optimizer(ABC, Generic[S, C]):
             space=space,
             scale=scale,
         )
+        if isinstance(self.config, SamplingConfig) and self.config.reach:
+            way = schedule(self.config.reach, self.config.reach_until, start.horizon, scale, start.mu)
+            start = start._replace(radius=way)
         return self._init(start)
 
     def ask(self, state: S) -> Queries:
@@ -271,27 +282,51 @@ class FiniteDifferenceOptimizer(Optimizer[S, SC]):
             return self.source(key, q, like)
         return directions.draw(self.config.directions, key, q, like)
 
+    def distance(self, state: S) -> Tensor:
+        """The distance (B,) that directions are probed at in this step."""
+        mu: Tensor = state.mu  # type: ignore[attr-defined]
+        if not self.config.reach:
+            return mu
+        (radius,) = state.radius  # type: ignore[attr-defined]
+        at: Tensor = radius.at(state.key.step.to(mu.device), mu)  # type: ignore[attr-defined]
+        return at
+
     def queries(self, x: Tensor, u: Tensor, mu: Tensor, aux: Any = ()) -> Queries:
         """The points that the estimate along u needs: (B, m, d)."""
         along = estimators.central_points if self.config.difference == "central" else estimators.forward_points
         return Queries(along(x.detach(), u.detach(), mu), u, aux)
 
-    def estimate(self, queries: Queries, values: Tensor, mu: Tensor) -> Tensor:
-        """The gradient estimate (B, d) from the values of these queries."""
+    def estimate(self, queries: Queries, values: Tensor, mu: Tensor, far: Tensor | None = None) -> Tensor:
+        """The gradient estimate (B, d) from the values of these queries.
+
+        Args:
+            queries: what was asked for.
+            values: (B, m).
+            mu: (B,) the distance of their directions.
+            far: (B,) bool, rows in which that is more than the smoothing parameter: what all differences share is
+                taken off there, since over a distance it comes from curvature and ripples.
+        """
         if self.config.difference == "central":
             return estimators.central_difference(values, queries.directions, mu)
-        return estimators.forward_difference(values, queries.directions, mu, self.config.control_variate)
+        control: bool | Tensor = self.config.control_variate or (False if far is None else far)
+        return estimators.forward_difference(values, queries.directions, mu, control)
+
+    def estimated(self, state: S, queries: Queries, values: Tensor) -> Tensor:
+        """The estimate (B, d) from the values of what was asked for in this state."""
+        distance = self.distance(state)
+        far = distance > state.mu if self.config.reach else None  # type: ignore[attr-defined]
+        return self.estimate(queries, values, distance, far)
 
 
 class DescentOptimizer(FiniteDifferenceOptimizer[S, SC]):
     """A hand-designed optimizer whose step is a function of the gradient estimate and its state."""
 
     def _ask(self, state: S) -> Queries:
-        x, key, mu = state.x, state.key, state.mu  # type: ignore[attr-defined]
-        return self.queries(x, self.draw(key, x), mu)
+        x, key = state.x, state.key  # type: ignore[attr-defined]
+        return self.queries(x, self.draw(key, x), self.distance(state))
 
     def _tell(self, state: S, queries: Queries, values: Tensor, gradients: Tensor | None) -> S:
-        return self._step(state, self.estimate(queries, values, state.mu))  # type: ignore[attr-defined]
+        return self._step(state, self.estimated(state, queries, values))
 
     @abstractmethod
     def _step(self, state: S, gradient: Tensor) -> S: ...

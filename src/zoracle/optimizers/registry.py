@@ -16,7 +16,7 @@ from zoracle.optimizers.descent.zo_sgd import ZOSGD
 from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
 from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
-from zoracle.optimizers.learned.zo_lstm import ZOLSTM
+from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.optimizers.search.bandits import Bandits
 from zoracle.optimizers.search.sign_hunter import SignHunter
 from zoracle.optimizers.search.simba import SimBA
@@ -48,12 +48,14 @@ REGISTRY: dict[str, Entry] = {
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-ball": Entry(BallLSTM, "learned steps within a ball, few and tiled queries", learned=True),
-    "zo-lstm-paper": Entry(ZOLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
-    "zo-lstm-no-query": Entry(partial(ZOLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
-    "zo-lstm-no-update": Entry(partial(ZOLSTM, update="sgd"), "its ablation: learned directions only", learned=True),
-    "zo-lstm-guided-es": Entry(partial(ZOLSTM, query="guided-es"), "its ablation: Guided-ES directions", learned=True),
+    "zo-lstm-paper": Entry(PaperLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
+    "zo-lstm-no-query": Entry(partial(PaperLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
+    "zo-lstm-no-update": Entry(partial(PaperLSTM, update="sgd"), "its ablation: learned directions only", learned=True),
+    "zo-lstm-guided-es": Entry(
+        partial(PaperLSTM, query="guided-es"), "its ablation: Guided-ES directions", learned=True
+    ),
     "l2l": Entry(
-        partial(ZOLSTM, query="gaussian", gradient="true"), "learned steps on the true gradient", learned=True
+        partial(PaperLSTM, query="gaussian", gradient="true"), "learned steps on the true gradient", learned=True
     ),
 }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoracle.optimizers.ball import Ball, ball_of, unit_step
 from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key, Queries
 
 
@@ -55,6 +56,8 @@ class NESState(NamedTuple):
     seen: Tensor
     """(B,) int64, how many of them count."""
     ball: Ball
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run."""
 
 
 class NES(DescentOptimizer[NESState, NESConfig]):
@@ -87,6 +90,7 @@ class NES(DescentOptimizer[NESState, NESConfig]):
             recent=start.x.new_zeros((start.x.shape[0], self.config.plateau_length)),
             seen=torch.zeros(start.x.shape[0], dtype=torch.int64),
             ball=ball,
+            radius=start.radius,
         )
 
     def _tell(self, state: NESState, queries: Queries, values: Tensor, gradients: Tensor | None) -> NESState:

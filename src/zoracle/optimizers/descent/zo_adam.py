@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 
 
@@ -37,6 +38,8 @@ class ZOAdamState(NamedTuple):
     """(B, d) running mean of the estimates, not yet corrected for its start at zero."""
     square: Tensor
     """(B, d) running mean of their squares, likewise."""
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run."""
 
 
 class ZOAdam(DescentOptimizer[ZOAdamState, ZOAdamConfig]):
@@ -49,7 +52,7 @@ class ZOAdam(DescentOptimizer[ZOAdamState, ZOAdamConfig]):
 
     def _init(self, start: Start) -> ZOAdamState:
         zero = torch.zeros_like(start.x)
-        return ZOAdamState(start.x, start.key, start.mu, zero, zero.clone())
+        return ZOAdamState(start.x, start.key, start.mu, zero, zero.clone(), start.radius)
 
     def _step(self, state: ZOAdamState, gradient: Tensor) -> ZOAdamState:
         config = self.config

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 
 
@@ -43,6 +44,8 @@ class ZOAdaMMState(NamedTuple):
     """(B, d) running mean of their squares."""
     largest: Tensor
     """(B, d) the largest that it has been."""
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run."""
 
 
 class ZOAdaMM(DescentOptimizer[ZOAdaMMState, ZOAdaMMConfig]):
@@ -65,7 +68,9 @@ class ZOAdaMM(DescentOptimizer[ZOAdaMMState, ZOAdaMMConfig]):
 
     def _init(self, start: Start) -> ZOAdaMMState:
         square = torch.full_like(start.x, self.config.square0)
-        return ZOAdaMMState(start.x, start.key, start.mu, torch.zeros_like(start.x), square, square.clone())
+        return ZOAdaMMState(
+            start.x, start.key, start.mu, torch.zeros_like(start.x), square, square.clone(), start.radius
+        )
 
     def _step(self, state: ZOAdaMMState, gradient: Tensor) -> ZOAdaMMState:
         config = self.config

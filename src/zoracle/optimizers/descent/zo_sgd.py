@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Start
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 
 
@@ -26,6 +27,8 @@ class ZOSGDState(NamedTuple):
     x: Tensor
     key: Key
     mu: Tensor
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run."""
 
 
 class ZOSGD(DescentOptimizer[ZOSGDState, ZOSGDConfig]):
@@ -37,7 +40,7 @@ class ZOSGD(DescentOptimizer[ZOSGDState, ZOSGDConfig]):
     Config = ZOSGDConfig
 
     def _init(self, start: Start) -> ZOSGDState:
-        return ZOSGDState(start.x, start.key, start.mu)
+        return ZOSGDState(start.x, start.key, start.mu, start.radius)
 
     def _step(self, state: ZOSGDState, gradient: Tensor) -> ZOSGDState:
         lr = 4 / state.x.shape[1] if self.config.lr is None else self.config.lr

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Start
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 
 
@@ -26,6 +27,8 @@ class ZOSignSGDState(NamedTuple):
     x: Tensor
     key: Key
     mu: Tensor
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run."""
 
 
 class ZOSignSGD(DescentOptimizer[ZOSignSGDState, ZOSignSGDConfig]):
@@ -37,7 +40,7 @@ class ZOSignSGD(DescentOptimizer[ZOSignSGDState, ZOSignSGDConfig]):
     Config = ZOSignSGDConfig
 
     def _init(self, start: Start) -> ZOSignSGDState:
-        return ZOSignSGDState(start.x, start.key, start.mu)
+        return ZOSignSGDState(start.x, start.key, start.mu, start.radius)
 
     def _step(self, state: ZOSignSGDState, gradient: Tensor) -> ZOSignSGDState:
         lr = 8 / state.x.shape[1] if self.config.lr is None else self.config.lr

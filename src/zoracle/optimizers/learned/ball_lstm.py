@@ -129,7 +129,7 @@ class BallLSTM(FiniteDifferenceOptimizer[BallLSTMState, BallLSTMConfig], nn.Modu
             )
         if not made.cells or min(made.cells) < 1:
             raise InputError(f"cells is {list(made.cells)}; expected numbers of tiles, each at least 1")
-        if made.difference != "forward" or made.control_variate or made.directions != "gaussian":
+        if made.difference != "forward" or made.control_variate or made.directions != "gaussian" or made.reach:
             raise InputError("this optimizer has directions and an estimate of its own; leave those settings out")
         return made
 

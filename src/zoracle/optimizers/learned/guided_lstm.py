@@ -14,9 +14,10 @@ from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Start
 from zoracle.optimizers.learned import belief, scouting
+from zoracle.optimizers.learned.guided_search import Reaching, taken
 from zoracle.optimizers.learned.guided_state import GuidedLSTMConfig, GuidedLSTMState, Made, Seen, Shared
-from zoracle.optimizers.learned.reach import Reaching, taken
 from zoracle.optimizers.learned.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key, Queries
 
 #: Initial rates of the memories, running means of the estimates.
@@ -137,9 +138,7 @@ class GuidedLSTM(Reaching, nn.Module):
             x=x,
             key=start.key,
             mu=start.mu,
-            reach=reach,
-            until=until,
-            horizon=horizon.to(x.device) - scouted,
+            radius=Radius(reach, until, horizon.to(x.device) - scouted),
             scouting=scouted,
             origin=x.clone(),
             guesses=first,
@@ -165,7 +164,7 @@ class GuidedLSTM(Reaching, nn.Module):
         guesses = orthonormalise(
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
-        x, root, mu = state.x.detach(), math.sqrt(d), self._distance(state)
+        x, root, mu = state.x.detach(), math.sqrt(d), self.distance(state)
 
         def draw(key: Key, x: Tensor) -> Tensor:
             return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
@@ -190,7 +189,7 @@ class GuidedLSTM(Reaching, nn.Module):
         gradient = combine(along / math.sqrt(d), queries.directions)
         started = taken(state) > 0
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
-        progress = (taken(state).to(state.x) / state.horizon.to(state.x)).clamp(max=1)
+        progress = (taken(state).to(state.x) / state.radius.horizon.to(state.x)).clamp(max=1)
         unit = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
         eta = unit * state.pace.exp() if self.config.adaptive else unit
         away = state.x - state.origin
@@ -235,9 +234,7 @@ class GuidedLSTM(Reaching, nn.Module):
             x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
             mu=state.mu,
-            reach=state.reach,
-            until=state.until,
-            horizon=state.horizon,
+            radius=state.radius,
             scouting=state.scouting,
             origin=state.origin,
             guesses=made.guesses,
@@ -270,7 +267,7 @@ class GuidedLSTM(Reaching, nn.Module):
         started: Tensor,
     ) -> Tensor:
         """How it goes, (B, 7): time, twice; what the last step won, twice; norms against earlier ones; the way gone."""
-        progress = (taken(state).to(loss) / state.horizon.to(loss)).clamp(max=1)
+        progress = (taken(state).to(loss) / state.radius.horizon.to(loss)).clamp(max=1)
         change = torch.where(started, loss - state.loss, 0.0)
         # Without its graph: where little was promised, the quotient's gradient would drown every other.
         promised = (state.gradient * state.step).sum(1).abs().detach() * eta

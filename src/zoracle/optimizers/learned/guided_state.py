@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import Count, NonNegative, Positive, SamplingConfig, Share
+from zoracle.optimizers.base import Count, Positive, SamplingConfig, Share
 from zoracle.optimizers.learned.belief import Belief
 from zoracle.optimizers.learned.recurrent import Hidden
 from zoracle.optimizers.learned.scouting import Tally
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 
 
@@ -23,9 +24,6 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         last_step: share of it that is left at the end of the run, where it falls to linearly.
         cap: longest step of a coordinate in units of eta.
         horizon: steps that the schedule is stretched over where the run does not say how many it will take.
-        reach: distance that directions are probed at in the first step, in units of the scale that the run was told;
-            it falls linearly to mu. 0 probes at mu from the start.
-        reach_until: share of the run after which it is mu.
         scouting: S, steps at the start that find out whether to probe at a distance at all, as
             :mod:`zoracle.optimizers.learned.scouting` says; at most 2 % of the run, and a run that is too short for
             any stays near. 0 takes ``reach`` as it is given.
@@ -42,8 +40,6 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     last_step: Share = 0.03
     cap: Positive = 5.0
     horizon: int = 200
-    reach: NonNegative = 0.0
-    reach_until: Share = 0.5
     scouting: Count = 0
     adaptive: bool = False
     believing: bool = False
@@ -56,12 +52,8 @@ class GuidedLSTMState(NamedTuple):
     x: Tensor
     key: Key
     mu: Tensor
-    reach: Tensor
-    """(B,) distance that directions are probed at in the first step, if not below mu."""
-    until: Tensor
-    """(B,) share of the run after which it is mu."""
-    horizon: Tensor
-    """(B,) T, without the steps that scout."""
+    radius: Radius
+    """How far directions are probed; its horizon is T without the steps that scout."""
     scouting: Tensor
     """(B,) S."""
     origin: Tensor

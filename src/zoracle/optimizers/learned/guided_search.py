@@ -10,10 +10,9 @@ from torch import Tensor
 from zoracle.optimizers.base import FiniteDifferenceOptimizer
 from zoracle.optimizers.learned import scouting
 from zoracle.optimizers.learned.guided_state import GuidedLSTMConfig, GuidedLSTMState
+from zoracle.optimizers.radius import centred
 from zoracle.state import assign, select
 from zoracle.types import Queries
-
-_TINY = 1e-12
 
 
 class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
@@ -47,33 +46,28 @@ class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
     def _scout(self, state: GuidedLSTMState) -> Queries:
         q, x = self.config.num_directions, state.x.detach()
         drawn = self.draw(state.key, x, scouting.pairs(q))
-        return Queries(*scouting.points(x, drawn, q, state.mu, state.reach))
+        return Queries(*scouting.points(x, drawn, q, state.mu, state.radius.reach))
 
     def _scouted(self, state: GuidedLSTMState, values: Tensor) -> GuidedLSTMState:
-        tally = scouting.counted(state.tally[0], values, state.mu, state.reach)
-        told = scouting.told(tally, state.reach, state.until, state.x.shape[1])
+        tally = scouting.counted(state.tally[0], values, state.mu, state.radius.reach)
+        reach, until = scouting.told(tally, state.radius.reach, state.radius.until, state.x.shape[1])
         last = taken(state) == -1
-        reach, until = (torch.where(last, new, old) for new, old in zip(told, (state.reach, state.until), strict=True))
-        return state._replace(key=state.key.next(), tally=(tally,), reach=reach, until=until)
+        radius = state.radius._replace(
+            reach=torch.where(last, reach, state.radius.reach), until=torch.where(last, until, state.radius.until)
+        )
+        return state._replace(key=state.key.next(), tally=(tally,), radius=radius)
 
-    def _distance(self, state: GuidedLSTMState) -> Tensor:
-        """The distance (B,) that directions are probed at."""
-        if not self.config.reach:
-            return state.mu
-        gone = taken(state).to(state.mu) / (state.until * state.horizon.to(state.mu)).clamp(min=_TINY)
-        return torch.maximum(state.mu, state.reach * (1 - gone))
+    def distance(self, state: GuidedLSTMState) -> Tensor:
+        """The distance (B,) that directions are probed at in this step."""
+        return state.radius.at(taken(state), state.mu) if self.config.reach else state.mu
 
     def _slopes(self, state: GuidedLSTMState, values: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes (B, q), zero where they are not known, and whether they are."""
-        mu = self._distance(state)
+        mu = self.distance(state)
         slopes = (values[:, 1:] - values[:, :1]) / mu.to(values).unsqueeze(1)
         known = slopes.isfinite()
         slopes = torch.where(known, slopes, 0.0)
-        if not self.config.reach:
-            return slopes, known
-        # What differences over a distance share comes from curvature, ripples and kinks, and says nothing of where to.
-        shared = slopes.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
-        return torch.where(known & (mu > state.mu).unsqueeze(1), slopes - shared, slopes), known
+        return (centred(slopes, known, mu > state.mu) if self.config.reach else slopes), known
 
 
 def taken(state: GuidedLSTMState) -> Tensor:

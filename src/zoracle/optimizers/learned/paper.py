@@ -12,12 +12,13 @@ from zoracle.errors import InputError
 from zoracle.keyed import mix, uniform
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.optimizers.learned.recurrent import CoordinatewiseLSTM, Hidden
+from zoracle.optimizers.radius import Radius
 from zoracle.types import Key, Queries
 
 _COIN = 7  # stream of the coin, apart from the directions' streams
 
 
-class ZOLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
+class PaperLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     """Settings of ZO-LSTM; the defaults are the published form.
 
     Attributes:
@@ -48,7 +49,7 @@ class ZOLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     weight_seed: int = 0
 
 
-class ZOLSTMState(NamedTuple):
+class PaperLSTMState(NamedTuple):
     """State of ZO-LSTM. Everything starts from zero for every problem."""
 
     x: Tensor
@@ -62,9 +63,11 @@ class ZOLSTMState(NamedTuple):
     """State of UpdateRNN."""
     query: Hidden
     """State of QueryRNN."""
+    radius: tuple[Radius, ...] = ()
+    """How far directions are probed over the run."""
 
 
-class ZOLSTMAux(NamedTuple):
+class PaperLSTMAux(NamedTuple):
     """What QueryRNN made for one step."""
 
     output: Tensor
@@ -75,7 +78,7 @@ class ZOLSTMAux(NamedTuple):
     """QueryRNN's new state."""
 
 
-class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
+class PaperLSTM(FiniteDifferenceOptimizer[PaperLSTMState, PaperLSTMConfig], nn.Module):
     r"""x_t = x_{t-1} + UpdateRNN(\hat\nabla f), \Sigma_t = QueryRNN([\hat\nabla f_{t-1}, x_{t-1} - x_{t-2}]).
 
     With o QueryRNN's output, \sigma = |(1 + o) \sqrt{d} / \|1 + o\||, u = \sigma z with z ~ N(0, I), so the norm of
@@ -91,10 +94,10 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
     Source: Ruan et al. (2020), "Learning to Learn by Zeroth-Order Oracle", section 3.
     """
 
-    Config = ZOLSTMConfig
+    Config = PaperLSTMConfig
 
     @classmethod
-    def checked(cls, config: ZOLSTMConfig | None, settings: dict[str, Any]) -> ZOLSTMConfig:
+    def checked(cls, config: PaperLSTMConfig | None, settings: dict[str, Any]) -> PaperLSTMConfig:
         """A config whose settings go together."""
         made = super().checked(config, settings)
         if made.query == "guided-es" and made.directions != "gaussian":
@@ -102,7 +105,7 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
         return made
 
     def __init__(
-        self, config: ZOLSTMConfig | None = None, *, source: DirectionSource | None = None, **settings: Any
+        self, config: PaperLSTMConfig | None = None, *, source: DirectionSource | None = None, **settings: Any
     ) -> None:
         nn.Module.__init__(self)
         FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
@@ -128,11 +131,11 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """The sum of o^2 over coordinates, (B,)."""
-        return queries.aux.output.square().sum(1) if isinstance(queries.aux, ZOLSTMAux) else None
+        return queries.aux.output.square().sum(1) if isinstance(queries.aux, PaperLSTMAux) else None
 
-    def _init(self, start: Start) -> ZOLSTMState:
+    def _init(self, start: Start) -> PaperLSTMState:
         zero = torch.zeros_like(start.x)
-        return ZOLSTMState(
+        return PaperLSTMState(
             x=start.x,
             key=start.key,
             mu=start.mu,
@@ -140,9 +143,10 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
             step=zero.clone(),
             update=self.update_rnn.start(zero),
             query=self.query_rnn.start(zero),
+            radius=start.radius,
         )
 
-    def _ask(self, state: ZOLSTMState) -> Queries:
+    def _ask(self, state: PaperLSTMState) -> Queries:
         if self.order:
             return Queries(state.x.detach().unsqueeze(1), state.x.new_zeros((state.x.shape[0], 0, state.x.shape[1])))
         if self.config.query == "guided-es":
@@ -153,10 +157,10 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
                 self.config.guided_alpha,
                 self.config.guided_scaling,
             )
-            return self.queries(state.x, u, state.mu)
+            return self.queries(state.x, u, self.distance(state))
         z = self.draw(state.key, state.x)
         if self.config.query == "gaussian":
-            return self.queries(state.x, z, state.mu)
+            return self.queries(state.x, z, self.distance(state))
         features = torch.stack((state.gradient, state.step), dim=1).detach()
         output, hidden = self.query_rnn(features, state.query)
         output = output.squeeze(1)
@@ -167,25 +171,28 @@ class ZOLSTM(FiniteDifferenceOptimizer[ZOLSTMState, ZOLSTMConfig], nn.Module):
             learned = (uniform(state.key, _COIN) < self.config.sampling_probability).to(used.device)
             used = torch.where(learned.unsqueeze(1), used, 1.0)
         u = directions.reparameterise(z, used)
-        return self.queries(state.x, u, state.mu, ZOLSTMAux(output, std, hidden))
+        return self.queries(state.x, u, self.distance(state), PaperLSTMAux(output, std, hidden))
 
-    def _tell(self, state: ZOLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None) -> ZOLSTMState:
+    def _tell(
+        self, state: PaperLSTMState, queries: Queries, values: Tensor, gradients: Tensor | None
+    ) -> PaperLSTMState:
         if gradients is not None:
             gradient = torch.nan_to_num(gradients[:, 0], nan=0.0, posinf=0.0, neginf=0.0)
         else:
-            gradient = self.estimate(queries, values, state.mu)
+            gradient = self.estimated(state, queries, values)
         update = state.update
         if self.config.update == "learned":
             step, update = self.update_rnn(gradient.unsqueeze(1), update)
             step = step.squeeze(1)
         else:
             step = -(4 / state.x.shape[1] if self.config.lr is None else self.config.lr) * gradient
-        return ZOLSTMState(
+        return PaperLSTMState(
             x=state.x + step,
             key=state.key.next(),
             mu=state.mu,
             gradient=gradient,
             step=step,
             update=update,
-            query=queries.aux.query if isinstance(queries.aux, ZOLSTMAux) else state.query,
+            query=queries.aux.query if isinstance(queries.aux, PaperLSTMAux) else state.query,
+            radius=state.radius,
         )
