@@ -15,6 +15,7 @@ from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
+from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.optimizers.pretrained import CARD, Use, default_for, load_optimizer, resolve, shipped
 from zoracle.optimizers.registry import make
 from zoracle.results.metrics import paired
@@ -26,10 +27,11 @@ from zoracle.tasks import task
 def test_they_are_there_with_their_cards_and_recipes() -> None:
     balls = {f"zo-lstm-{norm}-{task}" for norm in ("linf", "l2") for task in ("digits", "mnist")}
     plain = {f"zo-lstm-{task}" for task in ("digits", "mnist", "cifar10", "quadratic", "universal")}
-    assert set(shipped()) == plain | balls
+    assert set(shipped()) == plain | balls | {"zo-lstm-paper-mnist"}
     for name, folder in shipped().items():
         loaded = load_optimizer(folder)
-        assert isinstance(loaded.optimizer, BallLSTM if name in balls else GuidedLSTM)
+        kind = BallLSTM if name in balls else PaperLSTM if name == "zo-lstm-paper-mnist" else GuidedLSTM
+        assert isinstance(loaded.optimizer, kind)
         training = loaded.metadata["training"]
         # The weights were trained by the recipe that is committed beside them.
         recipe = (folder.parents[1].parent / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
@@ -45,6 +47,7 @@ def test_the_plain_name_means_the_task_at_hand() -> None:
     assert resolve("zo-lstm", Use("network")).metadata["shipped"] == "zo-lstm-universal"
     assert resolve("zo-lstm-linf", Use("another")).metadata["shipped"] == "zo-lstm-linf-mnist"
     assert resolve("zo-lstm").metadata["shipped"] == "zo-lstm-universal"
+    assert resolve("zo-lstm-paper").metadata["shipped"] == "zo-lstm-paper-mnist"
     assert not any(p.requires_grad for p in zoracle.load("zo-lstm").parameters())  # type: ignore[attr-defined]
     assert zoracle.load("zo-lstm-digits", num_directions=7).queries_per_step == 8
 
