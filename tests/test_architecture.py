@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,10 +69,87 @@ def test_the_wings_do_not_know_each_other(path: Path) -> None:
     assert not wrong, f"zoracle.{room(path)} must not import {', '.join(wrong)}"
 
 
-def test_only_the_oracle_calls_objectives() -> None:
-    calls = re.compile(r"\bobjective\.(evaluate|gradient)\(")
-    callers = {room(path) for path in MODULES if calls.search(path.read_text(encoding="utf-8"))}
-    assert callers == {"rollout"}
+#: What reaches a black box: methods of objectives, and black boxes themselves.
+REACHES = {"evaluate", "gradient", "predict", "black_box", "_evaluate", "_gradient", "_log_probabilities"}
+#: Objectives are made of one another, and of black boxes; a foreign library's model is what a black box calls.
+INSIDE = {"objectives", "blackboxes"}
+FOREIGN = {("interop/art.py", "self.estimator.predict")}
+
+
+def reaching(tree: ast.AST) -> Iterator[str]:
+    """Calls that reach a black box otherwise than by an oracle, as source."""
+    oracles = {
+        call
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any("Oracle" in ast.unparse(base) for base in node.bases)
+        for call in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REACHES):
+            continue
+        receiver = ast.unparse(node.func.value)
+        by_oracle = receiver.rpartition(".")[2].endswith("oracle")
+        if not by_oracle and not (node in oracles and receiver in ("self", "super()")):
+            yield ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_the_oracle_reaches_a_black_box(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if room(path) in INSIDE:
+        return
+    found = [call for call in reaching(ast.parse(path.read_text(encoding="utf-8"))) if (name, call) not in FOREIGN]
+    if name == "rollout/oracle.py":
+        expected = {"self.objective.evaluate", "self.objective.gradient", "objective.predict"}
+        assert set(found) == expected
+    else:
+        assert not found, f"{name} calls {', '.join(found)}; ask the oracle"
+
+
+def test_the_law_of_the_oracle_notices_who_breaks_it() -> None:
+    broken = "objective.predict(x, rows)\nattack.black_box(x)\noracle.objective.evaluate(x, rows)\nf.gradient(x)"
+    assert len(list(reaching(ast.parse(broken)))) == 4
+    kept = "oracle.evaluate(x, rows)\nself.oracle.gradient(x, rows)\nevaluate(optimizer, task)"
+    assert not list(reaching(ast.parse(kept)))
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file."""
+    return ".".join(("zoracle", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def modules_imported(path: Path, known: set[str]) -> set[str]:
+    """The known modules that a file imports when it is read; what functions import comes later."""
+    found: set[str] = set()
+    waiting: list[ast.stmt] = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else str(node.module) for name in names}
+        elif isinstance(node, ast.Try | ast.With):
+            waiting += node.body
+        elif isinstance(node, ast.If):
+            waiting += node.body + node.orelse  # what only type checkers read is in the order as well
+    return found & known
+
+
+def in_circle(graph: dict[str, set[str]]) -> set[str]:
+    """The modules that cannot be put in an order of imports."""
+    done: set[str] = set()
+    while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
+        done |= ready
+    return graph.keys() - done
+
+
+def test_no_file_imports_in_a_circle() -> None:
+    # Of the package itself others take the version, which is there before it imports anything.
+    known = {module(path) for path in MODULES}
+    circle = in_circle({module(path): modules_imported(path, known) for path in MODULES})
+    assert not circle, f"imports in a circle among {', '.join(sorted(circle))}"
+    assert in_circle({"a": {"b"}, "b": {"a"}, "c": set()}) == {"a", "b"}
 
 
 def test_every_place_is_taken() -> None:

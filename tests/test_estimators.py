@@ -10,7 +10,7 @@ import torch
 from problems import Bowls
 from zoracle import directions, estimators
 from zoracle.errors import InputError
-from zoracle.rollout.oracle import Oracle
+from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.types import Key
 
 N, Q, D = 4000, 4, 9
@@ -83,8 +83,8 @@ def test_the_oracle_estimates_the_same_gradient_block_by_block() -> None:
     objective = Bowls(3, D)
     x = X.expand(3, D)
     rows = torch.arange(3)
-    oracle = Oracle(objective, chunk=10)
-    loss, estimated = oracle.estimate_gradient(x, rows, 1e-3)
+    oracle = TrainingOracle(objective, gradient="coordinatewise", mu=1e-3, chunk=10)
+    loss, estimated = oracle.estimate_gradient(x, rows)
     true_loss, true = objective.gradient(x, rows)
     torch.testing.assert_close(estimated, true, rtol=1e-8, atol=1e-8)
     assert torch.equal(loss, true_loss)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from problems import Bowls
+from zoracle.blackboxes import PythonFunction
 from zoracle.errors import BudgetError, InputError
+from zoracle.objectives import Attack
 from zoracle.objectives.base import Objective
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose
@@ -86,3 +88,22 @@ def test_bad_input_is_named() -> None:
         Oracle(Bowls(1, 5)).evaluate(points(1, 2), torch.tensor([1]))
     with pytest.raises(InputError, match="has no gradient"):
         Oracle(Broken()).gradient(torch.zeros(1, 2), torch.tensor([0]))
+
+
+def test_predictions_are_counted_and_chunked_and_only_attacks_have_them():
+    images, rows = torch.linspace(0, 1, 12).view(3, 1, 2, 2), torch.tensor([0, 2])
+    seen = []
+
+    def classify(x):
+        seen.append(len(x))
+        mean = x.flatten(1).mean(1)
+        return torch.stack((0.5 - mean, mean - 0.5), 1)
+
+    attack = Attack(PythonFunction(classify), images, torch.tensor([0, 0, 1]))
+    oracle = Oracle(attack, chunk=1)
+    assert oracle.predict(torch.zeros(2, 4), rows).tolist() == [0, 1]
+    assert seen == [1, 1]
+    assert oracle.counts[Purpose.MONITOR].tolist() == [1, 0, 1]
+    assert oracle.counts[Purpose.OPTIMISE].tolist() == [0, 0, 0]
+    with pytest.raises(InputError, match="Bowls is no attack on images"):
+        Oracle(Bowls(3, 5)).predict(torch.zeros(2, 5), rows)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
+from zoracle.estimators import coordinatewise, coordinatewise_points
 from zoracle.objectives.base import Objective
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose
@@ -72,9 +73,25 @@ class TrainingOracle(Oracle):
         if self.kind == "true":
             loss, gradient = self.gradient(x, problem, step=step)
         else:
-            loss, gradient = self.estimate_gradient(x, problem, self.mu, step=step)
+            loss, gradient = self.estimate_gradient(x, problem, step)
         self._last = _Linearisation(x.clone(), problem, step, loss, gradient)
         return loss, gradient
+
+    def estimate_gradient(self, x: Tensor, problem: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and coordinatewise gradients (B, d) at x (B, d) from 2d + 1 points each; autograd is not used.
+
+        The points are made block by block, so that memory stays bounded at any dimension.
+        """
+        purpose = Purpose.META_GRADIENT
+        loss = super().evaluate(x.unsqueeze(1), problem, step=step, purpose=purpose).loss[:, 0]
+        d = x.shape[1]
+        width = max(1, self.chunk // (2 * x.shape[0]))
+        parts = []
+        for start in range(0, d, width):
+            points = coordinatewise_points(x, self.mu, start, min(start + width, d))
+            values = super().evaluate(points, problem, step=step, purpose=purpose).loss
+            parts.append(coordinatewise(values, self.mu))
+        return loss, torch.cat(parts, dim=1)
 
     def differentiable(self, x: Tensor, problem: Tensor, step: Tensor | None = None) -> Tensor:
         """Losses (B,) whose gradient with respect to x is the optimizee's, whichever way it was had."""

@@ -117,13 +117,13 @@ class Attack(ImageAttack):
 
     def adversarial(self, points: Tensor, problem: Tensor) -> Tensor:
         r"""The clipped images (N, \*shape) of points (N, d)."""
-        self._check(points, problem)
+        self.check(points, problem)
         _, adversarial = self._pair(points, problem)
         return adversarial.view(-1, *self.shape)
 
     def distances(self, points: Tensor, problem: Tensor) -> dict[str, Tensor]:
         """Norms "l1", "l2" and "linf" of the clipped image minus the original, (N,) each. No query is made."""
-        self._check(points, problem)
+        self.check(points, problem)
         x, adversarial = self._pair(points, problem)
         orders = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
         return {name: torch.linalg.vector_norm(adversarial - x, order, dim=1) for name, order in orders.items()}
@@ -156,7 +156,7 @@ class Attack(ImageAttack):
     @torch.no_grad()
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
         """Predicted classes (N,) of the clipped images; one query a point, for the caller to count."""
-        self._check(points, problem)
+        self.check(points, problem)
         _, adversarial = self._pair(points, problem)
         return self._log_probabilities(adversarial).argmax(1)
 

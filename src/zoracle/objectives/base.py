@@ -81,7 +81,9 @@ class Objective(ABC):
             shape=torch.tensor([[1, 1, self.dim]]).repeat(b, 1),
         )
 
-    def evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None = None) -> Evaluation:
+    def evaluate(
+        self, points: Tensor, problem: Tensor, step: Tensor | None = None, *, checked: bool = False
+    ) -> Evaluation:
         """Losses of N points.
 
         Args:
@@ -89,6 +91,7 @@ class Objective(ABC):
             problem: (N,) int64, the row of the problem (0 .. P - 1) that each point belongs to.
             step: (N,) int64, what a stochastic objective draws its sample by: all points of one step see the
                 same sample. None asks for the full, noiseless objective.
+            checked: shapes and problems are known to be right, and not looked at again.
 
         Returns:
             Losses (N,), and whether each point is a success where the objective knows.
@@ -96,11 +99,14 @@ class Objective(ABC):
         Raises:
             InputError: wrong shapes, or a problem out of range.
         """
-        self._check(points, problem)
+        if not checked:
+            self.check(points, problem)
         return self._evaluate(points, problem, step)
 
-    def gradient(self, points: Tensor, problem: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Losses (N,) and true gradients (N, d), both detached.
+    def gradient(
+        self, points: Tensor, problem: Tensor, step: Tensor | None = None, *, checked: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Losses (N,) and true gradients (N, d), both detached; the arguments are those of :meth:`evaluate`.
 
         Raises:
             InputError: the objective is not differentiable, or wrong shapes.
@@ -110,7 +116,8 @@ class Objective(ABC):
                 f"{type(self).__name__} has no gradient; ask for the coordinatewise estimator instead "
                 '(gradient = "coordinatewise")'
             )
-        self._check(points, problem)
+        if not checked:
+            self.check(points, problem)
         return self._gradient(points, problem, step)
 
     @abstractmethod
@@ -124,7 +131,8 @@ class Objective(ABC):
             (gradient,) = torch.autograd.grad(loss.sum(), x)
         return loss.detach(), gradient
 
-    def _check(self, points: Tensor, problem: Tensor) -> None:
+    def check(self, points: Tensor, problem: Tensor) -> None:
+        """Raise an InputError where points (N, d) and problems (N,) are not of this objective."""
         if points.ndim != 2 or points.shape[1] != self.dim:
             raise InputError(f"points have shape {tuple(points.shape)}; expected (N, {self.dim})")
         if problem.shape != points.shape[:1]:

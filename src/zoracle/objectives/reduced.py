@@ -54,17 +54,17 @@ class Reduced(ImageAttack):
 
     def adversarial(self, points: Tensor, problem: Tensor) -> Tensor:
         """The clipped images (N, C, H, W) of points (N, d)."""
-        self._check(points, problem)
+        self.check(points, problem)
         return self.inner.adversarial(self.upsampling.up(points), problem)
 
     def distances(self, points: Tensor, problem: Tensor) -> dict[str, Tensor]:
         """Norms of the clipped image minus the original, as of the attack itself."""
-        self._check(points, problem)
+        self.check(points, problem)
         return self.inner.distances(self.upsampling.up(points), problem)
 
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
         """Predicted classes (N,) of the clipped images; one query a point, for the caller to count."""
-        self._check(points, problem)
+        self.check(points, problem)
         return self.inner.predict(self.upsampling.up(points), problem)
 
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ class Reduced(ImageAttack):
         return self.upsampling.lowest(pixels.low), -self.upsampling.lowest(-pixels.high)
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        return self.inner.evaluate(self.upsampling.up(points), problem, step)
+        return self.inner.evaluate(self.upsampling.up(points), problem, step, checked=True)
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
-        loss, gradient = self.inner.gradient(self.upsampling.up(points), problem, step)
+        loss, gradient = self.inner.gradient(self.upsampling.up(points), problem, step, checked=True)
         return loss, self.upsampling.transpose(gradient)

@@ -97,10 +97,10 @@ class Rescaled(Objective):
         return own.to(like).unsqueeze(1)
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        return self.inner.evaluate(self.original(points, problem), problem, step)
+        return self.inner.evaluate(self.original(points, problem), problem, step, checked=True)
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
         factor, x = self._factor(problem, points), self.original(points, problem)
-        loss, gradient = self.inner.gradient(x, problem, step)
+        loss, gradient = self.inner.gradient(x, problem, step, checked=True)
         inside = (x == points * factor).to(gradient.dtype)
         return loss, gradient * factor * inside

@@ -13,16 +13,15 @@ from zoracle.errors import CheckpointError
 from zoracle.objectives.attack import ImageAttack
 from zoracle.results.result import Result
 from zoracle.rollout.journal import Journal
+from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import journal_path
 from zoracle.storage.files import read_tensors, write_tensors
 from zoracle.tasks.base import Pictures
-from zoracle.types import Evaluation, Purpose
 
 #: How many problems a report draws.
 SHOWN = 8
 
-_FORMAT = "zoracle-pictures-2"
-
+_FORMAT = "zoracle-pictures-3"
 
 #: How many of them are failures, where an attack has so many.
 FAILED = 3
@@ -88,7 +87,7 @@ def make_gallery(
         results: of each optimizer, by label; the first seed is drawn.
         rows: (K,) which problems to draw.
         best: draw the adversarial examples, and the best failed ones, instead of the last iterates.
-        keep: a file for the answers, so that drawing again costs no query; each is noted beside it as it comes.
+        keep: a file for the classes, so that drawing again costs no query; each is noted beside it as it comes.
         fingerprint: what that file belongs to.
 
     Raises:
@@ -98,16 +97,16 @@ def make_gallery(
     points = {label: (best_points(r) if best else r.final_point)[0, rows] for label, r in results.items()}
     like = next(iter(points.values()))
     asked = [torch.zeros_like(like), *points.values()]
-    answers, lost = _answers(
+    classes, lost = _predictions(
         objective, asked, rows, keep, {"labels": list(points), "best": best, **(fingerprint or {})}
     )
     first = next(iter(results.values()))
     outcomes = {}
-    for (label, result), answer in zip(results.items(), answers[1:], strict=True):
+    for (label, result), predicted in zip(results.items(), classes[1:], strict=True):
         distances = objective.distances(points[label], rows)
         outcomes[label] = Outcome(
             adversarial=objective.adversarial(points[label], rows).cpu().float().nan_to_num(),
-            predicted=answer,
+            predicted=predicted,
             success=(result.success_ever if best else result.final_success)[0, rows],
             first_success=result.first_success[0, rows],
             l1=distances["l1"].cpu(),
@@ -120,7 +119,7 @@ def make_gallery(
         originals=pictures.images.float(),
         labels=pictures.labels,
         class_names=pictures.class_names,
-        predicted=answers[0],
+        predicted=classes[0],
         outcomes=outcomes,
         queries=k * len(asked),
         best=best,
@@ -133,7 +132,7 @@ def best_points(result: Result) -> Tensor:
     return torch.where(result.success_ever.unsqueeze(2), result.success_point, result.best_point)
 
 
-def chosen(result: Result, attack: bool) -> Tensor:
+def drawn(result: Result, attack: bool) -> Tensor:
     """Which problems are drawn: the first ones; of an attack some that were broken and some that were not."""
     rows = torch.arange(result.ids.shape[1])
     if not attack or bool(result.misclassified[0].all()):
@@ -145,29 +144,24 @@ def chosen(result: Result, attack: bool) -> Tensor:
     return torch.cat((won[: SHOWN - failed.numel()], failed)).sort().values
 
 
-def _answers(
-    objective: ImageAttack, asked: Sequence[Tensor], rows: Tensor, keep: Path | None, fingerprint: dict[str, Any]
+def _predictions(
+    objective: ImageAttack, points: Sequence[Tensor], rows: Tensor, keep: Path | None, fingerprint: dict[str, Any]
 ) -> tuple[list[Tensor], int]:
     """The predicted classes of each of some lists of points, and how many points were lost on the way."""
+    oracle = Oracle(objective)
     if keep is None:
-        return [objective.predict(points, rows).cpu() for points in asked], 0
+        return [oracle.predict(some, rows) for some in points], 0
     if keep.is_file():
         tensors, metadata = read_tensors(keep)
         if metadata.get("format") != _FORMAT or metadata.get("fingerprint") != fingerprint:
             raise CheckpointError(f"{keep} belongs to another run; choose another folder")
-        return [tensors[f"answer.{i}"] for i in range(len(asked))], int(tensors["lost"])
+        return [tensors[f"classes.{i}"] for i in range(len(points))], int(tensors["lost"])
     with Journal(journal_path(keep)) as journal:
         journal.resume(0, torch.zeros(objective.num_problems, dtype=torch.int64))
-        answers = []
-        for points in asked:
-            known = journal.answered(Purpose.MONITOR, rows)
-            if known is None:
-                journal.ask(Purpose.MONITOR, rows)
-                known = Evaluation(objective.predict(points, rows).cpu().double())
-                journal.answer(known)
-            answers.append(known.loss.long())
-        named = {f"answer.{i}": answer for i, answer in enumerate(answers)}
+        oracle.journal = journal
+        classes = [oracle.predict(some, rows) for some in points]
+        named = {f"classes.{i}": one for i, one in enumerate(classes)}
         named["lost"] = journal.lost.sum()
         write_tensors(keep, named, {"format": _FORMAT, "fingerprint": fingerprint})
         journal.forget()
-    return answers, int(named["lost"])
+    return classes, int(named["lost"])

@@ -16,7 +16,7 @@ from zoracle.objectives.attack import Attack, ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.objectives.reduced import Reduced
 from zoracle.reporting.attack_page import attack_page
-from zoracle.reporting.gallery import Gallery, best_points, chosen, make_gallery
+from zoracle.reporting.gallery import Gallery, best_points, drawn, make_gallery
 from zoracle.reporting.report import check_extra, write_report
 from zoracle.reporting.table import Row, markdown
 from zoracle.results.result import Result
@@ -79,17 +79,17 @@ def write_run(
         paths["tuned"] = run.path / "tuned.json"
         write_tuned(paths["tuned"], tuned_here)
     gallery: Gallery | None = None
-    drawn = True
+    draws = True
     try:
         check_extra()
     except MissingExtraError as error:
         notes.append(f"no report was written: {error}")
-        drawn = False
+        draws = False
     else:
         gallery = _gallery(run, task, objective, results, attack)
     ledger = _ledger(results, tuned_here, gallery, objective)
     write_json(paths["queries"], ledger)
-    if drawn:
+    if draws:
         paths["report"] = run.path / "report.html"
         page = None
         attacked = _innermost(objective)
@@ -194,7 +194,7 @@ def _ledger(
 
 def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Result], attack: bool) -> Gallery | None:
     first = next(iter(results.values()))
-    rows = chosen(first, attack)
+    rows = drawn(first, attack)
     pictures = task.pictures(tuple(first.ids[0, rows].tolist()))
     if pictures is None or not isinstance(objective, ImageAttack):
         return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from zoracle.errors import BudgetError, InputError
-from zoracle.estimators import coordinatewise, coordinatewise_points
+from zoracle.objectives.attack import ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.rollout.journal import Journal
 from zoracle.types import Evaluation, Purpose
@@ -80,16 +80,16 @@ class Oracle:
             BudgetError: a problem could not pay; nothing was evaluated.
         """
         b, m, _ = points.shape
-        self._check(problem)
+        rows = problem.repeat_interleave(m)
+        flat = points.flatten(0, 1)
+        self.objective.check(flat, rows)
         if purpose is Purpose.OPTIMISE and not bool(self.affords(problem, m).all()):
             raise BudgetError(
                 f"{m} more points would pass the budget of {self.budget} a problem; nothing was evaluated"
             )
-        rows = problem.repeat_interleave(m)
         steps = None if step is None else step.repeat_interleave(m)
         losses: list[Tensor] = []
         successes: list[Tensor] = []
-        flat = points.flatten(0, 1)
         for part in self._chunks(b * m):
             # Counted before the call: points that a failing model saw were paid for.
             self.counts[purpose] += rows[part].bincount(minlength=self.objective.num_problems)
@@ -112,9 +112,9 @@ class Oracle:
             InputError: the objective is not differentiable.
             BudgetError: the purpose is to optimise and a problem could not pay.
         """
+        self.objective.check(x, problem)
         if purpose is Purpose.OPTIMISE and not bool(self.affords(problem, 1).all()):
             raise BudgetError(f"one more gradient would pass the budget of {self.budget} a problem")
-        self._check(problem)
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
         for part in self._chunks(x.shape[0]):
@@ -124,57 +124,56 @@ class Oracle:
             self.gradients += counted
             if self.journal is not None:
                 self.journal.ask(purpose, rows)
-            loss, gradient = self.objective.gradient(x[part], rows, None if step is None else step[part])
+            loss, gradient = self.objective.gradient(x[part], rows, None if step is None else step[part], checked=True)
             losses.append(loss)
             gradients.append(gradient)
         return torch.cat(losses).detach().to(x.dtype), torch.cat(gradients).detach().to(x.dtype)
 
-    def estimate_gradient(
-        self,
-        x: Tensor,
-        problem: Tensor,
-        mu: float,
-        *,
-        step: Tensor | None = None,
-        purpose: Purpose = Purpose.META_GRADIENT,
-    ) -> tuple[Tensor, Tensor]:
-        """Losses (B,) and coordinatewise gradients (B, d) at x (B, d) from 2d + 1 points each; autograd is not used.
+    @torch.no_grad()
+    def predict(self, points: Tensor, problem: Tensor) -> Tensor:
+        """Predicted classes (B,) int64 of the images that points (B, d) stand for; counted as monitoring.
 
-        The points are made block by block, so that memory stays bounded at any dimension.
+        Raises:
+            InputError: the objective is no attack on images.
         """
-        loss = self.evaluate(x.unsqueeze(1), problem, step=step, purpose=purpose).loss[:, 0]
-        d = x.shape[1]
-        width = max(1, self.chunk // (2 * x.shape[0]))
-        parts = []
-        for start in range(0, d, width):
-            points = coordinatewise_points(x, mu, start, min(start + width, d))
-            values = self.evaluate(points, problem, step=step, purpose=purpose).loss
-            parts.append(coordinatewise(values, mu))
-        return loss, torch.cat(parts, dim=1)
+        objective = self.objective
+        if not isinstance(objective, ImageAttack):
+            raise InputError(f"{type(objective).__name__} is no attack on images; there is nothing to predict")
+        objective.check(points, problem)
+        classes: list[Tensor] = []
+        for part in self._chunks(points.shape[0]):
+            rows = problem[part]
+            self.counts[Purpose.MONITOR] += rows.bincount(minlength=objective.num_problems)
+
+            def call(part: slice = part, rows: Tensor = rows) -> Evaluation:
+                return Evaluation(objective.predict(points[part], rows).cpu().double())
+
+            classes.append(self._asked(Purpose.MONITOR, rows, call).loss)
+        return torch.cat(classes).long()
 
     def _call(self, points: Tensor, rows: Tensor, step: Tensor | None, purpose: Purpose) -> Evaluation:
         """One call of the objective, or what it was answered before an interruption."""
+        answer = self._asked(purpose, rows, lambda: self.objective.evaluate(points, rows, step, checked=True))
+        return Evaluation(answer.loss.to(points.device), answer.success)
+
+    def _asked(self, purpose: Purpose, rows: Tensor, call: Callable[[], Evaluation]) -> Evaluation:
+        """What a call is answered, noted in the journal before and after where there is one."""
         if self.journal is None:
-            return self._ask(points, rows, step)
+            return self._marked(call)
         kept = self.journal.answered(purpose, rows)
         if kept is not None:
-            return Evaluation(kept.loss.to(points.device), kept.success)
+            return kept
         self.journal.ask(purpose, rows)
-        result = self._ask(points, rows, step)
+        result = self._marked(call)
         self.journal.answer(result)
         return result
 
-    def _ask(self, points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
+    def _marked(self, call: Callable[[], Evaluation]) -> Evaluation:
         self.calling = True
         try:
-            return self.objective.evaluate(points, rows, step)
+            return call()
         finally:
             self.calling = False
-
-    def _check(self, problem: Tensor) -> None:
-        number = self.objective.num_problems
-        if problem.numel() and (int(problem.min()) < 0 or int(problem.max()) >= number):
-            raise InputError(f"problem out of range: expected 0 .. {number - 1}")
 
     def _chunks(self, n: int) -> Iterator[slice]:
         for start in range(0, n, self.chunk):
