@@ -259,10 +259,11 @@ def test_minimize_goes_on_where_it_failed_and_counts_the_failed_call(optimizer, 
         except BlackBoxError:
             continue
     assert found.queries.tolist() == [10 * step] * 2
-    assert f.seen == 2 * 10 * step, "the failed call took a step's worth of the budget"
+    assert f.seen == 2 * 10 * step + int(found.interrupted.sum()), "the failed call took a step's worth of the budget"
+    assert int(found.interrupted.sum()) == 1, "and one point was asked for again, to see whether f is the same"
     assert torch.equal(found.trajectory.best[:9], whole.trajectory.best[:9])
     again = zoracle.minimize(f, np.ones((2, D)), checkpoint=str(tmp_path / "run"), **settings)
-    assert f.seen == 2 * 10 * step, "a finished run asks nothing"
+    assert f.seen == 2 * 10 * step + 1, "a finished run asks nothing"
     assert again.x.tolist() == found.x.tolist()
 
 
@@ -491,7 +492,8 @@ def test_an_attack_goes_on_where_the_model_failed(tmp_path, fails):
     found = attack(net, checkpoint=tmp_path / "run")
     assert torch.equal(found.adversarial, whole.adversarial)
     assert torch.equal(found.misclassified, whole.misclassified)
-    assert net.seen == int(found.queries.sum()), "the failed call is counted"
+    assert net.seen == int(found.queries.sum()) + int(found.interrupted.sum()), "the failed call is counted"
+    assert int(found.interrupted.sum()) == (1 < fails < 7), "a stored point is asked for again"
     assert found.queries.tolist() == [6 * M + 1 + (1 if fails == 7 else M)] * 5
 
 
@@ -507,7 +509,7 @@ def test_an_attack_interrupted_by_its_caller_gives_the_same(tmp_path):
     found = attack(net, checkpoint=tmp_path / "run")
     assert torch.equal(found.adversarial, whole.adversarial)
     assert torch.equal(found.queries, whole.queries)
-    assert net.seen == int(whole.queries.sum())
+    assert net.seen == int(whole.queries.sum()) + 1, "and one stored point again"
 
 
 @pytest.mark.parametrize(

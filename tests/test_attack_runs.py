@@ -175,7 +175,7 @@ def test_a_folder_is_one_runs_at_a_time(capsys):
     assert told.count("\n") == 1
     assert "run is in use by another run (process " in told
     run("attack", "--resume", "--out", "run")  # whoever had it is gone, and the file it leaves keeps nobody out
-    assert Path("run/.lock").exists()
+    assert not Path("run/.lock").exists()
 
 
 def test_progress_in_words():

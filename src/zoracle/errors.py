@@ -30,6 +30,14 @@ class MissingExtraError(InputError, ImportError):
     """An optional dependency is not installed."""
 
 
+class DamagedWarning(UserWarning):
+    """The end of a file was damaged and cut off; what it held is asked for again."""
+
+
+class ChangedTargetWarning(UserWarning):
+    """A target does not answer a stored query as it did: it is another one now, or noisy."""
+
+
 class MuTooSmallWarning(UserWarning):
     """The smoothing parameter is too small for the floating-point type: differences would be rounding noise."""
 

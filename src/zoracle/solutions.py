@@ -42,6 +42,8 @@ class Solution(NamedTuple):
     """(B, *shape) the last iterate."""
     trajectory: Trajectory
     """Step by step; always with its B, on the CPU."""
+    interrupted: Array | int = 0
+    """(B,) points that were asked for again after interruptions; they are not among ``queries``."""
 
     def __repr__(self) -> str:
         """A line for what was found, and one for each run: never the tensors."""
@@ -70,6 +72,8 @@ class AttackResult(NamedTuple):
     """Why each image's attack stopped."""
     trajectory: Trajectory
     """Step by step."""
+    interrupted: Tensor
+    """(P,) points that were asked for again after interruptions; they are not among ``queries``."""
 
     def __repr__(self) -> str:
         """A few lines of what was found: never the tensors."""
@@ -150,7 +154,7 @@ def _array(x: Array) -> str:
     return f"[{numbers}{more}], shape {tuple(x.shape)}"
 
 
-def result_of(objective: ImageAttack, trajectory: Trajectory, *, has_budget: bool) -> AttackResult:
+def result_of(objective: ImageAttack, trajectory: Trajectory, interrupted: Tensor, *, has_budget: bool) -> AttackResult:
     """The adversarial images of a trajectory and what they cost."""
     rows = torch.arange(objective.num_problems)
     success = trajectory.first_success > 0
@@ -165,6 +169,7 @@ def result_of(objective: ImageAttack, trajectory: Trajectory, *, has_budget: boo
         distances=objective.distances(points, rows),
         reason=reasons(trajectory, has_budget=has_budget),
         trajectory=trajectory,
+        interrupted=interrupted,
     )
 
 

@@ -100,7 +100,8 @@ def attack(
         framework: what a model that is a plain function takes; "auto" gives it what images are.
         chunk: images in one call of the model at most.
         checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
-            that the numbers depend on but the model itself.
+            that the numbers depend on but the model itself; going on, it asks for one point again, and warns where the
+            model says something else.
         on_step: is shown every step.
         settings: settings of the optimizer.
 
@@ -138,9 +139,10 @@ def attack(
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])
     start = start_std * normal(Key.start(seed, key), (objective.dim,), START_STREAM, x.dtype)
+    oracle = Oracle(objective, budget=budget, chunk=chunk)
     trajectory = resumable_rollout(
         chosen,
-        Oracle(objective, budget=budget, chunk=chunk),
+        oracle,
         start.to(x.device),
         steps,
         path=None if checkpoint is None else Path(checkpoint),
@@ -170,6 +172,7 @@ def attack(
         check_start=check,
         final=Purpose.OPTIMISE,
         finite_start=True,
+        recheck=True,
         on_step=on_step,
     )
-    return result_of(objective, trajectory, has_budget=budget is not None)
+    return result_of(objective, trajectory, oracle.lost, has_budget=budget is not None)

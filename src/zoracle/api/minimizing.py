@@ -86,7 +86,7 @@ def minimize(
             and among others where its id is the same.
         framework: what f takes; "auto" gives it what x0 is.
         checkpoint: a file that the run is kept in and resumed from, also after f failed. It knows everything that the
-            numbers depend on but f itself.
+            numbers depend on but f itself; going on, it asks for one point again and warns where f changed.
         on_step: is shown every :class:`~zoracle.rollout.Step` with its tensors; may return a reason to stop.
         settings: settings of the optimizer (``num_directions=50``, ``lr=0.01``).
 
@@ -147,9 +147,10 @@ def minimize(
         )
 
     with objective if isinstance(objective, CallableObjective) else nullcontext(), shown(progress, budget) as bar:
+        oracle = Oracle(inner, budget=budget, chunk=_chunk(inner))
         trajectory = resumable_rollout(
             chosen,
-            Oracle(inner, budget=budget, chunk=_chunk(inner)),
+            oracle,
             points.start / scale,
             budget // chosen.queries_per_step,
             path=None if checkpoint is None else Path(checkpoint),
@@ -159,6 +160,7 @@ def minimize(
             target=target,
             final=Purpose.OPTIMISE,
             finite_start=True,
+            recheck=True,
             on_interrupt="stop",
             on_step=all_of(
                 resolution(points.start.dtype),
@@ -176,6 +178,7 @@ def minimize(
         why[0] if points.single else why,
         points.shaped(inner.original(trajectory.final_point)),
         trajectory,
+        points.per_problem(oracle.lost),
     )
 
 

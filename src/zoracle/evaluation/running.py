@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from zoracle.rollout import Step
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import journal_path, resumable_rollout
+from zoracle.storage.files import write_text
 from zoracle.tasks.base import Task
 from zoracle.types import Purpose
 
@@ -73,7 +75,7 @@ def run_shard(
         result = outcome(optimizer, oracle, x0, trajectory, shard, clock.seconds)
         if journal is not None:
             keep(shard, fingerprint, result)
-            journal.forget()
+            journal.forget(journal.epoch)
     shard.forget()
     return result
 
@@ -85,7 +87,7 @@ class _Clock:
         self.path = path
         self.before = 0.0
         if path is not None and path.is_file():
-            self.before = float(path.read_text(encoding="utf-8") or 0)
+            self.before = _seconds(path)
         self.start = self.written = time.perf_counter()
 
     @property
@@ -95,5 +97,14 @@ class _Clock:
     def tick(self) -> None:
         now = time.perf_counter()
         if self.path is not None and now - self.written >= _CHECKPOINT_SECONDS:
-            self.path.write_text(f"{self.seconds:.3f}", encoding="utf-8")
+            write_text(self.path, f"{self.seconds:.3f}")
             self.written = now
+
+
+def _seconds(path: Path) -> float:
+    """What a file says; no result depends on it, so one that is damaged says nothing."""
+    try:
+        found = float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0.0
+    return found if 0 <= found < math.inf else 0.0

@@ -19,7 +19,7 @@ from zoracle.storage.fingerprint import optimizer_config
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
 
-RESULT_FORMAT = "zoracle-result-3"
+RESULT_FORMAT = "zoracle-result-4"
 SHARDS_FORMAT = "zoracle-shards-1"
 
 #: The file of a run's folder that says how many problems there are in a shard.
@@ -157,7 +157,7 @@ def kept(shard: Shard, fingerprint: dict[str, Any]) -> Result | None:
     path = shard.file(".safetensors")
     if path is None or not path.is_file():
         return None
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, sealed=True)
     if metadata.get("format") != RESULT_FORMAT or set(tensors) != set(Result._fields):
         raise CheckpointError(f"{path} is no result of this version of zoracle; choose another folder")
     theirs = metadata.get("fingerprint")

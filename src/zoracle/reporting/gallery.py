@@ -21,7 +21,7 @@ from zoracle.tasks.base import Pictures
 #: How many problems a report draws.
 SHOWN = 8
 
-_FORMAT = "zoracle-pictures-3"
+_FORMAT = "zoracle-pictures-4"
 
 #: How many of them are failures, where an attack has so many.
 FAILED = 3
@@ -152,7 +152,7 @@ def _predictions(
     if keep is None:
         return [oracle.predict(some, rows) for some in points], 0
     if keep.is_file():
-        tensors, metadata = read_tensors(keep)
+        tensors, metadata = read_tensors(keep, sealed=True)
         if metadata.get("format") != _FORMAT or metadata.get("fingerprint") != fingerprint:
             raise CheckpointError(f"{keep} belongs to another run; choose another folder")
         return [tensors[f"classes.{i}"] for i in range(len(points))], int(tensors["lost"])
@@ -163,5 +163,5 @@ def _predictions(
         named = {f"classes.{i}": one for i, one in enumerate(classes)}
         named["lost"] = journal.lost.sum()
         write_tensors(keep, named, {"format": _FORMAT, "fingerprint": fingerprint})
-        journal.forget()
+        journal.forget(0)
     return classes, int(named["lost"])

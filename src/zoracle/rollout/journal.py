@@ -5,16 +5,19 @@ call its points are noted, after it their values. A process that is killed loses
 no others: the run is done again from the checkpoint with the noted values, without asking. Points that were noted and
 never answered may have been seen, and billed; they are counted as lost.
 
-Records are length-prefixed MessagePack, added at the end. They outlive the process at once, and the machine where a
-call was slow enough for a disk to keep up (:data:`SLOW`).
+An answer belongs to its point: the problem, what it was asked for, and a hash of the coordinates. So it is found again
+whatever else is asked in the same call, and never given to another point.
+
+Records have numbers and checksums (:class:`zoracle.storage.owned.Records`). Each part of the file names the checkpoint
+that it follows, by a number (the epoch): a part without its checkpoint is of no use, since that was never written. They
+outlive the process at once, and the machine where a call was slow enough for a disk to keep up (:data:`SLOW`).
 """
 
 from __future__ import annotations
 
-import os
-import struct
+import hashlib
 import time
-from collections import deque
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -23,24 +26,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle.errors import CheckpointError, InputError
-from zoracle.storage.files import lock
+from zoracle.errors import CheckpointError
+from zoracle.storage.hashing import raw
+from zoracle.storage.owned import Appended, Records
 from zoracle.types import Evaluation, Purpose
 
 #: Seconds: after a call that took longer, what is noted goes through to the disk.
 SLOW = 0.1
 
-_LENGTH = struct.Struct("<I")
+_MARK = b"zoracle-calls-3\n"
+_HASH = 16
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
+Digests = tuple[bytes, ...]
 
-class _Call(NamedTuple):
-    """One call: its number, purpose, rows of the problems of its points, and what was answered."""
 
-    number: int
+class Call(NamedTuple):
+    """One call: what it was for, the problems of its points (N,), hashes of these, and what was answered."""
+
     purpose: str
     rows: Tensor
+    digests: Digests
     answer: Evaluation | None
+
+
+class Known(NamedTuple):
+    """What one point was answered: its place in the answer of a call."""
+
+    digest: bytes
+    answer: Evaluation
+    at: int
 
 
 class Journal:
@@ -50,111 +65,181 @@ class Journal:
         path: the file; made where there is none, and gone on with where there is.
 
     Attributes:
-        number: of the next call.
+        epoch: number of the checkpoint that what is noted follows.
         lost: (P,) int64, points that were asked for and whose answers are gone, calls of killed processes included;
             empty before :meth:`resume`.
 
     Raises:
         InputError: the file cannot be written, or another process has it open.
-        CheckpointError: it is no journal.
+        CheckpointError: it is no journal, or damaged in the middle.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.number = 0
+        self.epoch = 0
         self.lost = torch.zeros(0, dtype=torch.int64)
-        self._kept: deque[_Call] = deque()
-        self._since: list[_Call] = []
-        self._asking: _Call | None = None
+        self._kept: dict[tuple[str, int], deque[Known]] = defaultdict(deque)
+        self._since: list[Call] = []
+        self._asking: Call | None = None
         self._asked = 0.0
         self._slow = False
+        self._bare = len(_MARK)
+        self._file = Appended(path, _MARK, exclusive=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
-        try:
-            if not lock(self._file):
-                raise InputError(f"{path} is in use by another process; wait for it, or end it")
-            self._found = self._read()
+            self._records = Records(self._file)
         except BaseException:
-            os.close(self._file)
+            self._file.close()
             raise
 
-    def resume(self, number: int, lost: Tensor) -> None:
+    def resume(self, epoch: int, lost: Tensor) -> None:
         """Begin after a checkpoint: what it holds already is forgotten, the rest is kept to be answered from.
 
         Args:
-            number: of the first call that the checkpoint does not hold.
+            epoch: of the checkpoint; 0 where there is none.
             lost: (P,) points lost before it.
+
+        Raises:
+            CheckpointError: the file follows a later checkpoint, which is gone, or its records are none.
         """
-        self.lost = lost.clone()
-        later = [call for call in self._found if call.number >= number]
-        self._found = []
-        for call in later:
+        self.epoch, self.lost = epoch, lost.clone()
+        try:
+            calls, end, follows = _calls_of(self._records.found, epoch)
+        except (msgspec.DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise CheckpointError(f"{self.path} is no journal of a run; choose another name, or remove it") from error
+        if not follows:
+            raise CheckpointError(
+                f"{self.path} goes with a later checkpoint than there is here; put that back, or remove this file "
+                "to go on without the answers in it"
+            )
+        if end is None:
+            self.forget(epoch)
+        else:
+            self._records.cut(end)
+        self._records.found = []
+        for call in calls:
             if call.answer is None:
                 self._lose(call.rows)
-        self._kept = deque(call for call in later if call.answer is not None)
-        self.number = max([number, *(call.number + 1 for call in later)])
+                continue
+            for at, (row, digest) in enumerate(zip(call.rows.tolist(), call.digests, strict=True)):
+                self._kept[call.purpose, row].append(Known(digest, call.answer, at))
 
-    def answered(self, purpose: Purpose, rows: Tensor) -> Evaluation | None:
-        """What this call was answered by a process that has ended since; None where it has to be made.
+    def recall(self, purpose: Purpose, rows: Tensor, digests: Digests) -> list[Known | None]:
+        """What points (N,) were answered in a process that has ended since; None for those that have to be asked for.
 
-        Answers to other calls than those that are made now (a run that goes on with another batch) are lost.
+        The answers of a problem are used in the order in which they were given. Where another point is asked for than
+        that of the next one, the run has taken another course (a target that does not answer the same twice), and
+        what is left of this problem is lost.
         """
-        if not self._kept:
-            return None
-        call = self._kept.popleft()
-        if call.purpose == purpose and torch.equal(call.rows, rows):
-            self._since.append(call)
-            return call.answer
-        for other in (call, *self._kept):
-            self._lose(other.rows)
-        self._kept.clear()
-        return None
+        if not self.answering:
+            return [None] * len(digests)
+        found: list[Known | None] = []
+        for row, digest in zip(rows.tolist(), digests, strict=True):
+            kept = self._kept.get((purpose.value, row))
+            if kept and kept[0].digest != digest:
+                self.lost[row] += len(kept)
+                kept.clear()
+            found.append(kept.popleft() if kept else None)
+            if kept is not None and not kept:
+                del self._kept[purpose.value, row]
+        self._since += [
+            Call(purpose.value, rows[i : i + 1], digests[i : i + 1], _part(one))
+            for i, one in enumerate(found)
+            if one is not None
+        ]
+        return found
 
-    def ask(self, purpose: Purpose, rows: Tensor) -> None:
-        """Note a call before it is made: points of these problems (N,)."""
-        self._write([self.number, purpose.value, rows.to("cpu", torch.int32).numpy().tobytes()])
-        self._asking = _Call(self.number, purpose.value, rows, None)
-        self.number += 1
+    def ask(self, purpose: Purpose, rows: Tensor, digests: Digests = ()) -> None:
+        """Note a call before it is made: points of these problems (N,), with their hashes where they are answered.
+
+        Raises:
+            InputError: it cannot be noted; then it must not be made.
+        """
+        call = Call(purpose.value, rows, digests, None)
+        self._records.add([_encoded("ask", call)], through=self._slow)
+        self._asking = call
         self._asked = time.monotonic()
 
     def answer(self, answer: Evaluation) -> None:
-        """Note what the last call was answered."""
+        """Note what the last call was answered.
+
+        Raises:
+            InputError: it cannot be noted; the call counts as one that failed.
+        """
+        assert self._asking is not None
         self._slow = time.monotonic() - self._asked > SLOW
-        loss = answer.loss.detach().cpu().contiguous()
-        success = None if answer.success is None else answer.success.cpu().numpy().tobytes()
-        self._write([str(loss.dtype), loss.view(torch.uint8).numpy().tobytes(), success])
-        if self._asking is not None:
-            self._since.append(self._asking._replace(answer=answer))
+        call, self._asking = self._asking._replace(answer=answer), None
+        self._records.add([_encoded("answer", call)], through=self._slow)
+        self._since.append(call)
+
+    def again(self, purpose: Purpose, rows: Tensor) -> None:
+        """Note that points of these problems (N,) are asked for once more, only to see whether the answer is the same.
+
+        They are in no other count.
+        """
+        self.ask(purpose, rows)
+        self._asking = None
+        self._lose(rows)
 
     def mark(self) -> None:
         """What was answered so far has been made use of: there is a state that it led to."""
         self._since = []
 
-    def carry(self) -> tuple[int, dict[Purpose, Tensor]]:
-        """Note again what was answered since the last mark, for a checkpoint of the state of then.
+    def since(self, purpose: Purpose) -> Tensor:
+        """(P,) points answered since the last mark; where their call is made again, they need not be asked for."""
+        found = torch.zeros_like(self.lost)
+        for call in self._since:
+            if call.purpose == purpose.value:
+                found += call.rows.bincount(minlength=self.lost.shape[0])
+        return found
+
+    def abandon(self, purpose: Purpose, rows: Tensor) -> None:
+        """The answers of these problems since the last mark are of a call that will not be made again.
+
+        They were paid for, and stay counted as what they were asked for.
+        """
+        kept = []
+        for call in self._since:
+            stays = ~torch.isin(call.rows, rows) if call.purpose == purpose.value else torch.ones(len(call.rows)) > 0
+            where = stays.nonzero().flatten().tolist()
+            kept.append(call if len(where) == len(call.rows) else _select(call, where))
+        self._since = [call for call in kept if len(call.rows)]
+
+    def carry(self) -> dict[Purpose, Tensor]:
+        """Note again, for a checkpoint of the state at the last mark, what was answered since then, and what is kept.
 
         A step may take several calls. Where one of them failed, the others were paid for and need not be made again.
 
         Returns:
-            The number of the first call that this checkpoint does not hold, and by purpose the points (P,) that were
-            answered after it and will be counted again.
-        """
-        first = self.number
-        points = {purpose: torch.zeros_like(self.lost) for purpose in Purpose}
-        carried, self._since = self._since, []
-        for call in carried:
-            assert call.answer is not None
-            self.ask(Purpose(call.purpose), call.rows)
-            self.answer(call.answer)
-            points[Purpose(call.purpose)] += call.rows.bincount(minlength=self.lost.shape[0])
-        return first, points
+            By purpose the points (P,) that are counted now, and will be again when they are made use of.
 
-    def forget(self) -> None:
-        """Empty the file: a checkpoint holds all of it."""
-        os.ftruncate(self._file, 0)
+        Raises:
+            InputError: it cannot be noted; the last checkpoint and what follows it hold all.
+        """
+        counted = {purpose: self.since(purpose) for purpose in Purpose}
+        calls = [*self._since]
+        for (purpose, row), kept in self._kept.items():
+            calls += [Call(purpose, torch.tensor([row]), (one.digest,), _part(one)) for one in kept]
+        self.epoch += 1
+        payloads = [_epoch(self.epoch), *(_encoded("kept", call) for call in calls)]
+        self._records.add(payloads, through=True)
+        return counted
+
+    def forget(self, epoch: int) -> None:
+        """Empty the file: the checkpoint with this number holds all of it.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        self._records.cut()
+        self.epoch = epoch
+        self._records.add([_epoch(epoch)])
+        self._bare = self._file.end
+
+    def settle(self) -> None:
+        """The run is over: answers that nobody asked for again are lost."""
+        for (_, row), kept in self._kept.items():
+            self.lost[row] += len(kept)
+        self._kept.clear()
 
     @property
     def answering(self) -> bool:
@@ -162,13 +247,8 @@ class Journal:
         return bool(self._kept)
 
     def close(self) -> None:
-        """Close the file; another process may go on. One that holds nothing is removed."""
-        if self._file >= 0:
-            empty = os.fstat(self._file).st_size == 0
-            os.close(self._file)
-            self._file = -1
-            if empty:
-                self.path.unlink(missing_ok=True)
+        """Close the file; another process may go on. One that holds no calls is removed."""
+        self._file.close(remove=self._file.end in (len(_MARK), self._bare))
 
     def __enter__(self) -> Self:
         return self
@@ -179,47 +259,88 @@ class Journal:
     def _lose(self, rows: Tensor) -> None:
         self.lost += rows.bincount(minlength=self.lost.shape[0])
 
-    def _write(self, record: list[Any]) -> None:
-        payload = msgspec.msgpack.encode(record)
-        try:
-            left = memoryview(_LENGTH.pack(len(payload)) + payload)
-            while left:
-                left = left[os.write(self._file, left) :]
-            if self._slow:
-                os.fsync(self._file)
-        except OSError as error:
-            told = error.strerror or error
-            raise InputError(f"cannot write {self.path}: {told}; mended, the same call goes on from here") from error
 
-    def _read(self) -> list[_Call]:
-        """All calls of the file; a record that a kill cut short is cut off."""
-        data = self.path.read_bytes()
-        calls: list[_Call] = []
-        at = 0
-        while at + _LENGTH.size <= len(data):
-            (length,) = _LENGTH.unpack_from(data, at)
-            end = at + _LENGTH.size + length
-            if end > len(data):
-                break
-            try:
-                self._add(calls, msgspec.msgpack.decode(data[at + _LENGTH.size : end]))
-            except (msgspec.DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
-                raise CheckpointError(f"{self.path} is no journal of a run; choose another folder") from error
-            at = end
-        if at < len(data):
-            os.ftruncate(self._file, at)
-        return calls
+def digests(points: Tensor, step: Tensor | None = None) -> Digests:
+    """A hash of each point (N, d), and of the step (N,) at which a stochastic objective is asked."""
+    data = raw(points).reshape(len(points), -1)
+    steps = [b""] * len(points) if step is None else [str(one).encode() for one in step.tolist()]
+    return tuple(
+        hashlib.blake2b(row.data, digest_size=_HASH, salt=at[-16:]).digest()
+        for row, at in zip(data, steps, strict=True)
+    )
 
-    @staticmethod
-    def _add(calls: list[_Call], record: Any) -> None:
-        if isinstance(record[0], int):
-            number, purpose, rows = record
-            found = torch.from_numpy(np.frombuffer(rows, np.int32).astype(np.int64))
-            calls.append(_Call(number, purpose, found, None))
-            return
-        name, loss, success = record
-        answer = Evaluation(
-            torch.frombuffer(bytearray(loss), dtype=_DTYPES[name]),
-            None if success is None else torch.frombuffer(bytearray(success), dtype=torch.bool),
-        )
-        calls[-1] = calls[-1]._replace(answer=answer)
+
+def _part(known: Known) -> Evaluation:
+    success = known.answer.success
+    at = slice(known.at, known.at + 1)
+    return Evaluation(known.answer.loss[at], None if success is None else success[at])
+
+
+def _select(call: Call, where: list[int]) -> Call:
+    assert call.answer is not None
+    success = call.answer.success
+    answer = Evaluation(call.answer.loss[where], None if success is None else success[where])
+    return Call(call.purpose, call.rows[where], tuple(call.digests[i] for i in where), answer)
+
+
+def _epoch(number: int) -> bytes:
+    return msgspec.msgpack.encode(["epoch", number])
+
+
+def _encoded(kind: str, call: Call) -> bytes:
+    record: list[Any] = [kind]
+    if kind != "answer":
+        record += [call.purpose, call.rows.to("cpu", torch.int32).numpy().tobytes(), b"".join(call.digests)]
+    if kind != "ask":
+        assert call.answer is not None
+        loss = call.answer.loss
+        success = None if call.answer.success is None else call.answer.success.cpu().numpy().tobytes()
+        record += [str(loss.dtype), raw(loss).tobytes(), success]
+    return msgspec.msgpack.encode(record)
+
+
+def _calls_of(found: list[tuple[bytes, int]], epoch: int) -> tuple[list[Call], int | None, bool]:
+    """The calls that follow a checkpoint; where the file has to be cut; whether it goes with no later checkpoint.
+
+    None is where nothing follows the checkpoint.
+    """
+    calls: list[Call] = []
+    here: int | None = None
+    at = 0
+    first = last = None
+    for payload, end in found:
+        record = msgspec.msgpack.decode(payload)
+        kind = record[0]
+        if kind == "epoch":
+            last = int(record[1])
+            first = last if first is None else first
+            if here is not None:
+                return calls, at, True  # what follows is of a checkpoint that was never written
+            if last == epoch:
+                here = end
+        elif here is not None:
+            _add(calls, record)
+        at = end
+    if here is None:
+        return [], None, first is None or (first <= epoch and last is not None and last <= epoch)
+    return calls, at, True
+
+
+def _add(calls: list[Call], record: list[Any]) -> None:
+    kind = record[0]
+    if kind == "answer":
+        calls[-1] = calls[-1]._replace(answer=_answer(*record[1:]))
+        if len(calls[-1].digests) != len(calls[-1].rows):
+            raise ValueError
+        return
+    purpose, rows, hashes = record[1:4]
+    split = tuple(hashes[i : i + _HASH] for i in range(0, len(hashes), _HASH))
+    numbers = torch.from_numpy(np.frombuffer(rows, np.int32).astype(np.int64))
+    calls.append(Call(Purpose(purpose).value, numbers, split, _answer(*record[4:]) if kind == "kept" else None))
+
+
+def _answer(name: str, loss: bytes, success: bytes | None) -> Evaluation:
+    return Evaluation(
+        torch.frombuffer(bytearray(loss), dtype=_DTYPES[name]),
+        None if success is None else torch.frombuffer(bytearray(success), dtype=torch.bool),
+    )

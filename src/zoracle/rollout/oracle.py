@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from zoracle.errors import BudgetError, InputError
 from zoracle.objectives.attack import ImageAttack
 from zoracle.objectives.base import Objective
-from zoracle.rollout.journal import Journal
+from zoracle.rollout.journal import Journal, Known, digests
 from zoracle.types import Evaluation, Purpose
 
 #: Points times dimension that one call of an objective is given at most: 2 ** 17 numbers are half a MiB in float32,
@@ -33,6 +34,7 @@ class Oracle:
         knows: for each purpose, whether the objective said what a success is; absent where it was not asked.
         journal: where calls are noted before they are made, and answers after, or None. Calls that an interrupted
             process had answered are answered from it.
+        lost: (P,) int64, points that were asked for again after interruptions; they are in no other count.
         gradients: true gradients taken so far, (P,) int64; each counts as one.
         calling: whether the objective is being evaluated at this moment.
 
@@ -52,6 +54,7 @@ class Oracle:
         self.knows: dict[Purpose, bool] = {}
         self.journal: Journal | None = None
         self.calling = False
+        self.lost = torch.zeros(objective.num_problems, dtype=torch.int64)
         self.gradients = torch.zeros(objective.num_problems, dtype=torch.int64)
 
     def affords(self, problem: Tensor, points: int) -> Tensor:
@@ -90,13 +93,15 @@ class Oracle:
         steps = None if step is None else step.repeat_interleave(m)
         losses: list[Tensor] = []
         successes: list[Tensor] = []
-        for part in self._chunks(b * m):
-            # Counted before the call: points that a failing model saw were paid for.
-            self.counts[purpose] += rows[part].bincount(minlength=self.objective.num_problems)
-            result = self._call(flat[part], rows[part], None if steps is None else steps[part], purpose)
-            losses.append(result.loss.detach())
-            if result.success is not None:
-                successes.append(result.success)
+        try:
+            for part in self._chunks(b * m):
+                result = self._call(flat[part], rows[part], None if steps is None else steps[part], purpose)
+                losses.append(result.loss.detach())
+                if result.success is not None:
+                    successes.append(result.success)
+        except Exception:
+            self._abandon(problem, m, purpose)
+            raise
         self.knows[purpose] = bool(successes)
         loss = torch.cat(losses).to(points.dtype).view(b, m)
         finite = loss.isfinite()
@@ -119,11 +124,9 @@ class Oracle:
         gradients: list[Tensor] = []
         for part in self._chunks(x.shape[0]):
             rows = problem[part]
-            counted = rows.bincount(minlength=self.objective.num_problems)
-            self.counts[purpose] += counted
-            self.gradients += counted
             if self.journal is not None:
                 self.journal.ask(purpose, rows)
+            self.gradients += self._count(rows, purpose)
             loss, gradient = self.objective.gradient(x[part], rows, None if step is None else step[part], checked=True)
             losses.append(loss)
             gradients.append(gradient)
@@ -142,31 +145,74 @@ class Oracle:
         objective.check(points, problem)
         classes: list[Tensor] = []
         for part in self._chunks(points.shape[0]):
-            rows = problem[part]
-            self.counts[Purpose.MONITOR] += rows.bincount(minlength=objective.num_problems)
 
-            def call(part: slice = part, rows: Tensor = rows) -> Evaluation:
-                return Evaluation(objective.predict(points[part], rows).cpu().double())
+            def call(points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
+                return Evaluation(objective.predict(points, rows).cpu().double())
 
-            classes.append(self._asked(Purpose.MONITOR, rows, call).loss)
+            classes.append(self._asked(points[part], problem[part], None, Purpose.MONITOR, call).loss.cpu())
         return torch.cat(classes).long()
+
+    @torch.no_grad()
+    def again(self, point: Tensor, row: int) -> float:
+        """The loss of a point (d,) of a problem that was asked for already, to see whether it is the same.
+
+        It is in no count but that of points asked for again, ``journal.lost``.
+        """
+        assert self.journal is not None
+        rows = torch.tensor([row])
+        self.journal.again(Purpose.MONITOR, rows)
+        return float(self._marked(lambda: self.objective.evaluate(point.unsqueeze(0), rows, None)).loss)
 
     def _call(self, points: Tensor, rows: Tensor, step: Tensor | None, purpose: Purpose) -> Evaluation:
         """One call of the objective, or what it was answered before an interruption."""
-        answer = self._asked(purpose, rows, lambda: self.objective.evaluate(points, rows, step, checked=True))
+
+        def call(points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
+            return self.objective.evaluate(points, rows, step, checked=True)
+
+        answer = self._asked(points, rows, step, purpose, call)
         return Evaluation(answer.loss.to(points.device), answer.success)
 
-    def _asked(self, purpose: Purpose, rows: Tensor, call: Callable[[], Evaluation]) -> Evaluation:
-        """What a call is answered, noted in the journal before and after where there is one."""
+    def _asked(
+        self,
+        points: Tensor,
+        rows: Tensor,
+        step: Tensor | None,
+        purpose: Purpose,
+        call: Callable[[Tensor, Tensor, Tensor | None], Evaluation],
+    ) -> Evaluation:
+        """What a call is answered; what was answered before an interruption is not asked for again.
+
+        Each point is counted once: before the call, since points that a failing model saw were paid for, and after it
+        is noted, since a call that cannot be noted is not made.
+        """
         if self.journal is None:
-            return self._marked(call)
-        kept = self.journal.answered(purpose, rows)
-        if kept is not None:
-            return kept
-        self.journal.ask(purpose, rows)
-        result = self._marked(call)
+            self._count(rows, purpose)
+            return self._marked(lambda: call(points, rows, step))
+        hashes = digests(points, step)
+        known = self.journal.recall(purpose, rows, hashes)
+        new = [i for i, one in enumerate(known) if one is None]
+        self._count(rows[[i for i, one in enumerate(known) if one is not None]], purpose)
+        if not new:
+            return _together(known, None)
+        whole = len(new) == len(known)
+        asked = (points, rows, step) if whole else (points[new], rows[new], None if step is None else step[new])
+        self.journal.ask(purpose, asked[1], hashes if whole else tuple(hashes[i] for i in new))
+        self._count(asked[1], purpose)
+        result = self._marked(lambda: call(*asked))
         self.journal.answer(result)
-        return result
+        return result if whole else _together(known, result)
+
+    def _count(self, rows: Tensor, purpose: Purpose) -> Tensor:
+        counted = rows.bincount(minlength=self.objective.num_problems)
+        self.counts[purpose] += counted
+        return counted
+
+    def _abandon(self, problem: Tensor, points: int, purpose: Purpose) -> None:
+        """After a call that failed: answers for problems that cannot pay for the whole call again stay counted."""
+        if self.journal is None or self.budget is None or purpose is not Purpose.OPTIMISE:
+            return
+        paid = self.counts[purpose] - self.journal.since(purpose)
+        self.journal.abandon(purpose, problem[paid[problem] + points > self.budget])
 
     def _marked(self, call: Callable[[], Evaluation]) -> Evaluation:
         self.calling = True
@@ -178,3 +224,18 @@ class Oracle:
     def _chunks(self, n: int) -> Iterator[slice]:
         for start in range(0, n, self.chunk):
             yield slice(start, min(start + self.chunk, n))
+
+
+def _together(known: list[Known | None], asked: Evaluation | None) -> Evaluation:
+    """The answer of a call some of whose points were known, in the order of its points, on the CPU."""
+    parts: list[tuple[Evaluation, int]] = []
+    later = itertools.count()
+    for one in known:
+        if one is not None:
+            parts.append((one.answer, one.at))
+        else:
+            assert asked is not None
+            parts.append((asked, next(later)))
+    successes = [answer.success[at].cpu() for answer, at in parts if answer.success is not None]
+    loss = torch.stack([answer.loss[at].cpu() for answer, at in parts])
+    return Evaluation(loss, torch.stack(successes) if successes else None)

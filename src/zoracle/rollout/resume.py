@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,17 +15,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoracle.errors import BlackBoxError, CheckpointError, InputError
+from zoracle.errors import BlackBoxError, ChangedTargetWarning, CheckpointError, InputError
 from zoracle.optimizers.base import Optimizer, on_device
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, stopped_at
 from zoracle.rollout.oracle import Oracle
 from zoracle.state import flatten, unflatten
-from zoracle.storage.files import read_tensors, write_tensors
+from zoracle.storage.files import read_tensors, sweep, write_tensors
 from zoracle.storage.fingerprint import differences
 from zoracle.types import Purpose, StopReason, Trajectory
 
-_FORMAT = "zoracle-run-2"
+_FORMAT = "zoracle-run-3"
 _WRITING = 20  # at most one part in so many of the time goes into checkpoints
 
 
@@ -53,6 +54,7 @@ def resumable_rollout(
     batch: int | None = None,
     every: float = 1.0,
     finite_start: bool = False,
+    recheck: bool = False,
     on_interrupt: Literal["raise", "stop"] = "raise",
     on_step: Callable[[Step], StopReason | None] | None = None,
     **options: Any,
@@ -72,6 +74,8 @@ def resumable_rollout(
         batch: problems that run at once, the others wait for their turn; None runs all at once.
         every: seconds between two checkpoints.
         finite_start: raise where nothing that was evaluated first is finite, instead of an empty result.
+        recheck: where a run goes on, ask for one of its points again and warn where the answer is another one: nobody
+            else knows whether the target is still the same. It counts as lost.
         on_interrupt: what Ctrl-C does: "raise" once the step in flight is done, or "stop" the run and return what there
             is, at once unless a checkpoint is kept. A second Ctrl-C never waits.
         on_step: is shown every step. Where it returns a reason, all problems stop for it; the checkpoint does not know
@@ -108,11 +112,15 @@ def resumable_rollout(
     # What there is to go on from at any moment.
     so_far = Snapshot(torch.arange(0), None, trajectory)
     mine = path is not None and oracle.journal is None
-    if mine and path is not None:
-        oracle.journal = Journal(journal_path(path))
+    if path is not None:
+        sweep(path.parent, path.name)
+        if mine:
+            oracle.journal = Journal(journal_path(path))
     try:
         if path is not None and path.is_file():
             so_far = _load(path, fingerprint, begin, trajectory, oracle)
+            if recheck:
+                _recheck(so_far.trajectory, oracle, x0)
         elif oracle.journal is not None:
             oracle.journal.resume(0, torch.zeros(objective.num_problems, dtype=torch.int64))
         last, cost = time.monotonic(), 0.0
@@ -121,7 +129,7 @@ def resumable_rollout(
         def save(failed: bool = False) -> None:
             nonlocal last, cost
             # While answers are left of a process that was killed, its checkpoint and they hold all that was paid for.
-            if path is not None and not (oracle.journal is not None and oracle.journal.answering):
+            if path is not None and (failed or oracle.journal is None or not oracle.journal.answering):
                 began = time.monotonic()
                 _save(path, fingerprint, so_far, oracle, failed)
                 last = time.monotonic()
@@ -185,11 +193,15 @@ def resumable_rollout(
                     save(failed=True)
                 raise
             so_far = Snapshot(torch.arange(0), None, so_far.trajectory)
+            if oracle.journal is not None:
+                oracle.journal.settle()
             save()
             if interrupted() and on_interrupt == "raise":
                 raise Interrupted
         return so_far.trajectory
     finally:
+        if oracle.journal is not None and oracle.journal.lost.numel():
+            oracle.lost = oracle.journal.lost.clone()
         if mine and oracle.journal is not None:
             oracle.journal.close()
             oracle.journal = None
@@ -201,29 +213,33 @@ def journal_path(checkpoint: Path) -> Path:
 
 
 def _save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle, failed: bool) -> None:
+    """The journal first, then the checkpoint, then the journal is emptied: at any moment one of both holds a point."""
     journal = oracle.journal
     counts = oracle.counts
-    first = 0 if journal is None else journal.number
-    if failed and journal is not None:
-        first, again = journal.carry()
+    epoch = 0
+    if journal is not None and failed:
+        again = journal.carry()
+        epoch = journal.epoch
         counts = {purpose: count - again[purpose] for purpose, count in counts.items()}
-    tensors = {"running": now.running, **flatten(now.trajectory, "trajectory")}
+    elif journal is not None:
+        epoch = journal.epoch + 1
+    tensors = {"running": now.running, **flatten(_shorter(now.trajectory), "trajectory")}
     if now.running.numel():
         tensors.update(flatten(now.state))
     tensors.update({f"counts.{purpose}": count for purpose, count in counts.items()})
     metadata: dict[str, Any] = {"format": _FORMAT, "fingerprint": fingerprint, "knows": dict(oracle.knows)}
     if journal is not None:
         tensors["lost"] = journal.lost
-        metadata["calls"] = first
+        metadata["epoch"] = epoch
     write_tensors(path, tensors, metadata)
     if journal is not None and not failed:
-        journal.forget()
+        journal.forget(epoch)
 
 
 def _load(
     path: Path, fingerprint: dict[str, Any], begin: Callable[[Tensor], Any], trajectory: Trajectory, oracle: Oracle
 ) -> Snapshot:
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, sealed=True)
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not the checkpoint of a run of this version; choose another file")
     if differ := differences(metadata.get("fingerprint") or {}, fingerprint):
@@ -232,15 +248,57 @@ def _load(
     counts = dict(oracle.counts)
     for purpose, count in counts.items():
         counts[purpose] = unflatten(count, tensors, f"counts.{purpose}")
-    kept = unflatten(trajectory, tensors, "trajectory")
+    taken = tensors["trajectory.loss"].shape[0] if "trajectory.loss" in tensors else 0
+    kept = _longer(unflatten(_shorter(trajectory, taken), tensors, "trajectory"), trajectory)
     running = tensors["running"]
     state = unflatten(begin(running), tensors) if running.numel() else None
     lost = unflatten(torch.zeros_like(counts[Purpose.OPTIMISE]), tensors, "lost")
     oracle.counts = counts
     oracle.knows = {Purpose(purpose): bool(known) for purpose, known in metadata["knows"].items()}
     if oracle.journal is not None:
-        oracle.journal.resume(int(metadata["calls"]), lost)
+        oracle.journal.resume(int(metadata["epoch"]), lost)
     return Snapshot(running, state, _charge(kept, counts[Purpose.OPTIMISE]))
+
+
+def _shorter(trajectory: Trajectory, rows: int | None = None) -> Trajectory:
+    """The trajectory without the rows of steps that nobody took yet, one excepted: it holds what was paid so far."""
+    if rows is None:
+        rows = int(trajectory.steps.max()) + 1 if trajectory.steps.numel() else 1
+    return trajectory._replace(**{name: getattr(trajectory, name)[:rows] for name in _BY_STEP})
+
+
+def _longer(short: Trajectory, full: Trajectory) -> Trajectory:
+    """The inverse: rows of steps that were not taken repeat the last one, but for the loss."""
+    room, have = full.loss.shape[0], short.loss.shape[0]
+    if have == room:
+        return short
+    more = {name: getattr(short, name)[-1:].expand(room - have, -1) for name in _BY_STEP}
+    more["loss"] = full.loss[have:]
+    return short._replace(**{name: torch.cat((getattr(short, name), rows)) for name, rows in more.items()})
+
+
+#: Fields of a trajectory with a row for each step.
+_BY_STEP = ("loss", "best", "queries")
+
+
+def _recheck(kept: Trajectory, oracle: Oracle, x0: Tensor) -> None:
+    """Ask for the best point of one problem again, and warn where the target says something else."""
+    known = kept.best_loss.isfinite().nonzero().flatten()
+    if oracle.objective.stochastic or not bool((kept.reason == StopReason.RUNNING).any()) or not known.numel():
+        return
+    row = int(known[0])
+    then, now = float(kept.best_loss[row]), oracle.again(kept.best_point[row].to(x0), row)
+    if not abs(now - then) <= _SAME * (1 + abs(then)):
+        warnings.warn(
+            f"the target answers {now:.6g} to a point that it answered {then:.6g} to before the interruption: it is "
+            "another one now, or noisy; results are those of neither",
+            ChangedTargetWarning,
+            stacklevel=3,
+        )
+
+
+#: Values that differ by no more, relatively, may come from the same model: in another batch, or of half precision.
+_SAME = 1e-2
 
 
 def _charge(trajectory: Trajectory, paid: Tensor) -> Trajectory:

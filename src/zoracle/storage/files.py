@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from zoracle.errors import CheckpointError, InputError
+from zoracle.storage.hashing import raw
+
+#: What the name of a file that is being written ends with; it begins with a dot and the name of the file.
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a crash at any moment leaves the old one or the new one, never a part.
+
+    It is made under a name of its own and then given its own, and both are through to the disk before this returns. A
+    link that stands there is replaced, and what it points to left alone.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -25,18 +35,63 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile: its files are for the owner's eyes only, and a run folder is often shown to others.
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        temporary = _unfinished(path)
         try:
             with temporary.open("xb") as file:
+                lock(file.fileno())  # or it would be taken for one that a killed process left
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+                if sys.platform != "win32":
+                    os.replace(temporary, path)
+            if sys.platform == "win32":
+                os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Names that were given in a folder are through to the disk; where a system has no such thing, nothing is done."""
+    with suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left unfinished in a folder; what one is still writing is locked, and stays.
+
+    Args:
+        folder: not those in it.
+        name: of the file that was to be written; None for all.
+    """
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            begins = name is None or entry.name.startswith(f".{name[:_NAME]}.")
+            if not (begins and _UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
+                continue
+            with suppress(OSError):
+                file = os.open(entry.path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+                try:
+                    left = lock(file)
+                finally:
+                    os.close(file)
+                if left:
+                    os.unlink(entry.path)
+
+
+#: Of a file's name so much is in that of one that is being written: names have a longest length.
+_NAME = 100
+
+
+def _unfinished(path: Path) -> Path:
+    return path.parent / f".{path.name[:_NAME]}.{secrets.token_hex(4)}.tmp"
 
 
 def lock(file: int) -> bool:
@@ -76,7 +131,7 @@ def check_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}: it is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        probe = _unfinished(path)
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -94,29 +149,53 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """A safetensors file whose metadata values are JSON."""
+    """A safetensors file whose metadata values are JSON, with a checksum of all of it."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(flat, {name: json.dumps(value) for name, value in metadata.items()}))
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    write_bytes(path, save(flat, {**texts, _CHECKSUM: json.dumps(_checksum(flat, texts))}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, *, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a safetensors file; nothing is ever unpickled.
 
+    Args:
+        path: the file.
+        sealed: whether it has to have a checksum; where there is one it has to be right.
+
     Raises:
-        CheckpointError: the file is missing, truncated, or something else than safetensors.
+        CheckpointError: the file is missing, truncated, damaged, or something else than safetensors.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = {name: _json_or_text(value) for name, value in (file.metadata() or {}).items()}
+            texts = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({reason}); it is truncated, or something else"
+            f"{path} cannot be read as safetensors ({reason[:200]}); it is truncated, or something else"
         ) from error
-    return tensors, metadata
+    told = texts.pop(_CHECKSUM, None)
+    if told is None and sealed:
+        raise CheckpointError(f"{path} has no checksum: it is of another version of zoracle, or something else")
+    if told is not None and _json_or_text(told) != _checksum(tensors, texts):
+        raise CheckpointError(f"{path} is damaged: its checksum is another one; put back a copy, or remove it")
+    return tensors, {name: _json_or_text(value) for name, value in texts.items()}
+
+
+_CHECKSUM = "checksum"
+
+
+def _checksum(tensors: dict[str, Tensor], texts: dict[str, str]) -> str:
+    """BLAKE2 of all names, types, shapes, bytes and metadata."""
+    digest: Any = hashlib.blake2b(digest_size=16)
+    for name, text in sorted(texts.items()):
+        digest.update(f"{len(name)} {len(text)} {name}{text}".encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{len(name)} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(raw(tensor))
+    return str(digest.hexdigest())
 
 
 def _json_or_text(value: str) -> Any:
@@ -135,5 +214,5 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {str(error).splitlines()[0][:200]}") from error

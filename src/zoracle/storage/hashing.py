@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -14,6 +15,14 @@ def tensor_hash(tensor: Tensor) -> str:
     digest = hashlib.sha256()
     feed(digest, tensor)
     return digest.hexdigest()
+
+
+def raw(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The bytes of a tensor (N,) uint8, of any type and layout."""
+    flat = tensor.detach().cpu().reshape(-1)
+    # A single number may have any stride, and a view of its bytes needs 1.
+    flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy()
 
 
 def feed(digest: Any, tensor: Tensor) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zoracle.errors import InputError
-from zoracle.storage.files import lock, read_json, write_bytes, write_json
+from zoracle.storage.files import lock, read_json, sweep, write_bytes, write_json
 from zoracle.storage.fingerprint import config_hash, versions
+from zoracle.storage.owned import is_at, open_owned
 
 #: The form of a run folder. A patch release keeps it; a run of another one is refused.
 FORMAT = 2
@@ -49,27 +51,58 @@ class Run(NamedTuple):
 def locked(out: str | Path) -> Iterator[None]:
     """Keep a run folder to this process; a process that ended in whatever way keeps it no longer.
 
+    What killed processes left unfinished in it is removed first, and the lock afterwards.
+
     Raises:
-        InputError: another process has it, or it cannot be written to.
+        InputError: another process has it, its lock is a link or another's file, or it cannot be written to.
     """
     path = Path(out)
     _check_writable(path)
+    file = _take(path)
     try:
-        file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise InputError(f"cannot write into {path}: {error.strerror or error}; choose another folder") from error
-    try:
-        if not lock(file):
-            other = os.read(file, 20).decode(errors="replace").strip()
-            raise InputError(
-                f"{path} is in use by another run{f' (process {other})' if other else ''}; "
-                "wait for it, end it, or choose another folder"
-            )
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
+        for folder in (path, path / PIECES, *_subfolders(path / PIECES)):
+            sweep(folder)
         yield
     finally:
+        if is_at(file, path / LOCK):
+            with suppress(OSError):
+                (path / LOCK).unlink()
         os.close(file)
+
+
+#: What a lock holds: the process that has it.
+_HOLDER = re.compile(rb"(zoracle (\d{1,10})\n?)?")
+
+
+def _take(path: Path) -> int:
+    """The lock of a folder, as a descriptor; it says which process has it."""
+    while True:
+        file = open_owned(path / LOCK)
+        try:
+            held = _HOLDER.fullmatch(os.read(file, 40))
+            if held is None:
+                raise InputError(
+                    f"{path / LOCK} is no lock of this version of zoracle; remove it, or choose another folder"
+                )
+            if not lock(file):
+                other = (held[2] or b"").decode()
+                raise InputError(
+                    f"{path} is in use by another run{f' (process {other})' if other else ''}; "
+                    "wait for it, end it, or choose another folder"
+                )
+            if is_at(file, path / LOCK):
+                os.ftruncate(file, 0)
+                os.lseek(file, 0, os.SEEK_SET)
+                os.write(file, f"zoracle {os.getpid()}\n".encode())
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # whoever had it removed it just now
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
 
 
 def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any] | None = None) -> Run:

@@ -1,0 +1,154 @@
+"""Rule of counts: every point that a target was asked for is in exactly one count, whatever fails after it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+import torch
+
+import zoracle
+from problems import Bowls
+from zoracle.errors import BlackBoxError, ChangedTargetWarning, InputError
+from zoracle.optimizers.registry import make
+from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.resume import resumable_rollout
+from zoracle.types import Purpose
+
+
+class Failing(Bowls):
+    """Raises once at some calls, after they were made."""
+
+    def __init__(self, fails, problems=3, **settings):
+        super().__init__(problems, 4, **settings)
+        self.fails = set(fails)
+
+    def _evaluate(self, points, problem, step):
+        result = super()._evaluate(points, problem, step)
+        if self.calls in self.fails:
+            raise BlackBoxError("gone")
+        return result
+
+
+def until_it_ends(path, objective, budget, chunk, **options):
+    for attempt in range(9):
+        oracle = Oracle(objective, budget=budget, chunk=chunk)
+        x0 = torch.full((objective.num_problems, 4), 0.5, dtype=torch.float64)
+        settings = {"fingerprint": {}, "seed": 3, "every": 1e9, "final": Purpose.OPTIMISE, "check_start": True}
+        optimizer = make("zo-sgd", num_directions=4)
+        try:
+            return resumable_rollout(optimizer, oracle, x0, 4, path=path, **settings, **options), oracle, attempt
+        except BlackBoxError:
+            continue
+    raise AssertionError("it failed more often than it was to")
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7])
+@pytest.mark.parametrize("budget", [12, 13, 17, 22])
+def test_a_failure_at_any_call(tmp_path, chunk, budget):
+    """One look at the start, steps of five points, as many as the budget pays for, and the last iterate."""
+    whole, oracle, _ = until_it_ends(None, Failing(()), budget, chunk)
+    calls = oracle.objective.calls
+    for fails in range(1, calls + 1):
+        objective = Failing({fails, fails + 3})
+        found, oracle, failed = until_it_ends(tmp_path / f"run-{fails}", objective, budget, chunk)
+        seen = objective.points_seen()
+        assert failed >= 1
+        assert oracle.lost.tolist() == [0] * 3
+        assert oracle.counts[Purpose.OPTIMISE].tolist() == seen.tolist()
+        assert found.total_queries.tolist() == seen.tolist()
+        assert int(seen.max()) <= budget
+        same = found.steps == whole.steps
+        assert torch.equal(found.final_point[same], whole.final_point[same]), "what failed changes no point"
+        known = same & found.final_known & whole.final_known
+        assert torch.equal(found.final_loss[known], whole.final_loss[known]), "and no answer of another is taken"
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_reported_case(tmp_path, images):
+    """An image in one call each; the target fails in the last step that the budget pays for."""
+    answered = failed = 0
+
+    def model(x):
+        nonlocal answered, failed
+        if answered + failed + len(x) >= 40 * images and not failed:
+            failed += len(x)
+            raise ConnectionError("gone")
+        answered += len(x)
+        flat = x.flatten(1)
+        return torch.stack([flat[:, ::2].mean(1), flat[:, 1::2].mean(1) + 0.5 + 0 * flat.mean(1)], 1)
+
+    pictures = torch.full((images, 3, 8, 8), 0.5)
+    labels = torch.ones(images, dtype=torch.int64)
+    settings = {"norm": "linf", "eps": 1e-4, "budget": 43, "optimizer": "zo-signsgd", "chunk": 1, "outputs": "logits"}
+    run = {**settings, "checkpoint": tmp_path / "run"}
+    with pytest.raises(BlackBoxError):
+        zoracle.attack(model, pictures, labels, **run)
+    before = answered
+    found = zoracle.attack(model, pictures, labels, **run)
+    again = int(found.interrupted.sum())
+    assert again <= 1, "the stored query that is asked for again"
+    assert int(found.queries.sum()) + again == answered + failed
+    assert answered - before <= 21 * (images - 1) + 3, "only what failed is asked for again"
+    assert int(found.queries.max()) <= 43
+
+
+def test_a_target_that_changed_is_noticed(tmp_path):
+    shift = 0.0
+
+    def f(x):
+        return ((x - 0.3 - shift) ** 2).sum(1)
+
+    def stop(step):
+        if int(step.trajectory.steps.max()) == 3:
+            raise BlackBoxError("stop")
+
+    run = {"budget": 55, "optimizer": "zo-sgd", "num_directions": 10, "checkpoint": tmp_path / "run"}
+    with pytest.raises(BlackBoxError):
+        zoracle.minimize(f, torch.ones(4), on_step=stop, **run)
+    shift = 0.5
+    with pytest.warns(ChangedTargetWarning, match="it is another one now, or noisy"):
+        found = zoracle.minimize(f, torch.ones(4), **run)
+    assert found.interrupted == 1
+    assert zoracle.minimize(f, torch.ones(4), **run).interrupted == 1, "a finished run asks nothing"
+
+
+def test_what_cannot_be_noted_is_not_asked(tmp_path):
+    """The journal reaches the largest size of a file; the checkpoint does not."""
+    if sys.platform == "win32":
+        pytest.skip("no limit of file sizes there")
+    whole, _, _ = until_it_ends(None, Failing(()), None, 1)
+    objective = Failing(())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = set()
+    try:
+        for size in range(3000, 9000, 250):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            try:
+                until_it_ends(tmp_path / "run", objective, None, 1)
+                break
+            except InputError as error:
+                told.add("a traceback" if "\n" in str(error) else str(error).partition("/")[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found, oracle, _ = until_it_ends(tmp_path / "run", objective, None, 1)
+    assert told == {"cannot write "}
+    assert torch.equal(found.final_point, whole.final_point)
+    assert torch.equal(found.queries, whole.queries), "nothing is counted that nobody saw"
+    assert (oracle.counts[Purpose.OPTIMISE] + oracle.lost).tolist() == objective.points_seen().tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_checkpoint_grows_with_what_was_used(tmp_path):
+    def stop(step):
+        if int(step.trajectory.steps.max()) == 3:
+            raise BlackBoxError("stop")
+
+    sizes = []
+    for budget in (10_000, 1_000_000):
+        path = tmp_path / f"{budget}"
+        with pytest.raises(BlackBoxError):
+            zoracle.minimize(lambda x: (x**2).sum(1), torch.ones(4), budget=budget, checkpoint=path, on_step=stop)
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < sizes[0] + 100
