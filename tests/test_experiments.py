@@ -30,7 +30,7 @@ from zoracle.experiments.weights import paper_config
 from zoracle.experiments.work import Work
 from zoracle.optimizers.pretrained import Use, resolve, save_optimizer, shipped
 from zoracle.optimizers.registry import make
-from zoracle.reporting.drawing import line
+from zoracle.reporting.lines import line
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task

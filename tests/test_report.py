@@ -15,7 +15,8 @@ from zoracle.comparison.compare import Output, compare
 from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives.attack import Attack
 from zoracle.optimizers.registry import make
-from zoracle.reporting.figures import grey_png, signed_png, styles
+from zoracle.reporting.figures import styles
+from zoracle.reporting.pictures import grey_png, signed_png
 from zoracle.tasks.digits import DigitsAttack
 
 EVIL = '<script>alert("x")</script> & $x^{_'

@@ -21,7 +21,8 @@ from zoracle.evaluation.workers import check_workers, started
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
 from zoracle.reporting.output import write_run
-from zoracle.reporting.table import Row, rich_table, rows_of
+from zoracle.reporting.rows import Row, rows_of
+from zoracle.reporting.terminal import rich_table
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned
 from zoracle.storage.fingerprint import optimizer_config

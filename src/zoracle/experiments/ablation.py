@@ -11,7 +11,8 @@ from zoracle.experiments.weights import NO_UPDATE, PAPER, own_form, paper_weight
 from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.registry import make
-from zoracle.reporting.drawing import BAND, Figure, best_line, lines_figure, loss_line
+from zoracle.reporting.figures import Figure
+from zoracle.reporting.lines import BAND, best_line, lines_figure, loss_line
 from zoracle.reporting.tables import Array, Table, differences_table, rows_table
 from zoracle.tasks.base import Task
 

@@ -20,8 +20,9 @@ from zoracle.experiments.weights import PAPER, paper_config
 from zoracle.metatrain.config import TrainConfig
 from zoracle.optimizers.base import Positive
 from zoracle.optimizers.registry import make
-from zoracle.reporting.drawing import BAND, Figure, Line, line, lines_figure
-from zoracle.reporting.tables import Array, Table, records_table
+from zoracle.reporting.figures import Figure
+from zoracle.reporting.lines import BAND, Line, line, lines_figure
+from zoracle.reporting.tables import Array, Cell, Table, records_table
 from zoracle.tasks import task
 from zoracle.tasks.base import Task
 from zoracle.tasks.mnist import MNISTAttack
@@ -330,7 +331,7 @@ def _meta_table(s: Agreement, records: Sequence[Mapping[str, Any]]) -> Table:
         "Agreement: meta-gradients of one segment; for each mu cosine / relative difference / meta-loss by queries",
         ["problems", "optimizer", "first step", "precision", "meta-loss, directional",
          *(f"mu = {mu:.0e}" for mu in mus), "order"],
-        texts,
+        [[Cell(text) for text in line] for line in texts],
         [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records],
     )  # fmt: skip
 

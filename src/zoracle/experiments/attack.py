@@ -13,7 +13,8 @@ from zoracle.experiments.context import Context, Named
 from zoracle.experiments.external import count, external
 from zoracle.experiments.work import Work
 from zoracle.optimizers.pretrained import shipped
-from zoracle.reporting.drawing import BAND, Figure, Line, best_line, lines_figure, loss_line, panels_figure
+from zoracle.reporting.figures import Figure
+from zoracle.reporting.lines import BAND, Line, best_line, lines_figure, loss_line, panels_figure
 from zoracle.reporting.tables import Array, Table, differences_table, rows_table
 from zoracle.tasks.base import Task
 

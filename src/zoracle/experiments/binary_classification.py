@@ -15,7 +15,7 @@ from zoracle.experiments.weights import PAPER, paper_weights, training_steps
 from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig, parse
 from zoracle.optimizers.base import Optimizer
-from zoracle.reporting.drawing import BAND, Line, best_line, lines_figure, panels_figure, points_line
+from zoracle.reporting.lines import BAND, Line, best_line, lines_figure, panels_figure, points_line
 from zoracle.reporting.tables import Array, Table, differences_table, rows_table
 from zoracle.results.metrics import ratio
 

@@ -25,7 +25,7 @@ from zoracle.metatrain.config import TrainConfig
 from zoracle.metatrain.trainer import Report, Trainer
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.optimizers.pretrained import Loaded, Use
-from zoracle.reporting.table import Row, rows_of
+from zoracle.reporting.rows import Row, rows_of
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned, tuned
 from zoracle.storage.files import read_tensors, write_tensors

@@ -15,7 +15,8 @@ from zoracle.experiments.weights import PAPER, own_form, paper_weights, training
 from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_directions, with_settings
 from zoracle.optimizers.registry import make
-from zoracle.reporting.drawing import BAND, Figure, line, lines_figure
+from zoracle.reporting.figures import Figure
+from zoracle.reporting.lines import BAND, line, lines_figure
 from zoracle.reporting.tables import Table, records_table
 from zoracle.results.intervals import clustered
 from zoracle.results.tuned import tuned

@@ -11,7 +11,7 @@ from zoracle.experiments.common import arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
 from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_directions
-from zoracle.reporting.drawing import BAND, lines_figure, points_line
+from zoracle.reporting.lines import BAND, lines_figure, points_line
 from zoracle.reporting.tables import Array, Table, rows_table
 from zoracle.results.metrics import ratio
 

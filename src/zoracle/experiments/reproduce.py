@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +14,14 @@ from zoracle import __version__
 from zoracle.comparison.chosen import chosen
 from zoracle.comparison.entries import OnProgress
 from zoracle.comparison.progress import shown
-from zoracle.errors import InputError, MissingExtraError, require
+from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.workers import check_workers, started
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
 from zoracle.optimizers.pretrained import Use
-from zoracle.reporting.drawing import write_figure
+from zoracle.reporting.figures import write_figure
+from zoracle.reporting.page import check_extra, write_page
 from zoracle.reporting.tables import markdown
-from zoracle.results.metrics import DEFINITIONS
 from zoracle.results.tuned import write_tuned
 from zoracle.storage.files import read_json, write_json, write_text
 from zoracle.storage.runfolder import VERSIONS, locked, open_run, write_npz
@@ -185,14 +184,10 @@ def _draw(
     paths: dict[str, Path],
 ) -> None:
     """Write figures and the page."""
-    jinja2 = require("jinja2", "report")
+    check_extra()
     for figure in outcome.figures:
         for path in write_figure(figure, folder / "figures"):
             paths[path.name] = path
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = files("zoracle.reporting") / "templates" / "page.html.jinja"
     quick = " --quick" if context.quick else ""
     form = experiment.quick if context.quick else experiment.full
     sets = "".join(
@@ -200,7 +195,10 @@ def _draw(
         for name in form.__struct_fields__
         if getattr(context.settings, name) != getattr(form, name)
     )
-    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+    paths["page"] = folder / "index.html"
+    write_page(
+        paths["page"],
+        "experiment",
         name=experiment.name,
         summary=experiment.summary,
         about=experiment.about.split("\n\n"),
@@ -213,9 +211,5 @@ def _draw(
         queries=", ".join(f"{purpose} {count:,}" for purpose, count in context.meter.queries.items()) or "none",
         duration=duration(context.meter.estimate(experiment.work(experiment.full))),
         config=json.dumps(config, indent=1, sort_keys=True),
-        definitions=DEFINITIONS,
-        version=__version__,
         versions=read_json(folder / VERSIONS),
     )
-    paths["page"] = folder / "index.html"
-    write_text(paths["page"], page)

@@ -10,7 +10,7 @@ from zoracle.experiments.context import Context
 from zoracle.experiments.weights import PAPER, paper_weights, training_steps
 from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_settings
-from zoracle.reporting.drawing import BAND, lines_figure, points_line
+from zoracle.reporting.lines import BAND, lines_figure, points_line
 from zoracle.reporting.tables import rows_table
 from zoracle.results.metrics import queries_to_success, ratio
 

@@ -15,7 +15,7 @@ from zoracle.experiments.context import Context, Trained
 from zoracle.experiments.weights import recipe
 from zoracle.experiments.work import Work
 from zoracle.metatrain.config import TrainConfig, parse
-from zoracle.reporting.drawing import Line, lines_figure
+from zoracle.reporting.lines import Line, lines_figure
 from zoracle.reporting.tables import differences_table, records_table, rows_table
 from zoracle.tasks import task
 

@@ -12,7 +12,8 @@ from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_
 from zoracle.experiments.context import Context
 from zoracle.experiments.work import Work
 from zoracle.optimizers.pretrained import Loaded, resolve, shipped
-from zoracle.reporting.drawing import BAND, Figure, best_line, panels_figure
+from zoracle.reporting.figures import Figure
+from zoracle.reporting.lines import BAND, best_line, panels_figure
 from zoracle.reporting.tables import Table, records_table, rows_table
 from zoracle.results.metrics import paired
 from zoracle.tasks import names, task

@@ -17,8 +17,10 @@ from zoracle.objectives.base import Objective
 from zoracle.objectives.reduced import Reduced
 from zoracle.reporting.attack_page import attack_page
 from zoracle.reporting.gallery import Gallery, best_points, drawn, make_gallery
-from zoracle.reporting.report import check_extra, write_report
-from zoracle.reporting.table import Row, markdown
+from zoracle.reporting.page import check_extra
+from zoracle.reporting.report import write_report
+from zoracle.reporting.rows import Row
+from zoracle.reporting.tables import rows_table
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned, write_tuned
 from zoracle.storage.files import read_json, write_json, write_text
@@ -69,7 +71,7 @@ def write_run(
         )
     }
     write_json(paths["table"], [row._asdict() for row in rows])
-    write_text(paths["markdown"], markdown(rows))
+    write_text(paths["markdown"], rows_table("rows", title, rows).markdown())
     write_npz(paths["curves"], curve_arrays(results))
     if attack:
         for label, result in results.items():

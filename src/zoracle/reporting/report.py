@@ -1,38 +1,27 @@
-"""A report that is one HTML file: nothing is loaded from anywhere, and nothing runs in it."""
+"""The report of a comparison or an attack."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoracle import __version__
-from zoracle.errors import require
-from zoracle.reporting import figures
 from zoracle.reporting.attack_page import COUNTS, AttackPage
+from zoracle.reporting.curves import curves
+from zoracle.reporting.figures import inline_svg, styles
 from zoracle.reporting.gallery import Gallery
-from zoracle.reporting.table import COLUMNS, Row, cells, shown_columns
-from zoracle.results.metrics import DEFINITIONS
+from zoracle.reporting.page import write_page
+from zoracle.reporting.pictures import grey_png, signed_png
+from zoracle.reporting.rows import Row
+from zoracle.reporting.tables import COLUMNS, cells, shown_columns
 from zoracle.results.result import Result
-from zoracle.storage.files import write_text
 
 #: What a label looks like in a figure's key: a short line with its dash.
 _KEY_LENGTH = 28
 
 #: Numbers of ``versus_first`` by the words that a reader sees.
 _DIFFERENCES = (("ratio", "ratio", ".4f"), ("queries_to_success", "queries to first success", ".1f"))
-
-
-def check_extra() -> None:
-    """Make sure that a report can be drawn.
-
-    Raises:
-        MissingExtraError: jinja2 or matplotlib is not installed; the message names the extra.
-    """
-    require("jinja2", "report")
-    require("matplotlib", "report")
 
 
 def write_report(
@@ -52,7 +41,7 @@ def write_report(
     Args:
         path: the HTML file.
         title: its heading.
-        rows: what :func:`zoracle.reporting.table.rows_of` made of the results, best first.
+        rows: what :func:`zoracle.reporting.rows.rows_of` made of the results, best first.
         results: by label.
         config: the run's settings, JSON values.
         versions: what computed the numbers.
@@ -64,27 +53,23 @@ def write_report(
         MissingExtraError: jinja2 or matplotlib is not installed; the message names the extra.
         InputError: the file cannot be written.
     """
-    jinja2 = require("jinja2", "report")
-    check_extra()
     ordered = {row.optimizer: results[row.optimizer] for row in rows}
-    style = figures.styles(list(ordered))
     shown = shown_columns(rows)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = files("zoracle.reporting") / "templates" / "report.html.jinja"
-    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+    stopping = all(row.stop_on_success for row in rows)
+    write_page(
+        path,
+        "run",
         title=title,
         lead=_lead(rows),
         notes=[*notes, *_warnings(rows)],
         headings=[COLUMNS[j][0] for j in shown],
         lines=[(row, [line[j] for j in shown]) for row, line in zip(rows, cells(rows), strict=True)],
         differences=_differences(rows),
-        figures=figures.curves(ordered, stopping=all(row.stop_on_success for row in rows)),
-        sorted_by="queries to success" if all(row.stop_on_success for row in rows) else "ratio",
+        figures=[(figure, inline_svg(figure)) for figure in curves(ordered, stopping=stopping)],
+        sorted_by="queries to success" if stopping else "ratio",
         attack=attack,
         count_headings=COUNTS,
-        styles=style,
+        styles=styles(list(ordered)),
         key_length=_KEY_LENGTH,
         strips=_strips(gallery, ordered),
         gallery=gallery,
@@ -93,10 +78,7 @@ def write_report(
         ],
         config=json.dumps(config, indent=1, sort_keys=True),
         versions=versions,
-        definitions=DEFINITIONS,
-        version=__version__,
     )
-    write_text(path, page)
 
 
 class _Shot(NamedTuple):
@@ -128,7 +110,7 @@ def _strips(gallery: Gallery | None, ordered: Mapping[str, Result]) -> list[_Str
     return [
         _Strip(
             id=gallery.ids[i],
-            original=figures.grey_png(gallery.originals[i]),
+            original=grey_png(gallery.originals[i]),
             label=gallery.class_name(int(gallery.labels[i])),
             predicted=gallery.class_name(int(gallery.predicted[i])),
             shots=[_shot(gallery, label, i) for label in ordered],
@@ -141,8 +123,8 @@ def _shot(gallery: Gallery, label: str, i: int) -> _Shot:
     outcome = gallery.outcomes[label]
     change = outcome.adversarial[i] - gallery.originals[i]
     return _Shot(
-        adversarial=figures.grey_png(outcome.adversarial[i]),
-        change=figures.signed_png(change, float(change.abs().max())),
+        adversarial=grey_png(outcome.adversarial[i]),
+        change=signed_png(change, float(change.abs().max())),
         predicted=gallery.class_name(int(outcome.predicted[i])),
         success=bool(outcome.success[i]),
         first=int(outcome.first_success[i]),

@@ -1,4 +1,4 @@
-"""Tables of records, as they are read and as JSON."""
+"""Tables: of a comparison's rows, and of any records; as they are read and as JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,73 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zoracle.reporting.table import COLUMNS, Row, cells, shown_columns
+from zoracle.reporting.rows import Row
 
 Array = npt.NDArray[Any]
+
+
+#: Columns of the tables that people read: heading, key, key of the interval or None, digits, and which is better.
+COLUMNS: tuple[tuple[str, str, bool, str, str], ...] = (
+    ("ratio", "ratio", True, ".4f", "low"),
+    ("best ratio", "best_ratio", False, ".4f", "low"),
+    ("final loss", "final_loss", True, ".4g", "low"),
+    ("success final", "success_final", False, ".1%", "high"),
+    ("success ever", "success_ever", False, ".1%", "high"),
+    ("queries to success, mean", "queries_to_success_mean", False, ".1f", "low"),
+    ("median", "queries_to_success_median", False, ".1f", "low"),
+    ("l1", "l1", False, ".3f", "low"),
+    ("l2", "l2", False, ".3f", "low"),
+    ("linf", "linf", False, ".3f", "low"),
+    ("queries", "queries_per_problem", False, ",.0f", ""),
+    ("seconds", "seconds", False, ".1f", ""),
+)
+
+
+class Cell(NamedTuple):
+    """One place of a table as text."""
+
+    text: str
+    interval: str = ""
+    """Empty where there is none."""
+    best: bool = False
+    """No other row is better, at the digits shown."""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".strip()
+
+    def markdown(self) -> str:
+        """For a table in Markdown; the best is bold."""
+        text = _plain(self.text)
+        return f"{f'**{text}**' if self.best else text} {self.interval}".strip()
+
+
+def cells(rows: Sequence[Row]) -> list[list[Cell]]:
+    """The numbers of each row under COLUMNS, the best of each column marked where the rows differ in it."""
+    values = [[getattr(row, key) for _, key, *_ in COLUMNS] for row in rows]
+    texts = [[_text(value, COLUMNS[j][3]) for j, value in enumerate(line)] for line in values]
+    best: list[set[str]] = []
+    for j, (*_, better) in enumerate(COLUMNS):
+        known = [(line[j], texts[i][j]) for i, line in enumerate(values) if line[j] is not None]
+        choose = {"low": min, "high": max}.get(better)
+        differ = len({text for _, text in known}) > 1
+        best.append({choose(known)[1]} if choose is not None and differ else set())
+    return [
+        [
+            Cell(texts[i][j], _interval(row, key) if has else "", texts[i][j] in best[j])
+            for j, (_, key, has, *_) in enumerate(COLUMNS)
+        ]
+        for i, row in enumerate(rows)
+    ]
+
+
+def shown_columns(rows: Sequence[Row]) -> list[int]:
+    """Which of COLUMNS any row has a number for. Where runs stop at a success, how they end says nothing."""
+    ends = {"ratio", "best_ratio", "final_loss", "success_final"} if all(row.stop_on_success for row in rows) else set()
+    return [
+        j
+        for j, (_, key, *_) in enumerate(COLUMNS)
+        if key not in ends and any(getattr(row, key) is not None for row in rows)
+    ]
 
 
 class Table(NamedTuple):
@@ -20,7 +84,7 @@ class Table(NamedTuple):
     """Its key in ``table.json``."""
     title: str
     headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
+    lines: Sequence[Sequence[Cell]]
     records: Sequence[Mapping[str, Any]]
     """JSON values, one record a line, unrounded."""
 
@@ -28,7 +92,12 @@ class Table(NamedTuple):
         """The table as Markdown."""
         head = "| " + " | ".join(map(_plain, self.headings)) + " |"
         rule = "| --- |" + " ---: |" * (len(self.headings) - 1)
-        return "\n".join((head, rule, *("| " + " | ".join(map(_plain, line)) + " |" for line in self.lines))) + "\n"
+        return (
+            "\n".join(
+                (head, rule, *("| " + " | ".join(cell.markdown() for cell in line) + " |" for line in self.lines))
+            )
+            + "\n"
+        )
 
 
 def records_table(
@@ -42,10 +111,7 @@ def records_table(
 def rows_table(name: str, title: str, rows: Sequence[Row]) -> Table:
     """The table of a comparison."""
     shown = shown_columns(rows)
-    lines = [
-        [row.optimizer, *(f"{line[j].text} {line[j].interval}".strip() for j in shown)]
-        for row, line in zip(rows, cells(rows), strict=True)
-    ]
+    lines = [[Cell(row.optimizer), *(line[j] for j in shown)] for row, line in zip(rows, cells(rows), strict=True)]
     return Table(name, title, ["optimizer", *(COLUMNS[j][0] for j in shown)], lines, [row._asdict() for row in rows])
 
 
@@ -67,15 +133,31 @@ def markdown(tables: Sequence[Table]) -> str:
     return "\n".join(f"## {table.title}\n\n{table.markdown()}" for table in tables)
 
 
-def _cell(record: Mapping[str, Any], key: str, form: str) -> str:
+def _text(value: float | None, digits: str) -> str:
+    return "-" if value is None else number(value, digits)
+
+
+def number(value: float, digits: str) -> str:
+    """As the column asks; a ratio too small for its four decimals gets two significant digits instead."""
+    return f"{value:.2g}" if digits == ".4f" and 0 < abs(value) < 1e-3 else format(value, digits)
+
+
+def _interval(row: Row, key: str) -> str:
+    low, high = getattr(row, f"{key}_low"), getattr(row, f"{key}_high")
+    if low is None or high is None:
+        return ""
+    digits = next(column[3] for column in COLUMNS if column[1] == key)
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def _cell(record: Mapping[str, Any], key: str, form: str) -> Cell:
     value = record.get(key)
     low, high = record.get(f"{key}_low"), record.get(f"{key}_high")
-    text = _number(value, form)
-    interval = f" [{_number(low, form)}, {_number(high, form)}]" if _known(low) and _known(high) else ""
-    return text + interval
+    interval = f"[{_formatted(low, form)}, {_formatted(high, form)}]" if _known(low) and _known(high) else ""
+    return Cell(_formatted(value, form), interval)
 
 
-def _number(value: Any, form: str) -> str:
+def _formatted(value: Any, form: str) -> str:
     if not isinstance(value, str) and not _known(value):
         return "-"
     return format(value, form)
@@ -91,4 +173,5 @@ def _json(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """A text that cannot break a Markdown table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

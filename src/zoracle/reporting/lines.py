@@ -1,10 +1,8 @@
-"""Figures of experiments as files, drawn with matplotlib's object interface: no window, no global figure."""
+"""Lines with bands: what most figures show."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,28 +10,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from zoracle.errors import require
-from zoracle.reporting.figures import styles
+from zoracle.reporting.figures import Figure, styles
 from zoracle.results.intervals import clustered
 from zoracle.results.result import Result
-from zoracle.storage.files import write_bytes
 
 Numbers = npt.NDArray[np.float64]
 
 #: Said of every line with a band.
 BAND = "Lines are means over problems and repeats, bands 95 % intervals over problems."
-
-
-class Figure(NamedTuple):
-    """One figure, drawn on axes when matplotlib is there."""
-
-    name: str
-    """Of its files, without a suffix."""
-    title: str
-    caption: str
-    draw: Callable[[Any], None]
-    """Draws on a figure of matplotlib's."""
-    size: tuple[float, float] = (6.4, 4.2)
-    """Inches."""
 
 
 class Line(NamedTuple):
@@ -176,40 +160,6 @@ def scale(axes: Any, lines: Mapping[str, Line], *, log_x: bool, log_y: bool) -> 
         if axis is axes.yaxis:
             axes.set_ylim(*_limits(lines, log=bool(wanted)))
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}")
-
-
-def write_figure(figure: Figure, folder: Path) -> list[Path]:
-    """Write a figure as SVG and PNG.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed; the message names the extra.
-        InputError: the files cannot be written.
-    """
-    matplotlib = require("matplotlib", "report")
-    figures = require("matplotlib.figure", "report")
-    agg = require("matplotlib.backends.backend_agg", "report")
-    paths = []
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": figure.name,
-            "font.size": 10.5,
-            "axes.grid": True,
-            "grid.alpha": 0.2,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlelocation": "left",
-        }
-    ):
-        made = figures.Figure(figsize=figure.size, layout="constrained")
-        agg.FigureCanvasAgg(made)
-        figure.draw(made)
-        for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-            buffer = io.BytesIO()
-            made.savefig(buffer, format=form, metadata=metadata, dpi=150)
-            paths.append(folder / f"{figure.name}.{form}")
-            write_bytes(paths[-1], buffer.getvalue())
-    return paths
 
 
 def _limits(lines: Mapping[str, Line], *, log: bool) -> tuple[float | None, float | None]:
