@@ -14,7 +14,7 @@ from problems import Bowls
 from zoracle import api
 from zoracle.api import minimizing
 from zoracle.api.loading import chosen_optimizer
-from zoracle.errors import BlackBoxError, BudgetError, CheckpointError, InputError
+from zoracle.errors import BlackBoxError, BudgetError, CheckpointError, InputError, NonFiniteWarning
 from zoracle.objectives.base import Bounds
 from zoracle.optimizers.pretrained import Use, save_optimizer
 from zoracle.optimizers.registry import make
@@ -238,11 +238,13 @@ def test_nan_from_the_start_is_an_error_and_later_it_is_counted():
     assert "\n" not in str(told.value)
     f = Counted()
     sometimes = lambda x: np.where(np.arange(len(x)) == 2, np.nan, f(x))  # noqa: E731
-    found = zoracle.minimize(sometimes, np.ones(D), budget=6 * M, optimizer="zo-sgd", num_directions=Q)
+    with pytest.warns(NonFiniteWarning, match="20% of the values"):
+        found = zoracle.minimize(sometimes, np.ones(D), budget=6 * M, optimizer="zo-sgd", num_directions=Q)
     assert found.trajectory.non_finite.tolist() == [6]
     assert np.isfinite(found.x).all()
     assert found.value < 0.49 * D
-    stopped = zoracle.minimize(Counted(nan={3}), np.ones(D), budget=6 * M, optimizer="zo-sgd", num_directions=Q)
+    with pytest.warns(NonFiniteWarning, match="33%"):
+        stopped = zoracle.minimize(Counted(nan={3}), np.ones(D), budget=6 * M, optimizer="zo-sgd", num_directions=Q)
     assert stopped.reason is StopReason.NON_FINITE
     assert stopped.queries == 3 * M
 

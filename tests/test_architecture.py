@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 #: The modules and packages of the house, from the ground up. One may import from the rows below its own.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"keyed", "state", "storage", "frameworks", "calling", "upsampling", "images", "estimators"}),
+    frozenset({"keyed", "state", "storage", "frameworks", "calling", "upsampling", "images", "estimators", "noise"}),
     frozenset({"directions", "blackboxes", "results"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "rollout", "inputs"}),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import zoracle
-from zoracle.errors import BlackBoxError, InputError
+from zoracle.errors import BlackBoxError, InputError, NonFiniteWarning
 from zoracle.types import StopReason
 
 optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed (extra scipy)")
@@ -110,9 +110,10 @@ def test_a_callback_of_the_old_form_is_given_the_point():
 def test_values_that_are_not_finite_are_survived():
     found = optimize.minimize(Bowl({1: np.nan, 5: np.inf}), np.zeros(8), method=zeroth_order, options=OPTIONS)
     assert found.fun < 0.01
-    always = optimize.minimize(
-        Bowl(dict.fromkeys(range(22, 43), np.nan)), np.zeros(8), method=zeroth_order, options=OPTIONS
-    )
+    with pytest.warns(NonFiniteWarning, match="50%"):
+        always = optimize.minimize(
+            Bowl(dict.fromkeys(range(22, 43), np.nan)), np.zeros(8), method=zeroth_order, options=OPTIONS
+        )
     assert (always.success, always.status, always.nfev) == (False, StopReason.NON_FINITE, 42)
 
 

@@ -46,6 +46,14 @@ class FailedCallWarning(UserWarning):
     """A call of a user's function raised, and NaN was taken as its value, as the caller asked."""
 
 
+class NoSignalWarning(UserWarning):
+    """F does not differ by more than its noise anywhere near the start: a result means little."""
+
+
+class NonFiniteWarning(UserWarning):
+    """More than one in a hundred of f's values were NaN or infinite."""
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from zoracle.inputs import Array
 from zoracle.objectives.attack import ImageAttack
-from zoracle.types import StopReason, Trajectory
+from zoracle.types import Choice, StopReason, Trajectory
 
 
 class Progress(NamedTuple):
@@ -31,19 +32,29 @@ class Solution(NamedTuple):
     """What :func:`minimize` found; it prints as a short table. With one starting point there is no B anywhere."""
 
     x: Array
-    """(B, *shape) the best point evaluated, of the type that x0 had."""
+    """(B, *shape) the best point, of the type that x0 had; ``chosen`` says which."""
     value: Array | float
-    """(B,) its value."""
+    """(B,) its value; under noise a mean of several."""
     queries: Array | int
     """(B,) points evaluated."""
     reason: list[StopReason] | StopReason
     """Why each problem stopped."""
     last: Array
-    """(B, *shape) the last iterate."""
+    """(B, *shape) the last iterate; x where that ended above the start by more than the noise."""
     trajectory: Trajectory
     """Step by step; always with its B, on the CPU."""
     interrupted: Array | int = 0
     """(B,) points that were asked for again after interruptions; they are not among ``queries``."""
+    noise: Array | float = math.nan
+    """(B,) standard deviation of f as it was measured at the start, 0 where there is none; NaN where nobody did."""
+    mu: Array | float = math.nan
+    """(B,) distance, a coordinate, in units of ``scale``, from which on differences stood out from the noise."""
+    signal_to_noise: Array | float = math.nan
+    """(B,) differences at that distance over the noise."""
+    chosen: list[Choice] | Choice = Choice.LOWEST
+    """What x is. Of a noisy function the last iterate, the lowest point seen and the start were evaluated again."""
+    non_finite: Array | float = 0.0
+    """(B,) share of the values that were NaN or infinite."""
 
     def __repr__(self) -> str:
         """A line for what was found, and one for each run: never the tensors."""
@@ -108,6 +119,12 @@ _BECAUSE = {
     StopReason.TIME: "time limit reached",
     StopReason.INTERRUPTED: "interrupted",
 }
+_PICKED = {
+    Choice.LOWEST: "the lowest point evaluated",
+    Choice.LAST: "the last iterate",
+    Choice.START: "the start: nothing better was found",
+    Choice.REPEATED: "the lowest point, evaluated again",
+}
 _ROWS, _NUMBERS = 10, 6
 
 
@@ -138,6 +155,13 @@ def _told(solution: Solution) -> list[str]:
                 lines.append(f"   ... {len(values) - _ROWS} more")
                 break
             lines.append(f"  {run:>4}  {value:>12.6g}  {queries:>10,}  {steps:>8,}  {because(why)}")
+    if bool((record.noise > 0).any()):
+        at = int(record.noise.nan_to_num(nan=0.0).argmax())
+        most = "" if len(values) == 1 else ", at most"
+        told = f"{float(record.noise[at]):.2g}{most}; mu {float(record.mu[at]):.2g} scale"
+        lines.append(f"  noise       {told}, signal to noise {float(record.signal[at]):.2g}")
+        if len(values) == 1:
+            lines.append(f"  x is        {_PICKED[Choice(int(record.chosen[0]))]}")
     if lost := int(record.non_finite.sum()):
         share = lost / max(1, int(record.total_queries.sum()))
         lines.append(f"  not finite  {lost:,} values, {share:.1%} of all")

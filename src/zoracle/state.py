@@ -48,6 +48,26 @@ def concatenate(one: Tree, other: Tree) -> Tree:
     return tree_map(lambda a, b: torch.cat((a, b.to(a))), one, other)
 
 
+def parted(mask: Tensor, yes: Callable[..., Any], no: Callable[..., Any], *trees: Any) -> Any:
+    """What one function makes of the rows in a mask (B,) and another of the others, in the rows' order.
+
+    Args:
+        mask: which rows the first function is given.
+        yes: trees of K rows to a tree of K rows.
+        no: likewise, of the same form.
+        trees: of B rows.
+    """
+    some = mask.nonzero().squeeze(1)
+    if some.numel() == 0:
+        return no(*trees)
+    if some.numel() == mask.shape[0]:
+        return yes(*trees)
+    rest = (~mask).nonzero().squeeze(1)
+    first, second = yes(*select(trees, some)), no(*select(trees, rest))
+    whole = tree_map(lambda leaf: leaf.new_zeros((mask.shape[0], *leaf.shape[1:])), first)
+    return assign(assign(whole, some, first), rest, second)
+
+
 def flatten(tree: Any, prefix: str = "state") -> dict[str, Tensor]:
     """Named tensors of a state, for a safetensors file; names are the fields joined by dots."""
     if isinstance(tree, Tensor):

@@ -47,6 +47,19 @@ class StopReason(IntEnum):
     """Ctrl-C."""
 
 
+class Choice(IntEnum):
+    """What a run is left with."""
+
+    LOWEST = 0
+    """The point with the lowest value that was evaluated."""
+    LAST = 1
+    """The last iterate: of a noisy function the lowest value is the luckiest one."""
+    START = 2
+    """The start: nothing better was found."""
+    REPEATED = 3
+    """The point with the lowest value, which was also the lowest when evaluated again."""
+
+
 class Evaluation(NamedTuple):
     """What an objective says of N points."""
 
@@ -146,6 +159,16 @@ class Trajectory(NamedTuple):
     """(B,) int64, points evaluated up to and including the first that succeeds; -1 where none did."""
     non_finite: Tensor
     """(B,) int64, how many values were NaN or infinite."""
+    start_point: Tensor
+    """(B, d) where the run began."""
+    noise: Tensor
+    """(B,) standard deviation of f at the start, 0 where there is none but rounding; NaN where nobody measured it."""
+    mu: Tensor
+    """(B,) distance, a coordinate, from which on differences were ten times the noise; NaN where not measured."""
+    signal: Tensor
+    """(B,) differences at that distance over the noise; NaN where not measured."""
+    chosen: Tensor
+    """(B,) int64, a :class:`Choice`: what ``best_point`` is."""
 
     @property
     def total_queries(self) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoracle import __version__
 from zoracle.api.loading import chosen_optimizer
 from zoracle.api.points import Points, as_limits, as_points, as_scale
-from zoracle.api.watching import all_of, calls_back, limited, resolution, shown
+from zoracle.api.watching import all_of, calls_back, doubts, limited, resolution, shown
 from zoracle.errors import InputError
 from zoracle.frameworks import Framework
 from zoracle.inputs import Array, affordable, as_ids, framework_of, real, whole
@@ -29,7 +29,7 @@ from zoracle.rollout.resume import resumable_rollout
 from zoracle.solutions import Progress, Solution, reasons
 from zoracle.storage.fingerprint import optimizer_config
 from zoracle.storage.hashing import tensor_hash
-from zoracle.types import Purpose, StopReason
+from zoracle.types import Choice, Purpose, StopReason
 
 
 def minimize(
@@ -37,7 +37,7 @@ def minimize(
     x0: Array | Sequence[Any] | float,
     *,
     budget: int,
-    optimizer: str | Path | Optimizer[Any, Any] = "zo-lstm",
+    optimizer: str | Path | Optimizer[Any, Any] = "portfolio",
     bounds: Any = None,
     scale: float | Array | Sequence[Any] = 1.0,
     shape: Sequence[int] | None = None,
@@ -65,11 +65,12 @@ def minimize(
         x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64. With three or more
             axes it is one point, and f takes points of that shape.
         budget: points that each run may evaluate; never passed.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal" here.
+        optimizer: a name, a folder, or an optimizer. "portfolio" needs no setting: it measures the noise of f first, and
+            gives the budget to a quasi-Newton method or an evolution strategy, whichever promises more.
         bounds: (low, high), each a number or an array of x0's shape; or as in SciPy a pair for each coordinate or a
             ``scipy.optimize.Bounds``. None or an infinity leaves a side open. f sees no point outside.
         scale: by how much a coordinate typically has to change, the unit in which optimizers step: a number, or an
-            array of x0's shape. "zo-lstm" starts from it and finds its own.
+            array of x0's shape. "portfolio" and "zo-lstm" start from it and find their own.
         shape: of one point, where x0 alone does not say: ``shape=(28, 28)`` makes an x0 of that shape one point.
         target: stop at this value or a lower one.
         vectorized: whether f takes a batch of points.
@@ -106,6 +107,8 @@ def minimize(
     began = time.monotonic()
     points = as_points(x0, shape, vectorized=vectorized)
     chosen = chosen_optimizer(optimizer, settings, Use(dim=points.start.shape[1]))
+    if not isinstance(optimizer, Optimizer) and "num_directions" not in settings:
+        chosen = chosen.planned(points.start.shape[1], whole("budget", budget))
     budget = affordable(budget, chosen)
     limits, scale = as_limits(bounds, points), as_scale(scale, points)
     seed = whole("seed", seed)
@@ -118,7 +121,7 @@ def minimize(
     if chosen.order and not objective.differentiable:
         raise InputError(
             f"optimizer {type(chosen).__name__} is fed true gradients, and f has only values; expected one that needs "
-            "none, zo-lstm say"
+            "none, portfolio say"
         )
     inner = Rescaled(objective, scale=scale, bounds=limits)
 
@@ -158,6 +161,7 @@ def minimize(
             seed=seed,
             problem=key,
             target=target,
+            measure_noise=chosen.follows_noise,
             final=Purpose.OPTIMISE,
             finite_start=True,
             recheck=True,
@@ -170,7 +174,8 @@ def minimize(
                 None if time_limit is None else limited(time_limit),
             ),
         )
-    why = reasons(trajectory, has_budget=True)
+    doubts(trajectory)
+    why, picked = reasons(trajectory, has_budget=True), [Choice(int(choice)) for choice in trajectory.chosen]
     return Solution(
         points.shaped(inner.original(trajectory.best_point)),
         points.per_problem(trajectory.best_loss),
@@ -179,6 +184,11 @@ def minimize(
         points.shaped(inner.original(trajectory.final_point)),
         trajectory,
         points.per_problem(oracle.lost),
+        points.per_problem(trajectory.noise),
+        points.per_problem(trajectory.mu),
+        points.per_problem(trajectory.signal),
+        picked[0] if points.single else picked,
+        points.per_problem(trajectory.non_finite / trajectory.total_queries.clamp(min=1)),
     )
 
 

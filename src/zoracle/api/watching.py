@@ -13,10 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from zoracle.errors import MuTooSmallWarning
+from zoracle.errors import MuTooSmallWarning, NonFiniteWarning, NoSignalWarning
 from zoracle.rollout import Step
 from zoracle.solutions import Progress
-from zoracle.types import StopReason
+from zoracle.types import StopReason, Trajectory
+
+#: Share of values that are NaN or infinite from which on there is a warning.
+_MANY = 0.01
+#: Differences over noise below which nothing is seen.
+_BURIED = 3.0
 
 Watch = Callable[[Step], StopReason | None]
 
@@ -89,3 +94,19 @@ def shown(wanted: bool, budget: int) -> Iterator[Watch | None]:
             bars.update(bar, completed=int(record.total_queries.max()), description=told)
 
         yield watch
+
+
+def doubts(record: Trajectory) -> None:
+    """Warns of what a caller has to know before believing a result."""
+    lost = float((record.non_finite / record.total_queries.clamp(min=1)).max())
+    if lost > _MANY:
+        warnings.warn(f"{lost:.0%} of the values were NaN or infinite; they were left out", NonFiniteWarning, 3)
+    buried = (record.noise > 0) & (record.signal < _BURIED)
+    if bool(buried.any()):
+        noise = float(record.noise[buried].max())
+        warnings.warn(
+            f"nowhere within a third of the scale does f differ by more than its noise ({noise:.2g}): the result means "
+            "little; give a larger scale, or values that are less noisy",
+            NoSignalWarning,
+            3,
+        )

@@ -90,6 +90,7 @@ class Start(NamedTuple):
 
 
 S = TypeVar("S")
+OptimizerT = TypeVar("OptimizerT", bound="Optimizer[Any, Any]")
 C = TypeVar("C", bound=Config)
 
 
@@ -100,6 +101,8 @@ class Optimizer(ABC, Generic[S, C]):
 
     Attributes:
         config: the settings.
+        fewest: smallest ``num_directions``.
+        follows_noise: whether ``minimize`` measures the noise of f first, because the optimizer goes by it.
         order: 1 where ``tell`` needs the gradient at the point asked for, 0 where values are enough.
 
     Raises:
@@ -107,6 +110,8 @@ class Optimizer(ABC, Generic[S, C]):
     """
 
     Config: ClassVar[type[Config]]
+    fewest: ClassVar[int] = 1
+    follows_noise: ClassVar[bool] = False
     order: int = 0
     config: C
 
@@ -122,10 +127,10 @@ class Optimizer(ABC, Generic[S, C]):
         except msgspec.ValidationError as error:
             known = ", ".join(cls.Config.__struct_fields__)
             raise InputError(f"{cls.__name__}: {error}; settings are {known}") from error
-        if (q := getattr(made, "num_directions", 1)) < 1:
-            raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least 1")
-        if isinstance(made, SamplingConfig) and made.mu is not None and not made.mu > 0:
-            raise InputError(f"{cls.__name__}: mu is {made.mu}; expected a positive number")
+        if (q := getattr(made, "num_directions", cls.fewest)) < cls.fewest:
+            raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least {cls.fewest}")
+        if (mu := getattr(made, "mu", None)) is not None and not mu > 0:
+            raise InputError(f"{cls.__name__}: mu is {mu}; expected a positive number")
         return made  # type: ignore[return-value]
 
     @property
@@ -190,6 +195,23 @@ class Optimizer(ABC, Generic[S, C]):
             way = schedule(self.config.reach, self.config.reach_until, start.horizon, scale, start.mu)
             start = start._replace(radius=way)
         return self._init(start)
+
+    def planned(self: OptimizerT, dim: int, budget: int) -> OptimizerT:
+        """The optimizer for runs of so many queries in so many dimensions; itself, where that is all the same to it."""
+        return self
+
+    def informed(self, state: S, noise: Tensor, mu: Tensor, loss: Tensor) -> S:
+        """The state of an optimizer that is told how noisy f is, before its first step.
+
+        Args:
+            state: of ``init``.
+            noise: (B,) standard deviation of f; 0 where there is none but rounding.
+            mu: (B,) the shortest distance, a coordinate, whose differences stand out from it.
+            loss: (B,) f at the start.
+        """
+        if getattr(self.config, "mu", 0.0) is not None or not hasattr(state, "mu"):
+            return state
+        return state._replace(mu=torch.where(noise > 0, mu, state.mu))  # type: ignore[attr-defined, no-any-return]
 
     def ask(self, state: S) -> Queries:
         """The points to evaluate at this step. It changes nothing: asked twice, it answers the same."""
@@ -360,6 +382,3 @@ def with_directions(optimizer: OptimizerT, q: int | None) -> OptimizerT:
     if q is None or directions_of(optimizer) is None:
         return optimizer
     return with_settings(optimizer, num_directions=q)
-
-
-OptimizerT = TypeVar("OptimizerT", bound=Optimizer[Any, Any])

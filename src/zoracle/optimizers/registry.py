@@ -12,12 +12,15 @@ from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.descent.nes import NES
 from zoracle.optimizers.descent.zo_adam import ZOAdam
 from zoracle.optimizers.descent.zo_adamm import ZOAdaMM
+from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
 from zoracle.optimizers.descent.zo_sgd import ZOSGD
 from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
 from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
+from zoracle.optimizers.portfolio import Portfolio
 from zoracle.optimizers.search.bandits import Bandits
+from zoracle.optimizers.search.ma_es import MAES
 from zoracle.optimizers.search.sign_hunter import SignHunter
 from zoracle.optimizers.search.simba import SimBA
 from zoracle.optimizers.search.snes import SNES
@@ -37,9 +40,12 @@ REGISTRY: dict[str, Entry] = {
     "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
     "zo-adamm": Entry(ZOAdaMM, "Adam whose denominator never falls, on the finite-difference estimate"),
+    "zo-lbfgs": Entry(ZOLBFGS, "quasi-Newton steps on full gradients, differences that follow the noise"),
     "nes": Entry(NES, "signed or normalised steps along an antithetic estimate"),
     "bandits": Entry(Bandits, "two queries a step around a prior carried from step to step (Bandits-TD)"),
     "snes": Entry(SNES, "a separable natural evolution strategy"),
+    "ma-es": Entry(MAES, "an evolution strategy with limited memory (Loshchilov et al., 2019)"),
+    "portfolio": Entry(Portfolio, "zo-lbfgs and ma-es on one budget: the default of minimize"),
     "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
     "simba": Entry(SimBA, "single coordinates, each way, kept where they help (Guo et al., 2019)"),
     "simba-dct": Entry(

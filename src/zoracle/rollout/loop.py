@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
+from zoracle.rollout import measuring
 from zoracle.rollout.oracle import Oracle
 from zoracle.state import assign, concatenate, select
-from zoracle.types import Evaluation, Purpose, Queries, StopReason, Trajectory
+from zoracle.types import Choice, Evaluation, Purpose, Queries, StopReason, Trajectory
 
 S = TypeVar("S")
 
@@ -81,6 +83,11 @@ def blank(steps: int, x: Tensor) -> Trajectory:
         start_success=torch.zeros(b, dtype=torch.bool),
         first_success=zero - 1,
         non_finite=zero.clone(),
+        start_point=x.clone(),
+        noise=x.new_full((b,), torch.nan),
+        mu=x.new_full((b,), torch.nan),
+        signal=x.new_full((b,), torch.nan),
+        chosen=zero.clone(),
     )
 
 
@@ -95,6 +102,7 @@ def rollout(
     queue: Queue | None = None,
     keep_graph: bool = False,
     check_start: bool = False,
+    measure_noise: bool = False,
     stop_on_success: bool = False,
     target: float | None = None,
     final: Purpose | None = Purpose.MONITOR,
@@ -117,6 +125,10 @@ def rollout(
         keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
         check_start: evaluate where each problem starts (``Objective.origin``, else the starting point), for one
             query, before its first step. One that is a success already takes no step.
+        measure_noise: measure the noise of each problem where it starts, before its first step, and tell the optimizer.
+            Queries are kept back then for the end of noisy problems, where the last iterate, the point with the
+            lowest value and the start are evaluated again, and what is best on the mean is called the best point. A
+            last iterate above the start is replaced by the best point.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
@@ -176,7 +188,8 @@ def rollout(
     with torch.set_grad_enabled(keep_graph):
         while True:
             going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
-            record.reason[live[going & ~oracle.affords(problem[live], optimizer.queries_per_step)]] = StopReason.BUDGET
+            cost = optimizer.queries_per_step + (_kept_back(record, oracle, live) if measure_noise else 0)
+            record.reason[live[going & ~oracle.affords(problem[live], cost)]] = StopReason.BUDGET
             record.reason[live[going & (record.steps[live] >= steps)]] = StopReason.STEPS
             stay = record.reason[live] == StopReason.RUNNING
             if not bool(stay.all()) and (not keep_graph or not bool(stay.any())):
@@ -185,6 +198,8 @@ def rollout(
                 record.final_point[gone] = _points(running, ~stay)
                 _settle(record, gone)
                 paid = _evaluate_final(record, oracle, gone, problem, final, device)
+                if measure_noise:
+                    paid = _settle_noise(record, oracle, gone, problem, device) or paid
                 if keep_graph:
                     break
                 whole = assemble() if queue is None else whole
@@ -204,6 +219,12 @@ def rollout(
             unchecked = ~record.checked[live] & (record.steps[live] == 0)
             if check_start and bool(unchecked.any()):
                 _check_start(record, oracle, live[unchecked], select(running.x, unchecked), problem)  # type: ignore[attr-defined]
+                changed()
+                continue
+            unmeasured = record.noise[live].isnan() & (record.steps[live] == 0) if measure_noise else unchecked & False
+            if bool(unmeasured.any()):
+                told = _measure(record, oracle, optimizer, live[unmeasured], select(running, unmeasured), problem)
+                running = assign(running, unmeasured.nonzero().squeeze(1), told)
                 changed()
                 continue
             queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
@@ -345,12 +366,75 @@ def _evaluate_final(
     return True
 
 
+def _measure(
+    record: Trajectory, oracle: Oracle, optimizer: Optimizer[S, Any], rows: Tensor, state: S, problem: Tensor
+) -> S:
+    """Measure the noise of problems (K,) that have not begun; their state that knows it."""
+    x, key = state.x.detach(), state.key  # type: ignore[attr-defined]
+
+    def pay(some: Tensor, values: Tensor, points: Tensor) -> None:
+        _paid_for(record, rows[some], Evaluation(values), points)
+
+    found = measuring.measure(oracle, x, key, problem[rows], oracle.objective.scale, pay)
+    for field, value in (
+        ("noise", found.noise),
+        ("mu", found.mu),
+        ("signal", found.signal),
+        ("start_loss", found.start),
+    ):
+        getattr(record, field)[rows] = value.cpu().to(record.noise.dtype)
+    return optimizer.informed(state, found.noise, found.mu, found.start)
+
+
+def _kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int:
+    """Points (K,) that problems must not spend on steps."""
+    if oracle.budget is None:
+        return 0
+    return torch.where(record.noise[rows] > 0, 3 * measuring.repeats(oracle.budget), 0)
+
+
+def _settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, device: torch.device) -> bool:
+    """What problems (K,) whose noise was measured are left with; whether anything was evaluated for it."""
+    known = ~record.noise[rows].isnan() & (record.best_loss[rows].isfinite())
+    times = measuring.repeats(oracle.budget or 3000)
+    noisy = known & (record.noise[rows] > 0) & (record.reason[rows] != StopReason.SUCCESS)
+    noisy &= oracle.affords(problem[rows], 3 * times)
+    some = rows[noisy]
+    if some.numel():
+        # In this order: where two are equal, the last iterate is taken before the start, and both before a lucky one.
+        choices = (Choice.LAST, Choice.START, Choice.REPEATED)
+        points = torch.stack((record.final_point[some], record.start_point[some], record.best_point[some]), 1)
+        means = measuring.compared(oracle, points.to(device), problem[some], times).cpu()
+        error = record.noise[some].to(means) / math.sqrt(times)
+        # The others have to be lower by more than their means are off.
+        at = torch.stack((means[:, 0] - 2 * error, means[:, 1] - error, means[:, 2]), 1).argmin(1)
+        each = torch.arange(some.numel())
+        record.chosen[some] = torch.tensor([int(choice) for choice in choices])[at]
+        record.best_loss[some] = means[each, at].to(record.best_loss.dtype)
+        record.best_point[some] = points[each, at]
+        record.final_loss[some] = means[:, 0].to(record.final_loss.dtype)
+        record.start_loss[some] = means[:, 1].to(record.start_loss.dtype)
+        _more_paid(record, some, 3 * times)
+    # An iterate that ended above the start is nothing to go on from.
+    limit = record.start_loss[rows] + 3 * record.noise[rows] / math.sqrt(times)
+    worse = rows[known & record.final_known[rows] & ~(record.final_loss[rows] <= limit)]
+    record.final_point[worse], record.final_loss[worse] = record.best_point[worse], record.best_loss[worse]
+    return bool(some.numel())
+
+
+def _more_paid(record: Trajectory, rows: Tensor, points: int) -> None:
+    room = record.queries.shape[0]
+    if room:
+        later = torch.arange(room).unsqueeze(1) >= record.steps[rows].clamp(max=room - 1)
+        record.queries[:, rows] += torch.where(later, points, 0)
+
+
 def _paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tensor) -> None:
-    """A single point that the budget paid for, a start or a last iterate, counts like any other."""
+    """Points apart from steps that the budget paid for, a start or a last iterate, count like any other."""
     loss = evaluation.loss.cpu()
     _keep_best(record.best_loss, record.best_point, rows, loss, x)
     record.non_finite[rows] += (~loss.isfinite()).sum(1)
-    total = record.total_queries[rows] + 1
+    total = record.total_queries[rows] + loss.shape[1]
     if evaluation.success is not None:
         success = evaluation.success.cpu()
         new = success[:, 0] & (record.first_success[rows] < 0)

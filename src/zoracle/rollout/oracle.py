@@ -57,8 +57,8 @@ class Oracle:
         self.lost = torch.zeros(objective.num_problems, dtype=torch.int64)
         self.gradients = torch.zeros(objective.num_problems, dtype=torch.int64)
 
-    def affords(self, problem: Tensor, points: int) -> Tensor:
-        """Which of the problems (B,) can pay for this many more points each: (B,) bool."""
+    def affords(self, problem: Tensor, points: int | Tensor) -> Tensor:
+        """Which of the problems (B,) can pay for this many more points each, a number or (B,): (B,) bool."""
         if self.budget is None:
             return torch.ones(problem.shape, dtype=torch.bool)
         return self.counts[Purpose.OPTIMISE][problem] + points <= self.budget

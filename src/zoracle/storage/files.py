@@ -150,7 +150,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """A safetensors file whose metadata values are JSON, with a checksum of all of it."""
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    flat: dict[str, Tensor] = {}
+    seen = set[int]()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        # The format knows no two names for the same memory, and parts of a state may well share theirs.
+        memory = whole.untyped_storage().data_ptr()
+        flat[name] = whole.clone() if memory in seen else whole
+        seen.add(memory)
     texts = {name: json.dumps(value) for name, value in metadata.items()}
     write_bytes(path, save(flat, {**texts, _CHECKSUM: json.dumps(_checksum(flat, texts))}))
 

@@ -37,6 +37,33 @@ def within(space: Space, points: Tensor) -> Tensor:
     return inside * share.unsqueeze(1)
 
 
+def unbounded(x: Tensor) -> Space:
+    """The space of all points, of x's (B, d) shape."""
+    b, d = x.shape
+    return Space(
+        low=torch.full_like(x, -torch.inf),
+        high=torch.full_like(x, torch.inf),
+        radius=x.new_full((b,), torch.inf),
+        shape=torch.tensor([[1, 1, d]]).repeat(b, 1),
+    )
+
+
+def reflected(space: Space, points: Tensor) -> Tensor:
+    """Points (B, m, d) with what is beyond a bound folded back into the box, and then into the ball.
+
+    A point that is farther outside than the box is wide is clipped.
+    """
+    low, high = space.low.unsqueeze(1), space.high.unsqueeze(1)
+    points = torch.where(points < low, 2 * low - points, points)
+    points = torch.where(points > high, 2 * high - points, points)
+    points = torch.minimum(torch.maximum(points, low), high)
+    if bool(space.radius.isinf().all()):
+        return points
+    length = torch.linalg.vector_norm(points, dim=2, keepdim=True)
+    radius = space.radius[:, None, None]
+    return points * torch.where(radius.isinf(), 1.0, radius / length.maximum(radius))
+
+
 def is_round(space: Space) -> bool:
     """Whether the space is a Euclidean ball (in a box, maybe) and not a box alone."""
     return bool(space.radius.isfinite().all())

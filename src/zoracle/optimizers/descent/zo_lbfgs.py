@@ -1,0 +1,513 @@
+"""Limited-memory BFGS on finite differences that follow the noise of the function."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.estimators import combine
+from zoracle.keyed import signs
+from zoracle.optimizers.base import Config, Count, Optimizer, Start
+from zoracle.optimizers.search.feasible import reflected, unbounded, within
+from zoracle.state import parted
+from zoracle.types import Key, Queries, Space
+
+FORWARD, CENTRAL, DENSE = 0, 1, 2
+_TINY = 1e-300
+_COARSE = 1e-8  # noise, in units of f, from which on slopes are taken along dense directions
+_SHRINK, _GROW = 0.25, 4.0
+_CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
+_SIGNIFICANT = 4.0  # how many times its noise the energy of a gradient has to be for a line search
+
+
+class ZOLBFGSConfig(Config, frozen=True, kw_only=True):
+    """Settings.
+
+    Attributes:
+        num_directions: one less than the points of a step: a sweep over all directions takes several steps.
+        mu: distance of forward differences, and of the first dense pairs, a coordinate, in units of x; None follows
+            the floating-point type, the scale, and the noise where it is known.
+        memory: pairs of steps and gradient changes kept.
+    """
+
+    num_directions: int = 20
+    mu: float | None = None
+    memory: Count = 10
+
+
+class ZOLBFGSState(NamedTuple):
+    """State."""
+
+    x: Tensor
+    key: Key
+    mu: Tensor
+    """(B,) distance of a difference, a coordinate."""
+    scale: Tensor
+    """(B,) typical size of a coordinate."""
+    noise: Tensor
+    """(B,) standard deviation of f; 0 where only rounding is known of."""
+    first: Tensor
+    """(B,) f where the run began; NaN as long as it is unknown."""
+    loss: Tensor
+    """(B,) f at x, NaN where unknown; under noise an estimate."""
+    mode: Tensor
+    """(B,) int64: forward differences along coordinates, central ones, or central ones along dense directions."""
+    searching: Tensor
+    """(B,) bool: the next step is a line search, and no part of a sweep."""
+    base: Tensor
+    """(B,) int64: 1 where the sweep has to evaluate x first."""
+    done: Tensor
+    """(B,) int64: how much of the sweep is done."""
+    sums: Tensor
+    """(B, d) sum of differences times displacements."""
+    weights: Tensor
+    """(B, d) sum of squared displacements."""
+    odd: Tensor
+    """(B,) sum of the squared differences of pairs."""
+    even: Tensor
+    """(B,) sum of the means of pairs."""
+    pairs: Tensor
+    """(B,) how many pairs these are."""
+    gradient: Tensor
+    """(B, d) at ``origin``."""
+    origin: Tensor
+    """(B, d) where the last sweep was made."""
+    swept: Tensor
+    """(B,) bool: there was one."""
+    steps: Tensor
+    """(B, K, d) the last steps, the newest last."""
+    changes: Tensor
+    """(B, K, d) what the gradient changed by over them; zero where there is no pair."""
+    direction: Tensor
+    """(B, d) of the line search."""
+    length: Tensor
+    """(B,) what its steps are multiplied by."""
+    tries: Tensor
+    """(B,) int64: line searches along it."""
+    calm: Tensor
+    """(B,) int64: sweeps in a row that told nothing but noise."""
+    ended: Tensor
+    """(B,) bool: nothing lower was found."""
+    space: Space
+
+
+class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
+    r"""L-BFGS whose gradients are swept from finite differences, m points a step.
+
+    A sweep measures the slope along each of d directions, one or two points a direction; then one step tries m lengths
+    along the quasi-Newton direction. Without noise slopes are forward differences along coordinates, and central ones
+    once these no longer lead down. Under noise directions are dense, the rows of a cosine transform with random signs,
+    so that a pair is \mu \sqrt d apart though each coordinate moves by \mu only: the noise of the gradient falls by
+    \sqrt d against coordinates. \mu grows until differences stand out from the noise, as long as the points probed
+    rise by no more than the run has gained. The line search fits a parabola, and once the gradient's energy is
+    mostly noise, steps are averaged: x moves by 1 / (k + 1) of the k-th such step.
+
+    Coordinates at a bound where the slope leads out are left out of the direction, and points along it are projected.
+
+    Source: Nocedal (1980); Shi, Xie, Byrd and Nocedal (2022), "A noise-tolerant quasi-Newton algorithm for
+    unconstrained optimization"; Bertsekas (1982) for the bounds.
+    """
+
+    Config = ZOLBFGSConfig
+    fewest = 3
+    follows_noise = True
+
+    @property
+    def queries_per_step(self) -> int:
+        """A part of a sweep, or a line search."""
+        return self.config.num_directions + 1
+
+    @property
+    def evaluates_iterate(self) -> bool:
+        """False."""
+        return False
+
+    def _init(self, start: Start) -> ZOLBFGSState:
+        x = start.x
+        b, d = x.shape
+        zero, count, no = x.new_zeros(b), torch.zeros(b, dtype=torch.int64, device=x.device), x.new_zeros(b) > 0
+        # Of a few dimensions a step holds pairs for all.
+        mode = count + (CENTRAL if 2 * d <= self.queries_per_step else FORWARD)
+        given = self.config.mu
+        mu = x.new_full((b,), math.sqrt(torch.finfo(x.dtype).eps) * start.scale if given is None else given)
+        return ZOLBFGSState(
+            x=x,
+            key=start.key,
+            mu=mu,
+            scale=x.new_full((b,), start.scale),
+            noise=zero,
+            first=zero + torch.nan,
+            loss=zero + torch.nan,
+            mode=mode,
+            searching=no,
+            base=count + 1,
+            done=count,
+            sums=torch.zeros_like(x),
+            weights=torch.zeros_like(x),
+            odd=zero,
+            even=zero,
+            pairs=zero,
+            gradient=torch.zeros_like(x),
+            origin=x.clone(),
+            swept=no,
+            steps=x.new_zeros((b, self.config.memory, d)),
+            changes=x.new_zeros((b, self.config.memory, d)),
+            direction=torch.zeros_like(x),
+            length=zero + 1,
+            tries=count,
+            calm=count,
+            ended=no,
+            space=start.space if start.space is not None else unbounded(x),
+        )
+
+    def restarted(self, state: ZOLBFGSState, x: Tensor, loss: Tensor) -> ZOLBFGSState:
+        """The state that begins anew at x (B, d), where f is loss (B,), with the noise and the distance kept."""
+        count, no = torch.zeros_like(state.mode), state.ended & False
+        mode = torch.where(state.mode == DENSE, DENSE, CENTRAL if 2 * x.shape[1] <= self.queries_per_step else FORWARD)
+        blank = torch.zeros_like(x)
+        return _sweep(
+            state._replace(
+                x=x,
+                loss=loss,
+                mode=count + mode,
+                origin=x,
+                swept=no,
+                steps=torch.zeros_like(state.steps),
+                changes=torch.zeros_like(state.changes),
+                gradient=blank,
+                length=torch.ones_like(loss),
+                tries=count,
+                calm=count,
+                ended=no,
+            )
+        )
+
+    def informed(self, state: ZOLBFGSState, noise: Tensor, mu: Tensor, loss: Tensor) -> ZOLBFGSState:
+        """The state that knows the noise, the distance that stands out from it, and f at the start, (B,) each."""
+        noisy = noise > _COARSE * loss.abs()
+        fine = 2 * torch.sqrt(noise / loss.abs().clamp(min=_TINY)) * state.scale  # as if f bent by itself over a scale
+        distance = torch.where(noisy, mu, torch.maximum(state.mu, torch.where(noise > 0, fine, 0.0)))
+        return state._replace(
+            noise=noise,
+            mu=state.mu if self.config.mu is not None else distance,
+            mode=torch.where(noisy, DENSE, state.mode),
+            first=loss,
+            loss=torch.where(noise > 0, torch.nan, loss),
+            base=torch.where(noise > 0, 1, loss.isnan().to(torch.int64)),
+        )
+
+    def _ask(self, state: ZOLBFGSState) -> Queries:
+        points = parted(state.searching, self._line, self._slopes, state)
+        return Queries(points, points[:, :0])
+
+    def _tell(self, state: ZOLBFGSState, queries: Queries, values: Tensor, gradients: Tensor | None) -> ZOLBFGSState:
+        values = values.detach().to(state.x.dtype)
+        after = parted(state.searching, self._searched, self._measured, state, queries.points, values)
+        return after._replace(key=state.key.next())  # type: ignore[no-any-return]
+
+    # A sweep.
+
+    def _slopes(self, state: ZOLBFGSState) -> Tensor:
+        """The next points (B, m, d) of a sweep."""
+        made: Tensor = parted(state.mode == FORWARD, self._single, self._mirrored, state)
+        return made
+
+    def _single(self, state: ZOLBFGSState) -> Tensor:
+        m, d = self.queries_per_step, state.x.shape[1]
+        at = state.done.unsqueeze(1) + torch.arange(m, device=state.x.device) - state.base.unsqueeze(1)
+        real = (at >= 0) & (at < d)
+        at = at.clamp(0, d - 1)
+        x, high = state.x.gather(1, at), state.space.high.gather(1, at)
+        # Numbers that are far from zero are farther apart.
+        h = torch.maximum(state.mu.unsqueeze(1), 8 * torch.finfo(x.dtype).eps * x.abs())
+        h = torch.where(x + h > high, -h, h)
+        points = state.x.unsqueeze(1).repeat(1, m, 1)
+        return points.scatter_(2, at.unsqueeze(2), torch.where(real, x + h, x).unsqueeze(2))
+
+    def _mirrored(self, state: ZOLBFGSState) -> Tensor:
+        m, d = self.queries_per_step, state.x.shape[1]
+        k = state.done.unsqueeze(1) + torch.arange(m // 2, device=state.x.device)
+        inside = (k < d).unsqueeze(2)
+        dense = (state.mode == DENSE)[:, None, None]
+        j = torch.arange(d, device=state.x.device)
+        u = torch.where(inside & ~dense, (j == k.unsqueeze(2)).to(state.x.dtype), 0.0)
+        if bool(dense.any()):
+            turn = (math.pi / d) * (k.unsqueeze(2).to(state.x.dtype) * (j + 0.5))
+            wave = torch.where((k == 0).unsqueeze(2), 1.0, math.sqrt(2) * turn.cos())
+            sweep = state.key._replace(step=state.key.step - (state.done // (m // 2)).cpu())
+            sign = signs(sweep, d, dtype=state.x.dtype).to(state.x.device)
+            u = torch.where(inside & dense, wave * sign.unsqueeze(1), u)
+        away = state.mu[:, None, None] * u
+        x = state.x.unsqueeze(1)
+        sides = [
+            torch.minimum(torch.maximum(side, state.space.low.unsqueeze(1)), state.space.high.unsqueeze(1))
+            for side in (x + away, x - away)
+        ]
+        points = torch.stack(sides, 2).flatten(1, 2)
+        points = reflected(state.space, points)
+        return torch.cat((points, x), 1) if m % 2 else points
+
+    def _measured(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
+        """The sweep with what these points say; a finished one sets out on a line search."""
+        m, d = self.queries_per_step, state.x.shape[1]
+        forward = state.mode == FORWARD
+        new = (state.base == 1) & (state.done == 0) & forward
+        loss = torch.where(new, values[:, 0], state.loss)
+        if m % 2:
+            loss = torch.where(~forward & loss.isnan(), values[:, -1], loss)
+        even = state.even
+        odd, pairs = state.odd, state.pairs
+        if bool(forward.all()):
+            v, o = points - state.x.unsqueeze(1), values - loss.unsqueeze(1)
+        else:
+            half = m // 2
+            near, far = points[:, 0 : 2 * half : 2], points[:, 1 : 2 * half : 2]
+            up, down = values[:, 0 : 2 * half : 2], values[:, 1 : 2 * half : 2]
+            v, o = (near - far) / 2, (up - down) / 2
+            if bool(forward.any()):
+                pad = m - half
+                v = torch.cat((v, v.new_zeros((len(v), pad, d))), 1)
+                o = torch.cat((o, o.new_zeros((len(o), pad))), 1)
+                v = torch.where(forward[:, None, None], points - state.x.unsqueeze(1), v)
+                o = torch.where(forward.unsqueeze(1), values - loss.unsqueeze(1), o)
+            real = (state.done.unsqueeze(1) + torch.arange(half, device=v.device) < d) & up.isfinite() & down.isfinite()
+            real = real & ~forward.unsqueeze(1)
+            odd = odd + torch.where(real, (up - down) / 2, 0.0).square().sum(1)
+            even = even + torch.where(real, (up + down) / 2, 0.0).sum(1)
+            pairs = pairs + real.sum(1)
+        known = o.isfinite()
+        o, v = torch.where(known, o, 0.0), torch.where(known.unsqueeze(2), v, 0.0)
+        total = torch.where(forward, d + state.base, d)
+        after = state._replace(
+            loss=loss,
+            first=torch.where(state.first.isnan(), loss, state.first),
+            sums=state.sums + combine(o, v),
+            weights=state.weights + v.square().sum(1),
+            done=state.done + torch.where(forward, m, m // 2),
+            odd=odd,
+            even=even,
+            pairs=pairs,
+        )
+        return parted(after.done >= total, self._set_out, lambda s: s, after)  # type: ignore[no-any-return]
+
+    def _set_out(self, state: ZOLBFGSState) -> ZOLBFGSState:
+        """From a finished sweep to the line search."""
+        gradient = torch.where(state.weights > 0, state.sums / state.weights.clamp(min=_TINY), 0.0)
+        dense = state.mode == DENSE
+        spread = state.noise.unsqueeze(1) / (2 * state.weights).clamp(min=_TINY).sqrt()
+        spread = torch.where((state.mode == FORWARD).unsqueeze(1), 2 * spread, spread)
+        step, change = state.x - state.origin, gradient - state.gradient
+        curve = (step * change).sum(1)
+        least = 1e-10 * _norm(step) * _norm(change) + 3 * math.sqrt(2) * _rms(spread) * _norm(step)
+        keep = state.swept & (curve > least) & (_norm(step) > 0)
+        steps = torch.where(keep[:, None, None], torch.cat((state.steps[:, 1:], step.unsqueeze(1)), 1), state.steps)
+        changes = torch.where(
+            keep[:, None, None], torch.cat((state.changes[:, 1:], change.unsqueeze(1)), 1), state.changes
+        )
+        if not self.config.memory:
+            steps, changes = state.steps, state.changes
+        has = (changes[:, -1].square().sum(1) > 0) if self.config.memory else keep & False
+        out = ((state.x <= state.space.low) & (gradient > 0)) | ((state.x >= state.space.high) & (gradient < 0))
+        slope = torch.where(out, 0.0, gradient)
+        mean = state.even / state.pairs.clamp(min=1)
+        loss = torch.where(state.loss.isnan(), mean, state.loss)
+        rise = mean - loss
+        # Of a pair u apart the mean is higher by u^T H u / 2: the curvature where no step has told it yet.
+        bent = rise > torch.maximum(state.noise * (2 / state.pairs.clamp(min=1)).sqrt(), 1e-9 * loss.abs())
+        length = state.weights.sum(1) / state.pairs.clamp(min=1)
+        newton = torch.where(
+            dense & bent, length / (2 * rise.clamp(min=_TINY)), 0.1 * state.scale / _rms(slope).clamp(min=_TINY)
+        )
+        along = _two_loop(slope, steps, changes, newton, has)
+        along = torch.where(out, 0.0, along)
+        bad = ~((along * slope).sum(1) > 0) | ~along.isfinite().all(1)
+        plain = slope * newton.unsqueeze(1)
+        direction = -torch.where(bad.unsqueeze(1), plain, along)
+        has = has & ~bad
+        gain = -(direction * slope).sum(1)
+        eta = direction.square().sum(1) / gain.clamp(min=_TINY)
+        error = eta * torch.where(out, 0.0, spread).square().sum(1)
+        told = (gain > _SIGNIFICANT * error) & (gain > 4 * state.noise)
+        calm = torch.where(told | ~dense, 0, state.calm + 1)
+        quiet = dense & ~told
+        # The share of a step that is no noise, as far as its energy tells; the k-th of a row counts for 1 / (k + 1).
+        share = (1 - error / gain.clamp(min=_TINY) + math.sqrt(2 / state.x.shape[1])).clamp(min=0)
+        share = share.minimum(1 / (calm + 1).clamp(min=2))
+        moved = within(state.space, state.x + share.unsqueeze(1) * direction)
+        mu = torch.where(dense, self._distance(state, loss, rise), state.mu)
+        after = state._replace(
+            gradient=gradient,
+            loss=loss,
+            origin=state.x,
+            swept=state.swept | True,
+            steps=torch.where(bad[:, None, None], 0.0, steps),
+            changes=torch.where(bad[:, None, None], 0.0, changes),
+            direction=direction,
+            length=torch.ones_like(loss),
+            tries=torch.where(has, 0, 1),
+            searching=~quiet,
+            calm=calm,
+            mu=mu,
+        )
+        return parted(quiet, lambda s, x: _sweep(s._replace(x=x)), lambda s, x: s, after, moved)  # type: ignore[no-any-return]
+
+    def _distance(self, state: ZOLBFGSState, loss: Tensor, rise: Tensor) -> Tensor:
+        """The distance (B,) of the next dense pairs."""
+        noise = state.noise / math.sqrt(2)
+        signal = (state.odd / state.pairs.clamp(min=1) - noise.square()).clamp(min=0).sqrt()
+        wanted = _CLEAR * noise / signal.clamp(min=_TINY)
+        allowed = torch.maximum(state.first - loss, 10 * state.noise) / rise.clamp(min=_TINY)
+        change = torch.minimum(wanted, allowed.sqrt()).nan_to_num(nan=1.0).clamp(_SHRINK, _GROW)
+        return torch.minimum(state.mu * change, state.scale)
+
+    # A line search.
+
+    def _line(self, state: ZOLBFGSState) -> Tensor:
+        """Points (B, m, d) along the direction."""
+        t = self._lengths(state)
+        points = torch.addcmul(state.x.unsqueeze(1), t.unsqueeze(2), state.direction.unsqueeze(1))
+        low, high = state.space.low.unsqueeze(1), state.space.high.unsqueeze(1)
+        return reflected(state.space, torch.minimum(torch.maximum(points, low), high))
+
+    def _lengths(self, state: ZOLBFGSState) -> Tensor:
+        m = self.queries_per_step
+        a = torch.arange(m, device=state.x.device, dtype=state.x.dtype)
+        ratio = torch.where(state.tries == 0, 1.5 if m > 10 else 2.0, 4.0).to(state.x.dtype).unsqueeze(1)
+        t = state.length.unsqueeze(1) * ratio ** (a - (m - 1 - m // 4))
+        return torch.where((state.mode == DENSE).unsqueeze(1), state.length.unsqueeze(1) * 2 * (a + 1) / m, t)
+
+    def _searched(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
+        return parted(state.mode == DENSE, self._fitted, self._lowest, state, points, values)  # type: ignore[no-any-return]
+
+    def _lowest(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
+        """Without noise: on to the lowest point."""
+        m = self.queries_per_step
+        value, at = values.nan_to_num(nan=torch.inf).min(1)
+        rows = torch.arange(len(at), device=at.device)
+        better = value < state.loss - 2 * state.noise
+        t = self._lengths(state)
+        farther = better & (at == m - 1) & (state.tries == 1)
+        inner = better & (at > 0) & (at < m - 1)
+        near = (at.clamp(1, m - 2).unsqueeze(1) + torch.arange(-1, 2, device=at.device)).clamp(0, m - 1)
+        vertex = _vertex(t.gather(1, near), values.gather(1, near))
+        inner = inner & vertex.isfinite()
+        x = torch.where(better.unsqueeze(1), points[rows, at], state.x)
+        guess = within(state.space, state.x + torch.where(inner, vertex, 0.0).unsqueeze(1) * state.direction)
+        x = torch.where(inner.unsqueeze(1), guess, x)
+        # Between two of its points the parabola's lowest is likely lower still; the next sweep begins by evaluating it.
+        loss = torch.where(inner, torch.nan, torch.where(better, value, state.loss))
+        # On from the end of the line where that is the lowest point; the same line nearer by where there is none.
+        again = ~better & (state.tries <= 1)
+        shorter = t[:, 0]
+        on = state._replace(
+            x=x,
+            loss=loss,
+            length=torch.where(farther, t[rows, at], torch.where(again, shorter, state.length)),
+            tries=torch.where(farther, 3, torch.where(again, 2, state.tries)),
+            searching=farther | again,
+        )
+        stuck = ~better & ~again & (state.tries < 3)
+        forward = state.mode == FORWARD
+        has = state.changes[:, -1:].square().sum((1, 2)) > 0 if self.config.memory else stuck & False
+        # Better slopes first, then none of the past, then there is nothing lower nearby.
+        mode = torch.where(stuck & forward, torch.where(state.noise > 0, DENSE, CENTRAL), state.mode)
+        forget = stuck & ~forward
+        on = on._replace(
+            mode=mode,
+            ended=state.ended | (forget & ~has),
+            mu=torch.where(stuck & (mode == CENTRAL) & forward, self._wider(state), state.mu),
+            steps=torch.where(forget[:, None, None], 0.0, state.steps),
+            changes=torch.where(forget[:, None, None], 0.0, state.changes),
+            swept=state.swept & ~stuck,
+        )
+        return parted(on.searching, lambda s: s, _sweep, on)  # type: ignore[no-any-return]
+
+    def _wider(self, state: ZOLBFGSState) -> Tensor:
+        eps = torch.finfo(state.x.dtype).eps
+        made: Tensor = state.mu * eps ** (1 / 3 - 1 / 2)
+        return made
+
+    def _fitted(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
+        """Under noise: on to the lowest point of a parabola."""
+        t = self._lengths(state)
+        unit = t[:, -1:]
+        fit, low = _parabola(t / unit, values)
+        best = (low * unit.squeeze(1)).unsqueeze(1)
+        x = within(state.space, state.x + best * state.direction)
+        loss = torch.where(fit.isfinite(), fit, state.loss)
+        return _sweep(state._replace(x=torch.where(fit.isfinite().unsqueeze(1), x, state.x), loss=loss))
+
+
+def _sweep(state: ZOLBFGSState) -> ZOLBFGSState:
+    """A new sweep at x."""
+    blank, zero = torch.zeros_like(state.x), torch.zeros_like(state.odd)
+    return state._replace(
+        searching=state.searching & False,
+        base=state.loss.isnan().to(torch.int64),
+        done=torch.zeros_like(state.done),
+        sums=blank,
+        weights=blank,
+        odd=zero,
+        even=zero,
+        pairs=zero,
+    )
+
+
+def _parabola(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares by a + b t + c t^2 over (0, 1]: the lowest value of the fit and where it is, (B,) each.
+
+    Where the parabola has no minimum within, the end that is lower; NaN where too few values are known.
+    """
+    known = values.isfinite()
+    weight = known.to(torch.float64)
+    t, y = t.double(), torch.where(known, values, 0.0).double()
+    design = torch.stack((torch.ones_like(t), t, t.square()), 2) * weight.unsqueeze(2)
+    normal = design.transpose(1, 2) @ design + 1e-12 * torch.eye(3, dtype=torch.float64, device=t.device)
+    a, b, c = torch.linalg.solve(normal, (design.transpose(1, 2) @ (y * weight).unsqueeze(2))).squeeze(2).unbind(1)
+    inner = torch.where(c > 0, (-b / (2 * c.clamp(min=_TINY))).clamp(0, 1), torch.where(b + c < 0, 1.0, 0.0))
+    low = a + b * inner + c * inner.square()
+    enough = known.sum(1) >= 4
+    return torch.where(enough, low, torch.nan).to(values.dtype), inner.to(values.dtype)
+
+
+def _vertex(t: Tensor, values: Tensor) -> Tensor:
+    """Where the parabola through three points (B, 3) is lowest, (B,); NaN where it has no minimum."""
+    (t0, t1, t2), (f0, f1, f2) = t.unbind(1), values.unbind(1)
+    left, right = (f1 - f0) / (t1 - t0), (f2 - f1) / (t2 - t1)
+    bend = (right - left) / (t2 - t0)
+    at = (t0 + t1) / 2 - left / (2 * bend)
+    return torch.where(bend > 0, at, torch.nan).clamp(t0, t2)
+
+
+def _two_loop(gradient: Tensor, steps: Tensor, changes: Tensor, first: Tensor, has: Tensor) -> Tensor:
+    """H times the gradient (B, d), Nocedal's recursion; ``first`` times it where there is no pair."""
+    q = gradient
+    curve = (steps * changes).sum(2)
+    rho = torch.where(curve > 0, 1 / curve.clamp(min=_TINY), 0.0)
+    alphas = []
+    memory = steps.shape[1]
+    for i in reversed(range(memory)):
+        alpha = rho[:, i] * (steps[:, i] * q).sum(1)
+        q = q - alpha.unsqueeze(1) * changes[:, i]
+        alphas.append(alpha)
+    scale = first
+    if memory:
+        newest = curve[:, -1] / changes[:, -1].square().sum(1).clamp(min=_TINY)
+        scale = torch.where(has, newest, first)
+    q = q * scale.unsqueeze(1)
+    for i, alpha in zip(range(memory), reversed(alphas), strict=True):
+        beta = rho[:, i] * (changes[:, i] * q).sum(1)
+        q = q + (alpha - beta).unsqueeze(1) * steps[:, i]
+    return q
+
+
+def _norm(v: Tensor) -> Tensor:
+    made: Tensor = torch.linalg.vector_norm(v, dim=1)
+    return made
+
+
+def _rms(v: Tensor) -> Tensor:
+    return _norm(v) / math.sqrt(v.shape[1])

@@ -1,0 +1,204 @@
+"""A matrix adaptation evolution strategy with limited memory (Loshchilov, Glasmachers and Beyer, 2019)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+
+from zoracle.directions import gaussian
+from zoracle.estimators import combine
+from zoracle.optimizers.base import Config, Optimizer, Positive, Start
+from zoracle.optimizers.search.feasible import reflected, unbounded
+from zoracle.types import Key, Queries, Space
+
+_FAR = 3.0  # standard deviations that a candidate at a bound counts as at most
+
+
+class MAESConfig(Config, frozen=True, kw_only=True):
+    """Settings of the strategy.
+
+    Attributes:
+        sigma: standard deviation of the first candidates, in units of ``scale``.
+        population: candidates a step, at least 4; None takes ``num_directions`` + 1. 4 + floor(3 ln d) is usual.
+        num_directions: with it a step costs what forward differences along as many directions cost.
+        lr_mean: share of the way that the mean goes to the weighted candidates. Less than 1 averages over steps, which
+            is for noise and many local minima (Nomura, Akimoto and Ono, 2023).
+        separable: whether the standard deviation of each coordinate is adapted too.
+    """
+
+    sigma: Positive = 0.3
+    population: Annotated[int, msgspec.Meta(ge=4)] | None = None
+    num_directions: int = 20
+    lr_mean: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    separable: bool = True
+
+
+class MAESState(NamedTuple):
+    """State of the strategy."""
+
+    x: Tensor
+    """(B, d) the mean."""
+    key: Key
+    sigma: Tensor
+    """(B,) step size."""
+    std: Tensor
+    """(B, d) standard deviation of each coordinate, in units of sigma."""
+    path: Tensor
+    """(B, d) the steps of the mean, summed up with decay: long where they agree."""
+    paths: Tensor
+    """(B, M, d) the same over ever longer times, in the coordinates that candidates are drawn in."""
+    begun: Tensor
+    """(B,) int64 step at which the paths began."""
+    rate: Tensor
+    """(B,) what all learning rates are multiplied by."""
+    space: Space
+    """Where candidates may lie."""
+
+
+class MAES(Optimizer[MAESState, MAESConfig]):
+    r"""LM-MA-ES, with a standard deviation for each coordinate as in SNES.
+
+    Candidates are x + \sigma D y_k, where y_k is z_k ~ N(0, I) after it went through M rank-one transformations
+    y <- (1 - c_j) y + c_j m_j (m_j^T y). With weights w_k by rank, the paths m_j follow \sum_k w_k z_k over ever longer
+    times, D follows \sum_k w_k (z_k^2 - 1), and \sigma grows where the evolution path is longer than random steps
+    would make it. A candidate outside its bounds is reflected into them.
+
+    Source: Loshchilov, Glasmachers and Beyer (2019), "Large scale black-box optimization by limited-memory matrix
+    adaptation", algorithm 2; Ros and Hansen (2008) for the diagonal.
+    """
+
+    Config = MAESConfig
+    fewest = 3
+
+    @property
+    def queries_per_step(self) -> int:
+        """The population."""
+        config = self.config
+        return config.num_directions + 1 if config.population is None else config.population
+
+    @property
+    def evaluates_iterate(self) -> bool:
+        """False: the mean is not among the candidates."""
+        return False
+
+    def _init(self, start: Start) -> MAESState:
+        x = start.x
+        b, d = x.shape
+        memory = 4 + int(3 * math.log(d))
+        return MAESState(
+            x=x,
+            key=start.key,
+            sigma=x.new_full((b,), self.config.sigma * start.scale),
+            std=torch.ones_like(x),
+            path=torch.zeros_like(x),
+            paths=x.new_zeros((b, memory, d)),
+            begun=torch.zeros(b, dtype=torch.int64, device=x.device),
+            rate=x.new_ones(b),
+            space=start.space if start.space is not None else unbounded(x),
+        )
+
+    def restarted(self, state: MAESState, x: Tensor, sigma: Tensor, slower: float) -> MAESState:
+        """The state that begins anew at x (B, d) with a step size (B,), and learning rates multiplied by a number."""
+        return state._replace(
+            x=x,
+            sigma=sigma,
+            std=torch.ones_like(x),
+            path=torch.zeros_like(x),
+            paths=torch.zeros_like(state.paths),
+            begun=state.key.step.to(x.device),
+            rate=state.rate * slower,
+        )
+
+    def _ask(self, state: MAESState) -> Queries:
+        z = gaussian(state.key, self.queries_per_step, state.x)
+        size = (state.sigma.unsqueeze(1) * state.std).unsqueeze(1)
+        drawn = torch.addcmul(state.x.unsqueeze(1), size, self._shaped(state, z))
+        points = reflected(state.space, drawn)
+        # What a bound has turned back counts as if it had been drawn where it is now.
+        return Queries(
+            points, torch.where(points == drawn, z, ((points - state.x.unsqueeze(1)) / size).clamp(-_FAR, _FAR))
+        )
+
+    def _tell(self, state: MAESState, queries: Queries, values: Tensor, gradients: Tensor | None) -> MAESState:
+        m, d = self.queries_per_step, state.x.shape[1]
+        weights, mass = recombination(values)
+        rate = state.rate
+        moved = combine(weights, queries.directions)
+        actual = combine(weights, queries.points) - state.x * weights.sum(1, keepdim=True)
+        x = torch.addcmul(state.x, (self.config.lr_mean * rate).unsqueeze(1), actual)
+
+        decay = (min(1.0, 2 * m / d) if d > 1 else 0.5) * rate
+        decay = decay.clamp(max=0.5)
+        path = _followed(state.path, moved, decay.unsqueeze(1), mass)
+        memory = state.paths.shape[1]
+        slow = (m / (d * 4.0 ** torch.arange(memory, dtype=state.x.dtype, device=state.x.device))).clamp(max=0.5)
+        rates = rate.unsqueeze(1) * slow
+        paths = _followed(state.paths, moved.unsqueeze(1), rates.unsqueeze(2), mass.unsqueeze(1))
+        growth = (decay / 2 * (path.square().mean(1) - 1)).clamp(-1, 1)
+        std = state.std
+        if self.config.separable:
+            spread = combine(weights, queries.directions.square() - 1)
+            learn = rate * (3 + math.log(d)) / (10 * math.sqrt(d))
+            std = std * (0.5 * learn.unsqueeze(1) * spread).clamp(-0.5, 0.5).exp()
+            size = std.log().mean(1, keepdim=True).exp()
+            std = std / size
+            sigma = state.sigma * size.squeeze(1)
+        else:
+            sigma = state.sigma
+        known = weights.abs().sum(1) > 0
+        sigma = torch.where(known, sigma * growth.exp(), sigma)
+        return state._replace(x=x, key=state.key.next(), sigma=sigma, std=std, path=path, paths=paths)
+
+    def _shaped(self, state: MAESState, z: Tensor) -> Tensor:
+        d = z.shape[2]
+        y = z
+        began = state.key.step.to(z.device) - state.begun
+        for j in range(state.paths.shape[1]):
+            # A path that has hardly begun would shorten candidates along it.
+            share = 1 / (1.5**j * d)
+            path = state.paths[:, j]
+            # Random steps make it sqrt(d) long. One that is far longer would throw all candidates along itself.
+            long = torch.linalg.vector_norm(path, dim=1, keepdim=True).clamp(min=math.sqrt(2 * d))
+            path = path * (math.sqrt(2 * d) / long)
+            along = (y * path.unsqueeze(1)).sum(2, keepdim=True)
+            turned = (1 - share) * y + share * along * path.unsqueeze(1)
+            y = torch.where((began > j)[:, None, None], turned, y)
+        return y
+
+
+def _followed(path: Tensor, moved: Tensor, rate: Tensor, mass: Tensor) -> Tensor:
+    root = (mass.unsqueeze(-1) * rate * (2 - rate)).sqrt()
+    return (1 - rate) * path + root * moved
+
+
+def recombination(values: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Weights of the better half of m values, and their effective number.
+
+    w_k \propto \max(0, \ln((m + 1) / 2) - \ln k) by rank k, summing to one; equal values share theirs. NaN gets none.
+
+    Args:
+        values: (B, m).
+
+    Returns:
+        (B, m), and \mu_w = 1 / \sum w_k^2 (B,). Zeros where no value is known or all are equal.
+
+    Source: Hansen and Ostermeier (2001).
+    """
+    m = values.shape[1]
+    ranks = torch.arange(1, m + 1, dtype=torch.float64, device=values.device)
+    raw = (math.log((m + 1) / 2) - ranks.log()).clamp(min=0)
+    total = torch.nn.functional.pad((raw / raw.sum()).cumsum(0), (1, 0))
+    known = values.isfinite()
+    order = values.nan_to_num(nan=torch.inf)
+    ordered = order.sort(dim=1).values
+    first = torch.searchsorted(ordered, order)
+    after = torch.searchsorted(ordered, order, right=True)
+    weights = ((total[after] - total[first]) / (after - first)).masked_fill(~known, 0.0)
+    flat = ordered[:, :1] == ordered[:, -1:]
+    weights = weights.masked_fill(flat, 0.0)
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+    return weights.to(values.dtype), (1 / (raw / raw.sum()).square().sum()).to(values.dtype).expand(len(values))

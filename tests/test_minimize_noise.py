@@ -1,0 +1,117 @@
+"""The call with no settings: noise, rounding, bounds, missing values, and no run that ends above its start."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import zoracle
+from zoracle.errors import NonFiniteWarning, NoSignalWarning
+from zoracle.types import Choice
+
+
+class Quadratic:
+    """0.9 at 0, 0 near 0.1 in each coordinate; with noise drawn anew for each point."""
+
+    def __init__(self, dim: int, noise: float, seed: int = 0, grows: bool = False) -> None:
+        rng = np.random.default_rng(seed)
+        self.least = 0.1 * (1 + 0.3 * rng.standard_normal(dim))
+        self.weight = 0.9 / (self.least**2).sum()
+        self.noise, self.grows, self.rng, self.count = noise, grows, rng, 0
+
+    def true(self, x: np.ndarray) -> np.ndarray:
+        return self.weight * ((x - self.least) ** 2).sum(-1)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        self.count += len(x)
+        f = self.true(x)
+        return f + self.noise * (f if self.grows else 1.0) * self.rng.standard_normal(len(x))
+
+
+@pytest.mark.parametrize(("noise", "limit"), [(0.01, 0.02), (0.001, 0.002)])
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_noisy_quadratic_is_minimised_without_settings(noise: float, limit: float, grows: bool) -> None:
+    f = Quadratic(100, noise, grows=grows)
+    found = zoracle.minimize(f, np.zeros(100), budget=21000)
+    assert f.true(found.x) < limit
+    assert f.true(found.last) < limit
+    assert f.count == found.queries <= 21000
+    assert 0.4 < found.noise / (noise * (0.9 if grows else 1.0)) < 2.5
+    assert found.chosen is not Choice.LOWEST  # the luckiest value is no answer
+    assert found.signal_to_noise > 3
+    assert abs(found.value - f.true(found.x)) < 3 * noise
+
+
+def test_without_noise_nothing_is_spent_on_it_but_a_line() -> None:
+    f = Quadratic(100, 0.0)
+    found = zoracle.minimize(f, np.zeros(100), budget=3000)
+    assert f.true(found.x) < 3e-5
+    assert f.true(found.last) < 3e-5
+    assert (found.noise, found.mu, found.chosen) == (0.0, 0.0, Choice.LOWEST)
+
+
+def test_a_rounded_function_is_minimised() -> None:
+    f = Quadratic(20, 0.0)
+    found = zoracle.minimize(lambda x: (f(x) * 50).round() / 50, np.zeros(20), budget=4000)
+    assert f.true(found.x) < 0.03
+    assert 0.02 / 12**0.5 / 3 < found.noise < 0.02
+
+
+def test_binding_bounds_are_reached() -> None:
+    # Half of the optima lie outside; the best of the rest is at 0.2, inside.
+    least = np.where(np.arange(30) % 2, 1.7, 0.2)
+    scales = 10 ** np.linspace(0, 2, 30)
+    best = (scales * (np.clip(least, -1, 1) - least) ** 2).sum()
+    f = lambda x: (scales * (x - least) ** 2).sum(-1)  # noqa: E731
+    found = zoracle.minimize(f, np.zeros(30), budget=6000, bounds=(-1, 1))
+    assert np.abs(found.x).max() <= 1
+    assert found.value / best - 1 < 1e-6
+
+
+def test_a_function_that_is_all_noise_is_said_to_be() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.warns(NoSignalWarning, match="differ by more than its noise"):
+        found = zoracle.minimize(lambda x: rng.standard_normal(len(x)), np.zeros(5), budget=2000)
+    assert 0.4 < found.noise < 2.5
+
+
+def test_missing_values_are_said() -> None:
+    rng = np.random.default_rng(0)
+
+    def some(x: np.ndarray) -> np.ndarray:
+        return np.where(rng.random(len(x)) < 0.3, np.nan, (x**2).sum(-1))
+
+    with pytest.warns(NonFiniteWarning, match="3[0-9]%|2[0-9]%"):
+        found = zoracle.minimize(some, np.ones(10), budget=2000)
+    assert 0.25 < found.non_finite < 0.35
+    assert found.value < 5
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 40])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("bounds", [None, (-1.0, 1.0)])
+def test_no_run_ends_above_its_start_by_more_than_its_noise(dim: int, noise: float, bounds) -> None:
+    rng = np.random.default_rng(dim)
+    for budget in (10 * dim, 60 * dim):
+        weights = 10 ** rng.uniform(-3, 3, dim)
+        f = lambda x, w=weights: 0.5 * (w * (x - 0.05) ** 2).sum(-1) / w.sum()  # noqa: E731
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoSignalWarning)
+            found = zoracle.minimize(
+                lambda x, f=f: f(x) + noise * rng.standard_normal(len(x)), np.zeros(dim), budget=budget, bounds=bounds
+            )
+        assert found.queries <= budget
+        for x in (found.x, found.last):
+            assert f(x) <= f(np.zeros(dim)) + 3 * noise
+
+
+def test_a_run_alone_is_the_same_run_among_others() -> None:
+    start = torch.linspace(-1, 1, 24, dtype=torch.float64).view(4, 6)
+    f = lambda x: ((x - 0.3) ** 2).sum(1) + 0.1 * torch.sin(40 * x).sum(1)  # noqa: E731
+    many = zoracle.minimize(f, start, budget=400)
+    one = zoracle.minimize(f, start[2], budget=400, ids=[2])
+    assert torch.equal(many.x[2], one.x)
+    assert int(many.queries[2]) == one.queries
