@@ -13,7 +13,7 @@ import pytest
 
 from zoracle.cli.main import cli, main
 from zoracle.cli.options import read_ids
-from zoracle.comparison.chosen import chosen_optimizers
+from zoracle.comparison.named import named_optimizers
 from zoracle.errors import InputError
 from zoracle.optimizers.pretrained import Use, save_optimizer
 from zoracle.optimizers.registry import REGISTRY, make
@@ -293,7 +293,7 @@ def test_labels_are_names_and_last_parts_of_folders(tmp_path):
     for parent in ("a", "b"):
         save_optimizer(tmp_path / parent / "lstm", "zo-lstm", make("zo-lstm"), {})
     asked = "zo-sgd, a/lstm/,b/lstm/optimizer.safetensors"
-    assert [label for label, _ in chosen_optimizers(asked, Use("digits"))] == ["zo-sgd", "lstm", "lstm-2"]
+    assert [label for label, _ in named_optimizers(asked, Use("digits"))] == ["zo-sgd", "lstm", "lstm-2"]
     assert file_name("my lstm/2") == "my-lstm-2"
     with pytest.raises(InputError):
         read_ids(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 import zoracle
 from zoracle.blackboxes import BlackBox
-from zoracle.comparison.chosen import chosen_optimizers
+from zoracle.comparison.named import named_optimizers
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.descent.zo_sgd import ZOSGD
@@ -59,7 +59,7 @@ def test_an_optimizer_in_a_file(mine: Path) -> None:
     assert optimizer.config.extra == 5
     assert type(zoracle.load(name)) is type(optimizer), "read once"
     assert load_named(place_of(type(optimizer))) is type(optimizer)
-    ((label, found),) = chosen_optimizers(name, Use())
+    ((label, found),) = named_optimizers(name, Use())
     assert (label, type(found)) == ("Mine", type(optimizer))
     with pytest.raises(InputError, match="extra"):
         zoracle.load(name, extra="five")

@@ -22,10 +22,10 @@ from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.experiments import registry
 from zoracle.experiments.agreement_report import CASES, Agreement
-from zoracle.experiments.alongside import _measures, alongside
 from zoracle.experiments.common import queries_to, verdict
 from zoracle.experiments.context import Meter
 from zoracle.experiments.reproduce import changed, reproduce
+from zoracle.experiments.shadow import measures_of, shadow_estimates
 from zoracle.experiments.weights import paper_config
 from zoracle.experiments.work import Work
 from zoracle.optimizers.pretrained import Use, resolve, save_optimizer, shipped
@@ -136,7 +136,7 @@ def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_says_what_it_measures(name):
+def test_every_experiment_says_what_itmeasures_of(name):
     found = registry.experiment(name)
     assert found.name == name
     assert "test" in found.about or "validation" in found.about
@@ -268,10 +268,10 @@ def test_transfer_leaves_out_the_task_that_an_optimizer_was_trained_on(finished)
 
 def test_measures_against_what_is_known():
     gradient = torch.tensor([[3.0, 4.0]])
-    exact = _measures(torch.stack((2 * gradient, 2 * gradient)), gradient)[:, 0]
+    exact = measures_of(torch.stack((2 * gradient, 2 * gradient)), gradient)[:, 0]
     assert torch.allclose(exact, torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
     # One draw along each axis: cosines .6 and .8; a = 3.5 leaves 1 - 3.5^2 / 25, and each is as far as it is long.
-    apart = _measures(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), gradient)[:, 0]
+    apart = measures_of(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), gradient)[:, 0]
     assert torch.allclose(apart, torch.tensor([0.7, 1 - 3.5**2 / 25, 1.0]), atol=1e-6)
 
 
@@ -279,15 +279,15 @@ def test_the_reference_is_left_alone_and_every_point_is_counted():
     made = task("digits")
     ids = made.ids("valid")[:2]
     optimizer = resolve("zo-lstm", Use("digits")).optimizer
-    riders = [("gaussian", make("zo-sgd")), ("guided", make("zo-lstm-guided-es"))]
-    quality = alongside(optimizer, riders, made, ids, label="own", seed=3, steps=5)
+    shadows = [("gaussian", make("zo-sgd")), ("guided", make("zo-lstm-guided-es"))]
+    quality = shadow_estimates(optimizer, shadows, made, ids, label="own", seed=3, steps=5)
     oracle = Oracle(made.objective(ids))
     state = optimizer.init(
         made.start(ids, seed=3), seed=3, problem=torch.tensor(ids), horizon=5, scale=oracle.objective.scale
     )
     _, alone = rollout(optimizer, oracle, state, 5)
     assert torch.equal(quality.loss, alone.loss)
-    # A step: the reference's 21, its second draw, two draws of two riders, and one true gradient.
+    # A step: the reference's 21, its second draw, two draws of two shadows, and one true gradient.
     assert quality.points == 2 * 5 * (21 + 21 + 2 * 2 * 21 + 1)
     assert all(bool(values.isfinite().all()) for values in quality.measured.values())
 
@@ -296,14 +296,14 @@ def test_a_rider_that_is_the_reference_measures_the_same():
     made = task("digits")
     ids = made.ids("valid")[:2]
     paper = make("zo-lstm-paper")
-    quality = alongside(paper, [("rider", paper)], made, ids, label="own", seed=0, steps=6)
-    assert torch.equal(quality.measured["own"], quality.measured["rider"])
+    quality = shadow_estimates(paper, [("shadow", paper)], made, ids, label="own", seed=0, steps=6)
+    assert torch.equal(quality.measured["own"], quality.measured["shadow"])
 
 
 def test_the_gaussian_cosine_is_what_theory_says():
     made = task("quadratic", dim=400)
     ids = made.ids("valid")[:6]
-    quality = alongside(make("zo-sgd", lr=1e-3), [], made, ids, label="gaussian", seed=0, steps=10)
+    quality = shadow_estimates(make("zo-sgd", lr=1e-3), [], made, ids, label="gaussian", seed=0, steps=10)
     cosine = quality.measured["gaussian"][0].mean()
     # q of d dimensions: the squared cosine is close to q / (q + d + 1).
     assert abs(float(cosine) - (20 / 421) ** 0.5) < 0.02

@@ -7,7 +7,7 @@ import torch
 
 import zoracle
 from problems import Bowls
-from zoracle.comparison.chosen import chosen_optimizers, use_of
+from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.metatrain import config as configs
@@ -59,7 +59,7 @@ def test_the_plain_name_means_the_ball_at_hand(norm: str) -> None:
         assert default_for(Use(name, ball=norm)) == f"zo-lstm-{norm}-{known}"
     made = task("digits", norm=norm, eps=0.2)
     assert use_of(made) == Use("digits", norm, 64)
-    ((label, optimizer),) = chosen_optimizers("zo-lstm", use_of(made))
+    ((label, optimizer),) = named_optimizers("zo-lstm", use_of(made))
     assert label == "zo-lstm"
     assert isinstance(optimizer, BallLSTM)
     assert use_of(task("digits", norm="l2" if norm == "l2" else "l1")).ball is None

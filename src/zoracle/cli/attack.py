@@ -44,11 +44,11 @@ def command(ctx: click.Context, /, **_: Any) -> None:
             made.close()
     for label, result in comparison.results.items():
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
-            click.echo(f"{label}, seed {seed}: {told(result, repeat)}")
+            click.echo(f"{label}, seed {seed}: {outcome_line(result, repeat)}")
         click.echo(f"adversarial images: {comparison.paths[f'adversarial {label}']}")
 
 
-def told(result: Result, repeat: int) -> str:
+def outcome_line(result: Result, repeat: int) -> str:
     """What came of one seed, in a line."""
     wrong = int(result.misclassified[repeat].sum())
     broken = int(result.success_ever[repeat].sum()) - wrong

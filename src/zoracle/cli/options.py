@@ -10,8 +10,8 @@ import click
 import torch
 from rich.console import Console
 
-from zoracle.comparison.chosen import chosen_optimizers, use_of
 from zoracle.comparison.compare import Comparison, Output, compare
+from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
@@ -258,7 +258,7 @@ def run_comparison(
     names = request.optimizers or ",".join(default_optimizers(request.threat, one=attack))
     return compare(
         made,
-        chosen_optimizers(names, use_of(made)),
+        named_optimizers(names, use_of(made)),
         spec,
         tuning="fresh" if request.tune else "stored",
         workers=request.workers,

@@ -16,7 +16,7 @@ from zoracle.cli.options import (
     threat_option,
     workers_option,
 )
-from zoracle.comparison.chosen import chosen_optimizers, use_of
+from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.comparison.tune import GRIDS, tunable, tune
 from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
@@ -56,8 +56,8 @@ def command(
     check_writable(out)
     q = made.defaults.num_directions if num_directions is None else num_directions
     spec = RunSpec(split="valid", ids=made.ids("valid")[:problems], steps=steps, num_directions=q)
-    chosen_ones = chosen_optimizers(optimizers, use_of(made))
-    for label, optimizer in chosen_ones:
+    optimizers_to_tune = named_optimizers(optimizers, use_of(made))
+    for label, optimizer in optimizers_to_tune:
         if tunable(optimizer) is None:
             raise InputError(f"{label} has no step size to tune here; expected of {', '.join(GRIDS)}")
     if out.is_file():
@@ -65,7 +65,7 @@ def command(
     console = Console()
     records = []
     with started(workers) as pool:
-        for label, optimizer in chosen_ones:
+        for label, optimizer in optimizers_to_tune:
             record = tune(
                 made,
                 optimizer,

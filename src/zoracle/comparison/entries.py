@@ -110,7 +110,7 @@ def sentence(label: str, record: Tuned, how: str) -> str:
 
 
 def folder(index: int, label: str) -> str:
-    """The name of the folder that an optimizer's pieces lie in."""
+    """The name of the folder that an optimizer's shards lie in."""
     return f"{index:02d}-" + re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip(".-")[:60]
 
 

@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.comparison.chosen import chosen, use_of
+from zoracle.comparison.named import load_named_optimizers, use_of
 from zoracle.errors import InputError
 from zoracle.estimators import default_mu
 from zoracle.experiments import agreement
@@ -173,7 +173,7 @@ def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> _Me
     """Everything of one task; each part is kept by itself."""
     ids = made.ids("train")[: s.problems]
     stage = config.stages[-1]
-    trained = chosen("zo-lstm", use_of(made))[0][1].optimizer
+    trained = load_named_optimizers("zo-lstm", use_of(made))[0][1].optimizer
     tell = context.display.steps_of(f"agreement {made.name}")
     key = f"agreement-{made.name}"
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from zoracle import __version__
-from zoracle.comparison.chosen import chosen, use_of
 from zoracle.comparison.entries import folder, sentence
+from zoracle.comparison.named import load_named_optimizers, use_of
 from zoracle.comparison.progress import Display
 from zoracle.comparison.tune import GRIDS, Axis, tunable, tune, untouched
 from zoracle.errors import CheckpointError, InputError
@@ -142,7 +142,7 @@ class Context:
 
     def learned(self, made: Task | None, default: str = "") -> list[tuple[str, Loaded]]:
         """The user's optimizers for a task, or for any, or the experiment's own."""
-        return chosen(self.optimizers or default, Use() if made is None else use_of(made))
+        return load_named_optimizers(self.optimizers or default, Use() if made is None else use_of(made))
 
     def note(self, text: str) -> None:
         """Tell the reader, once."""

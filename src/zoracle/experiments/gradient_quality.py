@@ -8,9 +8,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.experiments.alongside import MEASURES, alongside
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context, Named, described
+from zoracle.experiments.shadow import MEASURES, shadow_estimates
 from zoracle.experiments.weights import PAPER, own_form, paper_weights, training_steps
 from zoracle.experiments.work import Work
 from zoracle.optimizers.base import with_directions, with_settings
@@ -63,7 +63,7 @@ def run(context: Context) -> Outcome:
     made = context.task("mnist")
     ids = made.ids(s.split)[: s.problems]
     label, learned = own_form(context, made)
-    riders = estimators(context, made, s.num_directions)
+    shadows = estimators(context, made, s.num_directions)
     references = [(label, with_directions(learned, s.num_directions)), ("zo-sgd", _descent(context, made, s))]
     tables: list[Table] = []
     figures: list[Figure] = []
@@ -71,7 +71,7 @@ def run(context: Context) -> Outcome:
     findings = []
     for name, reference in references:
         # ZO-SGD's own estimate is the standard Gaussian one; it is measured once.
-        others = riders if name == label else [rider for rider in riders if rider[0] != "gaussian"]
+        others = shadows if name == label else [shadow for shadow in shadows if shadow[0] != "gaussian"]
         heading = name if name == label else "gaussian"
         found = _measured(context, made, ids, name, heading, reference, others)
         estimates = {key: values for key, values in found.items() if key.startswith("estimate/")}
@@ -98,7 +98,7 @@ def run(context: Context) -> Outcome:
 
 
 def _measured(
-    context: Context, made: Task, ids: tuple[int, ...], name: str, label: str, reference: Any, riders: Named
+    context: Context, made: Task, ids: tuple[int, ...], name: str, label: str, reference: Any, shadows: Named
 ) -> dict[str, Tensor]:
     """Everything along one reference, (3, S, P, T) an estimator; kept ten problems at a time."""
     s: Settings = context.settings
@@ -112,8 +112,8 @@ def _measured(
             before = (seed * len(groups) + j) * s.steps
 
             def compute(some: tuple[int, ...] = some, seed: int = seed, before: int = before) -> dict[str, Tensor]:
-                quality = alongside(
-                    reference, riders, made, some, label=label, seed=seed, steps=s.steps,
+                quality = shadow_estimates(
+                    reference, shadows, made, some, label=label, seed=seed, steps=s.steps,
                     on_step=lambda done, _: tell(before + done, total),
                 )  # fmt: skip
                 tensors = {f"estimate/{key}": value.transpose(1, 2) for key, value in quality.measured.items()}
@@ -122,7 +122,7 @@ def _measured(
 
             about = {
                 **described(reference, some),
-                "riders": [[key, optimizer_config(optimizer)] for key, optimizer in riders],
+                "shadows": [[key, optimizer_config(optimizer)] for key, optimizer in shadows],
                 "seed": seed, "steps": s.steps,
             }  # fmt: skip
             part = context.kept(f"along-{name}-{seed}-{j}", made, about, compute)

@@ -11,8 +11,8 @@ import msgspec
 from rich.console import Console
 
 from zoracle import __version__
-from zoracle.comparison.chosen import chosen
 from zoracle.comparison.entries import OnProgress
+from zoracle.comparison.named import load_named_optimizers
 from zoracle.comparison.progress import shown
 from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.workers import check_workers, started
@@ -74,7 +74,7 @@ def reproduce(
     """
     check_workers(workers)
     if optimizers is not None:
-        chosen(optimizers, Use())  # a wrong name is told before there is a folder
+        load_named_optimizers(optimizers, Use())  # a wrong name is told before there is a folder
     settings = settings or (experiment.quick if quick else experiment.full)
     experiment.work(settings)  # as is a wrong setting that names something
     config = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from zoracle.comparison.chosen import chosen, use_of
+from zoracle.comparison.named import load_named_optimizers, use_of
 from zoracle.experiments.context import Context
 from zoracle.metatrain.config import TrainConfig, parse
 from zoracle.optimizers.base import Optimizer
@@ -56,7 +56,7 @@ def own_form(context: Context, made: Task) -> tuple[str, Optimizer[Any, Any]]:
     """This project's own form, zo-lstm: the user's where `--optimizers` names one, else the shipped one."""
     given = [] if context.optimizers is None else context.learned(made)
     own = [(label, loaded) for label, loaded in given if loaded.metadata["name"] == "zo-lstm"]
-    label, loaded = (own or chosen("zo-lstm", use_of(made)))[0]
+    label, loaded = (own or load_named_optimizers("zo-lstm", use_of(made)))[0]
     return label, loaded.optimizer
 
 

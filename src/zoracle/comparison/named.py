@@ -18,17 +18,17 @@ def use_of(made: Task) -> Use:
     return Use(made.name, ball, made.dim)
 
 
-def chosen_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Optimizer[Any, Any]]]:
+def named_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Optimizer[Any, Any]]]:
     """Labels and optimizers of a comma-separated list.
 
     Raises:
         InputError: the list is empty, or holds something unknown, or one twice.
     """
-    return [(label, loaded.optimizer) for label, loaded in chosen(names_or_folders, use)]
+    return [(label, loaded.optimizer) for label, loaded in load_named_optimizers(names_or_folders, use)]
 
 
-def chosen(names_or_folders: str, use: Use) -> list[tuple[str, Loaded]]:
-    """As :func:`chosen_optimizers`, with what the files say of themselves."""
+def load_named_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Loaded]]:
+    """As :func:`named_optimizers`, with what the files say of themselves."""
     wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
     if not wanted:
         raise InputError("--optimizers is empty; expected names or folders, separated by commas")

@@ -1,4 +1,4 @@
-"""Estimates of several optimizers at the iterates of one trajectory, against the true gradient."""
+"""Shadow estimators: several optimizers estimate the gradient along the trajectory of one, against the true one."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Quality(NamedTuple):
     """Points and true gradients evaluated, of all problems."""
 
 
-def alongside(
+def shadow_estimates(
     reference: Optimizer[Any, Any],
-    riders: Named,
+    shadows: Named,
     made: Task,
     ids: Sequence[int],
     *,
@@ -48,7 +48,7 @@ def alongside(
 ) -> Quality:
     r"""Run an optimizer, and at each of its iterates measure its own gradient estimate and those of others.
 
-    A rider keeps a state of its own, made of its own estimates, but is put on the reference's iterate after each step.
+    A shadow keeps a state of its own, made of its own estimates, but is put on the reference's iterate after each step.
     Each estimator is measured by two independent draws of its directions from the same state, g_1 and g_2. With g the
     true gradient,
 
@@ -59,7 +59,7 @@ def alongside(
 
     Args:
         reference: an optimizer whose first point of a step is the iterate.
-        riders: labels and estimators.
+        shadows: labels and estimators.
         made: a task whose objective is differentiable.
         ids: problems.
         label: of the reference's own estimates.
@@ -79,7 +79,7 @@ def alongside(
         )  # fmt: skip
 
     before = begin(reference)
-    states = {name: begin(optimizer) for name, optimizer in riders}
+    states = {name: begin(optimizer) for name, optimizer in shadows}
     measured = {name: torch.full((3, steps, len(ids)), torch.nan) for name in (label, *states)}
     success = torch.zeros((steps, len(ids)), dtype=torch.bool)
     live = rows
@@ -114,10 +114,10 @@ def alongside(
             return torch.stack(estimates), after
 
         own, _ = draw(reference, before, (step.queries, step.evaluation.loss))
-        measured[label][:, t, live] = _measures(own, gradient)
-        for name, optimizer in riders:
+        measured[label][:, t, live] = measures_of(own, gradient)
+        for name, optimizer in shadows:
             estimates, after = draw(optimizer, states[name], None)
-            measured[name][:, t, live] = _measures(estimates, gradient)
+            measured[name][:, t, live] = measures_of(estimates, gradient)
             moved = {"x": step.state.x}
             if hasattr(after, "step"):
                 moved["step"] = step.state.x - before.x
@@ -140,7 +140,7 @@ def _estimate(optimizer: Optimizer[Any, Any], state: Any, queries: Queries, valu
     return optimizer.estimate(queries, values, state.mu)
 
 
-def _measures(estimates: Tensor, gradient: Tensor) -> Tensor:
+def measures_of(estimates: Tensor, gradient: Tensor) -> Tensor:
     """The three measures (3, B) of estimates (R, B, d)."""
     estimates, gradient = estimates.double(), gradient.double()
     size, true = estimates.norm(dim=2), gradient.norm(dim=1)
