@@ -34,12 +34,17 @@ VARIANTS["bandits tile"] = {"tile": 2}
 VARIANTS["square ball"] = {}
 VARIANTS["sign-hunter ball"] = {}
 VARIANTS["simba ball"] = {}
+VARIANTS["spectral-search ball"] = {}
 # Points of these dimensions are images, and of all others they are none.
 SHAPES = {8: (2, 2, 2), 50: (2, 5, 5)}
 #: What a hand-designed optimizer needs to reach half the loss, where its step is not called lr.
 STEP_SIZES = {"snes": {"sigma": 0.1}}
 # Those that ask for no point outside the space they are told.
-STAY_INSIDE = [name for name in VARIANTS if name.split(" ")[0] in ("square", "sign-hunter", "simba", "simba-dct")]
+STAY_INSIDE = [
+    name
+    for name in VARIANTS
+    if name.split(" ")[0] in ("square", "sign-hunter", "simba", "simba-dct", "spectral-search")
+]
 
 
 def fenced(name: str, problems: int, dim: int, dtype: torch.dtype = torch.float64) -> Fenced:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from zoracle.errors import InputError, require
 from zoracle.metatrain import config as configs
+from zoracle.metatrain import spectral_training
 from zoracle.metatrain.trainer import Report, Trainer
 from zoracle.storage.files import check_writable
 from zoracle.tasks import task
@@ -24,7 +25,14 @@ from zoracle.tasks import task
 @click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log (extra: tensorboard).")
 def command(config: str, out: Path, tensorboard: bool) -> None:
     """Train a learned optimizer. CONFIG is a TOML file, or the name of a recipe that comes with the package."""
-    parsed = configs.parse(*_text(config))
+    text, where = _text(config)
+    if spectral_training.is_spectral(text):
+        recipe = spectral_training.parse(text, where)
+        check_writable(out / "networks" / "written")
+        spectral_training.train(recipe, out, click.echo)
+        click.echo(f"trained optimizer: {out}")
+        return
+    parsed = configs.parse(text, where)
     check_writable(out / "history.jsonl")
     writer = _tensorboard(out) if tensorboard else None
     trainer = Trainer(parsed, [task(one.task, **one.settings) for one in parsed.drawn_from()], out)

@@ -18,6 +18,7 @@ from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
 from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
+from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.portfolio import Portfolio
 from zoracle.optimizers.search.bandits import Bandits
 from zoracle.optimizers.search.ma_es import MAES
@@ -54,6 +55,9 @@ REGISTRY: dict[str, Entry] = {
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "zo-lstm-ball": Entry(BallLSTM, "learned steps within a ball, few and tiled queries", learned=True),
+    "spectral-search": Entry(
+        SpectralSearch, "learned patterns, then a learned model of the gradient's spectrum", learned=True
+    ),
     "zo-lstm-paper": Entry(PaperLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
     "zo-lstm-no-query": Entry(partial(PaperLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),
     "zo-lstm-no-update": Entry(partial(PaperLSTM, update="sgd"), "its ablation: learned directions only", learned=True),

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.errors import InputError
 from zoracle.keyed import permutation
+from zoracle.objectives.threat import ThreatModel
 from zoracle.tasks.base import TaskDefaults
 from zoracle.tasks.datasets import DATA_VARIABLE, find_data, read_images
 from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, write_splits
-from zoracle.tasks.networks import ResNet20, load_network
+from zoracle.tasks.networks import ResNet20, ResNet32, ResNet44, load_network
 from zoracle.tasks.training import MARGIN, margins
 
 #: Mean and standard deviation of each channel that the network's inputs are normalised by.
@@ -23,17 +25,27 @@ NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 #: Id of the first image of the training batches; those of the test batch count from 0.
 FIRST_TRAINING_ID = 10_000
 
-_TEST, _TRAIN, _WEIGHTS = "cifar10/test_846.npz", "cifar10/train_4660.npz", "cifar10/resnet20.safetensors"
+_TEST, _TRAIN = "cifar10/test_846.npz", "cifar10/train_4660.npz"
+
+#: The networks by name; ``cifar10/NAME.safetensors`` holds the weights.
+NETWORKS: dict[str, type[nn.Module]] = {"resnet20": ResNet20, "resnet32": ResNet32, "resnet44": ResNet44}
 
 
 class CIFAR10Attack(ImageAttackTask):
     """Attacks on 3,072 values in [0, 1]; ids are indices into the test batch, or 10,000 + those into the training ones.
 
-    Problems to train on come from the training batches, the others from the test batch; all are read correctly, by a
-    margin of one nat at least. The data and the network are those below ``ZORACLE_DATA``.
+    Problems to train on come from the training batches, the others from the test batch; all are read correctly by
+    ResNet-20, by a margin of one nat at least. The data and the networks are those below ``ZORACLE_DATA``.
+
+    Args:
+        network: the network under attack: resnet20, resnet32 or resnet44. Other networks than the first may misread
+            some of the images: those are successes before anything is asked.
+        threat: as for every attack on images.
+        start_std: likewise.
+        reduce: likewise.
 
     Raises:
-        InputError: a file is missing.
+        InputError: a file is missing, or there is no such network.
 
     References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
@@ -44,10 +56,22 @@ class CIFAR10Attack(ImageAttackTask):
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     defaults = TaskDefaults()
 
+    def __init__(
+        self,
+        *,
+        network: str = "resnet20",
+        threat: ThreatModel | None = None,
+        start_std: float | None = None,
+        reduce: str | None = None,
+    ) -> None:
+        self.network = network
+        weights_of(network)
+        super().__init__(threat=threat, start_std=start_std, reduce=reduce)
+
     @cached_property
     def files(self) -> dict[str, Path]:
         """The files of the data and the network, by their paths below the data folder."""
-        return {relative: _file(relative) for relative in (_TEST, _TRAIN, _WEIGHTS)}
+        return {relative: _file(relative) for relative in (_TEST, _TRAIN, weights_of(self.network))}
 
     def _split_file(self) -> Path:
         _ = self.files  # looked for now, so that a missing one is told before anything starts
@@ -57,8 +81,28 @@ class CIFAR10Attack(ImageAttackTask):
         return _read(self.files)
 
     def _black_box(self, dtype: torch.dtype, device: torch.device | str) -> TorchModule:
-        network = load_network(ResNet20, self.files[_WEIGHTS], dtype=dtype, device=device)
-        return TorchModule(network, preprocess=NORMALISATION)
+        return classifier(self.network, dtype, device)
+
+
+def weights_of(network: str) -> str:
+    """The file of a network's weights, below the data folder.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    if network not in NETWORKS:
+        raise InputError(f"task cifar10 has no network {network!r}; expected one of {', '.join(NETWORKS)}")
+    return f"cifar10/{network}.safetensors"
+
+
+def classifier(network: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> TorchModule:
+    """A network of :data:`NETWORKS` as a black box, of images in [0, 1].
+
+    Raises:
+        InputError: there is no such network, or its file is missing.
+    """
+    weights = _file(weights_of(network))
+    return TorchModule(load_network(NETWORKS[network], weights, dtype=dtype, device=device), preprocess=NORMALISATION)
 
 
 def choose_cifar10_split(path: Path = ASSETS / "cifar10_split.json") -> None:
@@ -71,8 +115,7 @@ def choose_cifar10_split(path: Path = ASSETS / "cifar10_split.json") -> None:
         InputError: a file of the data is missing.
     """
     data = _read({relative: _file(relative) for relative in (_TEST, _TRAIN)})
-    network = TorchModule(load_network(ResNet20, _file(_WEIGHTS)), preprocess=NORMALISATION)
-    margin = margins(network, data.images.float() / 255, data.labels)
+    margin = margins(classifier("resnet20"), data.images.float() / 255, data.labels)
     order = permutation(len(data.ids), 0)
     kept = [data.ids[row] for row in order if margin[row] >= MARGIN]
     training = [i for i in kept if i >= FIRST_TRAINING_ID]

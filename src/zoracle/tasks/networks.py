@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -57,19 +58,23 @@ class DigitsNet(nn.Module):
 class ResNet20(nn.Module):
     """ResNet-20 for CIFAR-10 with parameter-free shortcuts (option A), (N, 3, 32, 32) to logits (N, 10).
 
+    Deeper ones of its family are subclasses with more blocks a stage.
+
     Inputs are normalised by mean .485 .456 .406 and std .229 .224 .225.
 
     References:
         He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
     """
 
+    blocks: ClassVar[int] = 3
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, stride=1)
-        self.layer2 = _stage(16, 32, stride=2)
-        self.layer3 = _stage(32, 64, stride=2)
+        self.layer1 = _stage(16, 16, 1, self.blocks)
+        self.layer2 = _stage(16, 32, 2, self.blocks)
+        self.layer3 = _stage(32, 64, 2, self.blocks)
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,6 +83,18 @@ class ResNet20(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         out: Tensor = self.linear(x.mean((2, 3)))
         return out
+
+
+class ResNet32(ResNet20):
+    """ResNet-32 of the same family."""
+
+    blocks = 5
+
+
+class ResNet44(ResNet20):
+    """ResNet-44 of the same family."""
+
+    blocks = 7
 
 
 class _Block(nn.Module):
@@ -98,10 +115,9 @@ class _Block(nn.Module):
         return F.relu(out + shortcut)
 
 
-def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    blocks = [_Block(channels_in, channels_out, stride)]
-    blocks += [_Block(channels_out, channels_out, 1) for _ in range(2)]
-    return nn.Sequential(*blocks)
+def _stage(channels_in: int, channels_out: int, stride: int, blocks: int) -> nn.Sequential:
+    further = (_Block(channels_out, channels_out, 1) for _ in range(blocks - 1))
+    return nn.Sequential(_Block(channels_in, channels_out, stride), *further)
 
 
 def build(network: type[nn.Module]) -> nn.Module:

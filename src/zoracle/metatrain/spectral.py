@@ -1,0 +1,170 @@
+"""Training of the spectral search: from white-box gradients, and from what patterns do to many networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoracle import keyed
+from zoracle.optimizers.learned.spectral import basis, patterns
+from zoracle.optimizers.learned.spectral.basis import Shape, basis_of
+from zoracle.optimizers.learned.spectral.search import SpectralSearch
+
+#: Weight of |z|^2 beside the mean negative log-likelihood of a coefficient: it keeps traits about one in size.
+_TRAIT_WEIGHT = 0.003
+
+
+class Example(NamedTuple):
+    """What one network tells: its gradients, and the margins that patterns lead to."""
+
+    name: str
+    shape: Shape
+    energies: Tensor
+    """(n, M) squared coefficients of the margin's gradient at n images."""
+    reaches: tuple[float, ...]
+    """By how much pixels may change."""
+    margins: Tensor
+    """(E, n, N) margins of the images with each pattern of the bank at each of E reaches; below zero is a success."""
+
+
+def observe(
+    name: str,
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    reaches: Sequence[float],
+    *,
+    seed: int = 0,
+) -> Example:
+    """Look at one white-box network.
+
+    Args:
+        name: of the network.
+        model: images (n, C, H, W) to logits.
+        images: read correctly, in [0, 1].
+        labels: (n,).
+        reaches: radii of linf balls.
+        seed: keys the signs of patterns.
+    """
+    channels, height, width = images.shape[1:]
+    shape = (channels, height, width)
+    x = images.clone().requires_grad_(True)
+    (slopes,) = torch.autograd.grad(margin(model(x), labels).sum(), x)
+    coefficients = [torch.from_numpy(basis_of(shape).forward(row.reshape(-1).numpy())) for row in slopes]
+    laid = torch.stack([torch.from_numpy(patterns.signs(p, shape)) for p in patterns.bank(shape)]).view(-1, *shape)
+    found = torch.zeros(len(reaches), len(images), len(laid))
+    with torch.no_grad():
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            flips = 1 - 2 * torch.randint(0, 2, (len(laid), 1, 1, 1), generator=keyed.generator(seed, i))
+            for e, reach in enumerate(reaches):
+                asked = (image + reach * flips * laid).clamp(0, 1)
+                found[e, i] = margin(model(asked), label.expand(len(laid)))
+    return Example(name, shape, torch.stack(coefficients).square(), tuple(reaches), found)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far a network is from an error, (n,)."""
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+
+
+def fit(
+    optimizer: SpectralSearch, examples: Sequence[Example], *, steps: int = 1500, lr: float = 1e-2, seed: int = 0
+) -> tuple[float, float]:
+    """Train both networks of a search by maximum likelihood; it is changed in place.
+
+    Args:
+        optimizer: what is trained.
+        examples: of several networks, sizes and reaches.
+        steps: of Adam, each on one example and reach, for either network.
+        lr: step size at the start; falls to zero along a line.
+        seed: keys the order.
+
+    Returns:
+        The mean negative log-likelihood of a coefficient and of a pattern's margin over the last tenth of the steps.
+    """
+    nets = optimizer.nets.requires_grad_(True)
+    g = keyed.generator(seed, 5)
+    traits = nn.Parameter(0.1 * torch.randn((len(examples), optimizer.config.traits), generator=g))
+    try:
+        spectrum = _descend(
+            nets.spectrum, lambda step: _spectrum_loss(nets.spectrum, examples, traits, step, seed), traits, steps, lr
+        )
+        odds = _descend(nets.patterns, lambda step: _pattern_loss(nets.patterns, examples, step, seed), None, steps, lr)
+    finally:
+        nets.requires_grad_(False)
+    return spectrum, odds
+
+
+def spectrum_loss(log: Tensor, energies: Tensor) -> Tensor:
+    """Negative log-likelihood of a coefficient, each image's scale at its best: log (M,), energies (n, M)."""
+    scale = (energies / log.exp()).mean(1, keepdim=True)
+    return 0.5 * (scale.log() + log.mean()).mean()
+
+
+def pattern_loss(out: Tensor, warped: Tensor, asked: Tensor) -> Tensor:
+    """Of a low-rank Gaussian of warped margins: its negative log-likelihood, and that of successes after some answers.
+
+    Args:
+        out: (N, 2 + R) mean, log variance and loadings of each pattern.
+        warped: (n, N) margins.
+        asked: (n, k) the patterns whose margins are known when successes are foretold.
+    """
+    mean, noise, loadings = out[:, 0], out[:, 1].clamp(-6, 6), out[:, 2:]
+    weight = (-0.5 * noise).exp()
+    scaled, error = loadings * weight.unsqueeze(1), (warped - mean) * weight
+    eye = torch.eye(loadings.shape[1])
+    inner = eye + scaled.T @ scaled
+    seen = error @ scaled
+    quadratic = error.square().sum(1) - (seen * torch.linalg.solve(inner, seen.T).T).sum(1)
+    likelihood = 0.5 * (quadratic.mean() + noise.sum() + torch.logdet(inner)) / len(mean)
+    told = scaled[asked]  # (n, k, R)
+    covariance = torch.linalg.inv(eye + told.transpose(1, 2) @ told)
+    latent = (covariance @ (told.transpose(1, 2) @ error.gather(1, asked).unsqueeze(2))).squeeze(2)
+    variance = torch.einsum("pr,nrs,ps->np", loadings, covariance, loadings) + noise.exp()
+    logit = -1.702 * (mean + latent @ loadings.T) / variance.sqrt()  # close to the normal distribution's
+    loss: Tensor = 0.1 * likelihood + nn.functional.binary_cross_entropy_with_logits(logit, (warped < 0).float())
+    return loss
+
+
+def _spectrum_loss(net: nn.Module, examples: Sequence[Example], traits: Tensor, step: int, seed: int) -> Tensor:
+    row = keyed.mix(seed, 1, step) % len(examples)
+    example = examples[row]
+    columns = torch.randperm(example.energies.shape[1], generator=keyed.generator(seed, 2, step))[:1024]
+    out = net(torch.from_numpy(basis.features(example.shape))[columns])
+    log = out[:, 0] + out[:, 1:] @ traits[row]
+    return spectrum_loss(log, example.energies[:, columns]) + _TRAIT_WEIGHT * traits[row].square().sum()
+
+
+def _pattern_loss(net: nn.Module, examples: Sequence[Example], step: int, seed: int) -> Tensor:
+    example = examples[keyed.mix(seed, 3, step) % len(examples)]
+    number = keyed.mix(seed, 4, step) % len(example.reaches)
+    out = net(torch.from_numpy(patterns.features(example.shape, example.reaches[number])))
+    warped = example.margins[number].asinh()
+    g = keyed.generator(seed, 6, step)
+    # Half of the time any patterns are known, and else those that a search would ask for.
+    count = int(torch.randint(0, 6, (), generator=g))
+    score = torch.rand(warped.shape, generator=g)
+    if step % 2:
+        score = score - 2 * out[:, 0].detach() + 2 * out[:, 2:].detach().norm(dim=1)
+    return pattern_loss(out, warped, score.topk(count, dim=1).indices)
+
+
+def _descend(net: nn.Module, loss: Callable[[int], Tensor], also: nn.Parameter | None, steps: int, lr: float) -> float:
+    """Adam along a line of step sizes; the mean loss over the last tenth."""
+    parameters = [*net.parameters(), *([] if also is None else [also])]
+    adam = torch.optim.Adam(parameters, lr)
+    last = []
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = lr * (1 - step / steps)
+        value = loss(step)
+        adam.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        adam.step()
+        if step >= 0.9 * steps:
+            last.append(value.item())
+    return sum(last) / len(last)

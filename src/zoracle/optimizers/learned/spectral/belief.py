@@ -1,0 +1,82 @@
+"""What is believed of the gradient of one problem, and how an answer corrects it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoracle.optimizers.learned.spectral.basis import Array, Basis
+from zoracle.optimizers.learned.spectral.nets import Prior
+from zoracle.optimizers.learned.spectral.state import Learned, SpectralSearchConfig
+
+SMALL = 1e-30
+# Of the margin that an attack has to undo, the share that one step across the ball along an average direction undoes.
+_FIRST_GUESS = 0.3
+# How many answers the size of the gradient is averaged over, and the largest surprise that counts, in variances.
+_MEMORY, _SURPRISE = 50.0, 6.0
+
+
+class Belief:
+    """The model of the gradient of one problem while answers are put into it."""
+
+    def __init__(self, config: SpectralSearchConfig, basis: Basis, prior: Prior, known: Learned) -> None:
+        self.config, self.basis, self.prior = config, basis, prior
+        self.known = known
+        self.coefficients, self.open, self.traits, self.precision = (
+            t.numpy().copy() for t in (known.coefficients, known.open, known.traits, known.precision)
+        )
+        self.total, self.weight = known.power.tolist()
+
+    def begin(self, level: float, far: float) -> None:
+        """The size of the gradient before anything is known of it: a step as far as the ball reaches undoes the loss.
+
+        Args:
+            level: loss at the middle.
+            far: Euclidean length of the longest move from it.
+        """
+        size = abs(level) / max(_FIRST_GUESS * far, SMALL)
+        self.total, self.weight = max(size * size / self.coefficients.size, SMALL), 1.0
+
+    def correct(self, move: Array, change: float) -> None:
+        """A Kalman step with a diagonal covariance, and a step of the likelihood for the prior's size and traits."""
+        move = move.astype(np.float32)
+        along = self.basis.forward(move)
+        spectrum = self.prior.spectrum(self.traits)
+        gain = spectrum * self.open * along
+        explained = float(np.vdot(gain, along))
+        beyond = 0.0 if self.basis.whole else max(float(np.vdot(move, move)) - float(np.vdot(along, along)), 0.0)
+        variance = explained * (1 + self.config.noise) + beyond * float(spectrum.min())
+        power = self.total / self.weight
+        if not variance > 0 or not math.isfinite(change):
+            return
+        miss = change - float(np.vdot(self.coefficients, along))
+        surprise = min(miss * miss / (variance * power + SMALL), _SURPRISE)
+        share = gain / np.float32(variance)
+        self.coefficients += share * np.float32(miss)
+        self.open *= 1 - share * along
+        self.open += np.float32(self.config.forget) * (1 - self.open)
+        np.clip(self.open, 1e-4, 1.0, out=self.open)
+        self.total, self.weight = self.total + surprise * power, self.weight + 1
+        if self.weight > _MEMORY:
+            self.total, self.weight = self.total * _MEMORY / self.weight, _MEMORY
+        slope = self.prior.loadings.T @ (share * along)
+        slope -= self.prior.loadings.T @ (spectrum / np.float32(spectrum.size))  # the spectrum keeps its mean
+        self.precision += 0.5 * np.outer(slope, slope).astype(np.float32)
+        self.traits += np.linalg.solve(self.precision, 0.5 * (surprise - 1) * slope).astype(np.float32)
+        np.clip(self.traits, -3, 3, out=self.traits)
+
+    def told(self, *, level: float | None = None, gains: Tensor | None = None) -> Learned:
+        """What has changed."""
+        known = self.known
+        return known._replace(
+            level=known.level if level is None else torch.tensor(level, dtype=known.level.dtype),
+            gains=known.gains if gains is None else gains,
+            coefficients=torch.from_numpy(self.coefficients),
+            open=torch.from_numpy(self.open),
+            traits=torch.from_numpy(self.traits),
+            precision=torch.from_numpy(self.precision),
+            power=torch.tensor((self.total, self.weight), dtype=torch.float64),
+        )

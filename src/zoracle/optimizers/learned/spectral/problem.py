@@ -1,0 +1,202 @@
+"""One problem of a search: what is asked next, and what an answer teaches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from zoracle.keyed import generator, mix
+from zoracle.optimizers.learned.spectral import patterns
+from zoracle.optimizers.learned.spectral.basis import Array, Basis, Shape, basis_of
+from zoracle.optimizers.learned.spectral.belief import SMALL, Belief
+from zoracle.optimizers.learned.spectral.nets import Odds, Prior
+from zoracle.optimizers.learned.spectral.state import (
+    MIDDLE,
+    PATTERN,
+    PROBE,
+    WINDOW,
+    Learned,
+    SpectralSearchConfig,
+    SpectralSearchState,
+)
+from zoracle.optimizers.search.feasible import is_round
+
+# How often a probe that moves no pixel is made larger.
+_LARGER = 6
+
+
+class Problem:
+    """One problem of a state, in NumPy: what is asked next, and what an answer teaches. It changes nothing given."""
+
+    def __init__(
+        self,
+        config: SpectralSearchConfig,
+        state: SpectralSearchState,
+        row: int,
+        shape: Shape,
+        prior: Prior,
+        odds: Callable[[float], Odds],
+    ) -> None:
+        self.config, self.shape, self.prior, self.odds = config, shape, prior, odds
+        self.basis: Basis = basis_of(shape)
+        self.state, self.row = state, row
+        self.round = is_round(state.space)
+        self.x, self.low, self.high, self.middle = (
+            t[row].cpu().numpy() for t in (state.x, state.space.low, state.space.high, state.middle)
+        )
+        self.radius = float(state.space.radius[row])
+        self.best, self.level = float(state.best[row]), float(state.level[row])
+        self.known = math.isfinite(self.best)
+        self.words = tuple(int(part[row]) for part in state.key)
+        self.asked = [int(i) for i in state.asked[row] if int(i)]
+        self.coefficients, self.open, self.traits = (
+            t[row].numpy() for t in (state.coefficients, state.open, state.traits)
+        )
+
+    # What is asked next.
+
+    def candidate(self) -> tuple[int, int, Array]:
+        """A kind, the pattern where it is one, and a point (d,)."""
+        if math.isnan(self.level):
+            pattern = self._next_pattern()
+            if pattern:
+                return PATTERN, pattern, self._laid(pattern)
+            return MIDDLE, 0, self.middle
+        if self.config.windows and not self.round and self._draw(1) < self._share_of_windows():
+            return WINDOW, 0, self._window()
+        return PROBE, 0, self._probe()
+
+    def _next_pattern(self) -> int:
+        """1 + the index of the next pattern, negative for its opposite; 0 where there is none worth a query."""
+        if len(self.asked) >= self.config.patterns:
+            return 0
+        odds = self.odds(self._reach())
+        before = [(abs(i) - 1, float(v)) for i, v in zip(self.asked, self.state.answers[self.row], strict=False)]
+        told = [(i, v) for i, v in before if math.isfinite(v)]
+        chances = odds.success([i for i, _ in told], [v for _, v in told])
+        chances[[i for i, _ in before]] = -1
+        index = int(chances.argmax())
+        if chances[index] < self.config.chance and self.asked:
+            return 0
+        return (1 + index) * (1 if self._draw(2) < 0.5 else -1)
+
+    def _reach(self) -> float:
+        if self.round:
+            return self.radius / math.sqrt(self.x.size)
+        return round(float(np.maximum(self.high - self.middle, self.middle - self.low).max()), 6)
+
+    def _laid(self, pattern: int) -> Array:
+        made = patterns.signs(patterns.bank(self.shape)[abs(pattern) - 1], self.shape)
+        return self._lowest((-math.copysign(1, pattern) * made).astype(np.float32))
+
+    def _probe(self) -> Array:
+        """The point that minimises the model with the least known coefficient moved either way."""
+        variance = self._variance()
+        index = int(variance.argmax())
+        step = self.config.probe * math.sqrt(self._power() * float(variance[index]))
+        step *= 1 if self._draw(2) < 0.5 else -1
+        model = self.coefficients.copy()
+        point = self.x
+        for _ in range(_LARGER):
+            model[index] = self.coefficients[index] + step
+            point = self._lowest(self.basis.inverse(model))
+            if not np.array_equal(point, self.x):
+                break
+            step *= 4
+        return point
+
+    def _window(self) -> Array:
+        """The best point with one window at other bounds, that which the model likes best of a few."""
+        slope = self.basis.inverse(self.coefficients).reshape(self.shape)
+        low, high, x = (a.reshape(self.shape) for a in (self.low, self.high, self.x))
+        draws = torch.rand((self.config.windows, 5), generator=generator(*self.words, 3), dtype=torch.float64).numpy()
+        signs = torch.randint(
+            0, 2, (self.config.windows, self.shape[0], 1, 1), generator=generator(*self.words, 4)
+        ).numpy()
+        least, chosen = math.inf, None
+        for (size, up, left, kind, _), sign in zip(draws, signs, strict=True):
+            place = self._place(size, up, left)
+            lower, upper, old = low[place], high[place], x[place]
+            rises = (2 * old < lower + upper) if kind < 0.5 else sign > 0
+            new = np.where(rises, upper, lower)
+            promise = float(np.vdot(slope[place], new - old))
+            if promise < least and not np.array_equal(new, old):
+                least, chosen = promise, (place, new)
+        point = x.copy()
+        if chosen is not None:
+            point[chosen[0]] = chosen[1]
+        return point.reshape(-1)
+
+    def _place(self, size: float, up: float, left: float) -> tuple[slice, slice, slice]:
+        """A window whose side falls from 0.6 of the image to a few pixels as the run goes on, a factor 2 each way."""
+        _, height, width = self.shape
+        done = min(1.0, self.words[2] / max(1, int(self.state.horizon[self.row])))
+        side = 0.6 * 2.0 ** (2 * size - 1) * (1 + 200 * done) ** -0.5
+        sides = [min(max(1, round(side * n)), max(1, n - 1)) for n in (height, width)]
+        first = [int(u * (n - s + 1)) for u, n, s in zip((up, left), (height, width), sides, strict=True)]
+        return (slice(None), *(slice(f, f + s) for f, s in zip(first, sides, strict=True)))  # type: ignore[return-value]
+
+    def _share_of_windows(self) -> float:
+        probe, window = self.state.gains[self.row].tolist()
+        return float(min(max(window / (window + probe + SMALL), 0.1), 0.9))
+
+    def _lowest(self, slope: Array) -> Array:
+        """The feasible point (d,) along minus a slope: the corner of a box, or where an l2 ball ends."""
+        if not self.round:
+            corner: Array = np.where(slope < 0, self.high, np.where(slope > 0, self.low, self.x))
+            return corner
+        dtype = self.x.dtype
+        point = np.clip(-self.radius / max(_length(slope), SMALL) * slope, self.low, self.high)
+        # Where pixels end, others go further instead.
+        point = np.clip(point * (self.radius / max(_length(point), SMALL)), self.low, self.high)
+        made: Array = (point * min(1.0, self.radius / max(_length(point), SMALL))).astype(dtype)
+        return made
+
+    def _draw(self, stream: int) -> float:
+        return mix(*self.words, stream) / 2**32
+
+    # What an answer teaches.
+
+    def learn(self, kind: int, pattern: int, point: Array, value: float) -> Learned:
+        """The problem's part of the state after an answer."""
+        state, row = self.state, self.row
+        known = self.learn_nothing()
+        if kind == PATTERN:
+            place = len(self.asked)
+            asked, answers = known.asked.clone(), known.answers.clone()
+            asked[place], answers[place] = pattern, value
+            return known._replace(asked=asked, answers=answers)
+        if not math.isfinite(value):
+            return known
+        belief = Belief(self.config, self.basis, self.prior, known)
+        if kind == MIDDLE:
+            far = self.radius if self.round else _length(np.maximum(self.high - self.middle, self.middle - self.low))
+            belief.begin(value, far)
+            for index, answer in zip(self.asked, state.answers[row].tolist(), strict=False):
+                if math.isfinite(answer):
+                    belief.correct(self._laid(index) - self.middle, answer - value)
+            return belief.told(level=value)
+        won = max(self.best - value, 0.0) / (abs(self.best) + SMALL) if self.known else 0.0
+        gains = known.gains.clone()
+        gains[kind - PROBE] += 0.1 * (min(won, 1.0) - gains[kind - PROBE])
+        belief.correct(point - self.x, value - self.best)
+        return belief.told(gains=gains)
+
+    def learn_nothing(self) -> Learned:
+        """The problem's part of the state as it is."""
+        return Learned(*(getattr(self.state, name)[self.row] for name in Learned._fields))
+
+    def _power(self) -> float:
+        total, weight = self.state.power[self.row].tolist()
+        return float(total / weight)
+
+    def _variance(self) -> Array:
+        left: Array = self.prior.spectrum(self.traits) * self.open
+        return left
+
+
+def _length(v: Array) -> float:
+    return math.sqrt(float(np.vdot(v, v)))

@@ -1,0 +1,140 @@
+"""The learned search of balls: patterns first, then a Bayesian model of the gradient's spectrum."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoracle.optimizers.base import Start
+from zoracle.optimizers.learned.spectral.basis import Shape, basis_of
+from zoracle.optimizers.learned.spectral.nets import Odds, Prior, SpectralNets
+from zoracle.optimizers.learned.spectral.problem import Problem
+from zoracle.optimizers.learned.spectral.state import Choice, Learned, SpectralSearchConfig, SpectralSearchState
+from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round, within
+from zoracle.types import Queries
+
+
+class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn.Module):
+    r"""Random search in a ball, guided by a learned model of what gradients of classifiers look like.
+
+    One query a step, kept where it has the lower loss.
+
+    *Patterns*: periodic patterns of signs at the bounds. A Gaussian model of their losses, learned on many networks,
+    is conditioned on the answers so far, and the one with the best chance of a success is asked next, while that
+    chance is at least ``chance``.
+
+    *Spectrum*: the gradient at the middle of the ball has coefficients c_j in an orthonormal basis of cosines and
+    colours, a priori independent with variances :math:`s^2 S_j(z)`. The spectrum S comes from a learned network of
+    the frequency and has R traits z that differ from one attacked network to the next. An answer about a move
+    :math:`\delta` from the best point corrects c by a Kalman step whose covariance is kept diagonal,
+
+    .. math:: c \leftarrow c + \frac{P \delta}{\delta^T P \delta + r}\,(\Delta f - \delta^T c),
+
+    whether the move was kept or not, and z and s by a step of their likelihood. The next candidate is the point of
+    the ball that minimises the linear model, with one probe in it of the coefficient that is least known.
+
+    *Windows*: in a box or linf ball a part of the queries sets a square window to its bounds, one sign a channel, or
+    to the opposite ones: of a few random ones that which the model likes best. How large a part follows from what
+    either kind of move has won.
+
+    Args:
+        config: settings.
+        settings: settings by name.
+
+    Source: this project; SimBA (Guo et al., 2019) asks for cosines one by one, Square Attack (Andriushchenko et al.,
+    2020) for windows.
+    """
+
+    Config = SpectralSearchConfig
+
+    def __init__(self, config: SpectralSearchConfig | None = None, **settings: Any) -> None:
+        nn.Module.__init__(self)
+        OneCandidate.__init__(self, config, **settings)
+        self.nets = SpectralNets(self.config.hidden, self.config.traits, self.config.weight_seed)
+
+    def _init(self, start: Start) -> SpectralSearchState:
+        space = bounded_space(start, "spectral-search")
+        x = within(space, start.x)
+        (b, _), traits = x.shape, self.config.traits
+        size = basis_of(image_shape(space)).size if b else 0
+        most = max(1, self.config.patterns)
+        return SpectralSearchState(
+            x=x,
+            key=start.key,
+            space=space,
+            horizon=torch.where(start.horizon > 0, start.horizon, 10_000),
+            middle=x.clone(),
+            best=x.new_full((b,), torch.inf),
+            level=x.new_full((b,), torch.nan),
+            asked=torch.zeros((b, most), dtype=torch.int64),
+            answers=torch.full((b, most), torch.nan, dtype=torch.float64),
+            coefficients=torch.zeros((b, size)),
+            open=torch.ones((b, size)),
+            traits=torch.zeros((b, traits)),
+            precision=torch.eye(traits).repeat(b, 1, 1),
+            power=torch.ones((b, 2), dtype=torch.float64),
+            gains=torch.tensor([[0.02, 0.01]], dtype=torch.float64).repeat(b, 1),
+        )
+
+    def _ask(self, state: SpectralSearchState) -> Queries:
+        points, kinds, chosen = [], [], []
+        for problem in self._problems(state):
+            kind, pattern, point = problem.candidate()
+            points.append(torch.from_numpy(point))
+            kinds.append(kind)
+            chosen.append(pattern)
+        x = state.x
+        made = torch.stack(points).to(x) if points else x
+        if is_round(state.space):
+            made = within(state.space, made)  # rounding may have left the ball
+        choice = Choice(torch.tensor(kinds, dtype=torch.int64), torch.tensor(chosen, dtype=torch.int64))
+        return Queries(made.unsqueeze(1), made.new_zeros((made.shape[0], 0, made.shape[1])), choice)
+
+    def _tell(
+        self, state: SpectralSearchState, queries: Queries, values: Tensor, gradients: Tensor | None
+    ) -> SpectralSearchState:
+        better = values[:, 0] < state.best
+        learned = [
+            problem.learn(int(kind), int(pattern), point.cpu().numpy(), float(value))
+            for problem, kind, pattern, point, value in zip(
+                self._problems(state), *queries.aux, queries.points[:, 0], values[:, 0], strict=True
+            )
+        ]
+        fields = [torch.stack(parts) for parts in zip(*learned, strict=True)]
+        changed = dict(zip(Learned._fields, fields, strict=True)) if learned else {}
+        if "level" in changed:
+            changed["level"] = changed["level"].to(state.level)
+        told = state._replace(
+            x=torch.where(better.unsqueeze(1), queries.points[:, 0], state.x),
+            key=state.key.next(),
+            best=torch.where(better, values[:, 0], state.best),
+        )
+        return told._replace(**changed)  # type: ignore[arg-type]  # tensors all
+
+    def _problems(self, state: SpectralSearchState) -> list[Problem]:
+        shape = image_shape(state.space) if len(state.x) else (1, 1, 1)
+        prior = self._prior(shape)
+        odds = partial(self.odds, shape)
+        return [Problem(self.config, state, row, shape, prior, odds) for row in range(len(state.x))]
+
+    def _prior(self, shape: Shape) -> Prior:
+        version = tuple(p._version for p in self.nets.spectrum.parameters())
+        return _prior(self.nets, shape, version)
+
+    def odds(self, shape: Shape, reach: float) -> Odds:
+        """What patterns are worth at a shape, where pixels may change by so much."""
+        version = tuple(p._version for p in self.nets.patterns.parameters())
+        return _odds(self.nets, shape, reach, version)
+
+
+@lru_cache(maxsize=32)
+def _prior(nets: SpectralNets, shape: Shape, version: tuple[int, ...]) -> Prior:
+    return nets.prior(shape)
+
+
+@lru_cache(maxsize=512)
+def _odds(nets: SpectralNets, shape: Shape, reach: float, version: tuple[int, ...]) -> Odds:
+    return nets.odds(shape, reach)

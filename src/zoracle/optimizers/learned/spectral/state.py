@@ -1,0 +1,95 @@
+"""Settings and state of the spectral search."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from zoracle.optimizers.base import Config, Count, NonNegative, Positive, Share
+from zoracle.types import Key, Space
+
+#: What is asked for: a pattern, the middle of the ball, a probe of one frequency, a window.
+PATTERN, MIDDLE, PROBE, WINDOW = 0, 1, 2, 3
+
+
+class SpectralSearchConfig(Config, frozen=True, kw_only=True):
+    """Settings of the spectral search.
+
+    Attributes:
+        patterns: patterns asked for at the start, at most.
+        chance: patterns go on while one of them has at least this chance to succeed.
+        probe: size of a probe, in standard deviations of the coefficient that it is to tell.
+        noise: variance of an answer that the linear model leaves unexplained, as a share of what it explains.
+        forget: share of what is known of a coefficient that each step forgets, since gradients change.
+        windows: windows that are weighed for each one that is asked; 0 asks for none.
+        hidden: hidden units of the networks.
+        traits: R, numbers that tell one network's spectrum from another's.
+        weight_seed: keys the initial weights.
+    """
+
+    patterns: Count = 12
+    chance: Share = 0.03
+    probe: Positive = 2.0
+    noise: NonNegative = 0.05
+    forget: Share = 0.001
+    windows: Count = 8
+    hidden: int = 32
+    traits: int = 6
+    weight_seed: int = 0
+
+
+class SpectralSearchState(NamedTuple):
+    """State of the spectral search."""
+
+    x: Tensor
+    """(B, d) the best point so far; the starting point until a value is known."""
+    key: Key
+    space: Space
+    horizon: Tensor
+    """(B,) int64 queries that the run is planned for."""
+    middle: Tensor
+    """(B, d) the feasible point at the start, from which patterns are laid."""
+    best: Tensor
+    """(B,) loss at x, infinite until one is known."""
+    level: Tensor
+    """(B,) loss at the middle, NaN until it is known."""
+    asked: Tensor
+    """(B, S) int64 the patterns asked for, 1 + their index, negative where the sign was; 0 where there was none."""
+    answers: Tensor
+    """(B, S) float64 their losses, NaN where there was none."""
+    coefficients: Tensor
+    """(B, M) float32 the gradient as far as it is known, in the basis."""
+    open: Tensor
+    """(B, M) float32 the share of each coefficient's prior variance that is still open."""
+    traits: Tensor
+    """(B, R) float32 z, what kind of spectrum this network has."""
+    precision: Tensor
+    """(B, R, R) float32 how sure that is."""
+    power: Tensor
+    """(B, 2) float64 running sum of the squared size of the gradient, and of its weights."""
+    gains: Tensor
+    """(B, 2) float64 running mean of what a probe and a window won, as a share of the loss."""
+
+
+class Choice(NamedTuple):
+    """What was asked for."""
+
+    kind: Tensor
+    """(B,) int64."""
+    pattern: Tensor
+    """(B,) int64 as in ``asked``."""
+
+
+class Learned(NamedTuple):
+    """What an answer changes, of one problem."""
+
+    level: Tensor
+    asked: Tensor
+    answers: Tensor
+    coefficients: Tensor
+    open: Tensor
+    traits: Tensor
+    precision: Tensor
+    power: Tensor
+    gains: Tensor

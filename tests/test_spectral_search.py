@@ -1,0 +1,213 @@
+"""The spectral search: its basis, its patterns, what it believes, and that it finds what it is after."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from problems import Fenced
+from zoracle.errors import InputError
+from zoracle.metatrain import spectral as training
+from zoracle.metatrain.spectral_training import parse
+from zoracle.optimizers.learned.spectral import basis, patterns
+from zoracle.optimizers.learned.spectral.belief import Belief
+from zoracle.optimizers.learned.spectral.nets import Odds, Prior
+from zoracle.optimizers.learned.spectral.problem import Problem
+from zoracle.optimizers.learned.spectral.search import SpectralSearch
+from zoracle.rollout.loop import take_step
+from zoracle.rollout.oracle import Oracle
+from zoracle.types import Space
+
+SHAPE = (3, 8, 8)
+
+
+def space_of(eps: float, problems: int = 1, *, round_: bool = False, shape=SHAPE, image=0.5) -> Space:
+    d = math.prod(shape)
+    x = torch.full((problems, d), image, dtype=torch.float64)
+    reach = math.inf if round_ else eps
+    radius = torch.full((problems,), eps if round_ else math.inf, dtype=torch.float64)
+    return Space((-x).clamp(min=-reach), (1 - x).clamp(max=reach), radius, torch.tensor([shape]).repeat(problems, 1))
+
+
+def linear(optimizer: SpectralSearch, slope: torch.Tensor, space: Space, steps: int, level: float = 100.0):
+    """The state after so many queries of level + <slope, x>, and all points asked for."""
+    state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=steps, seed=3)
+    asked = []
+    for _ in range(steps):
+        queries = optimizer.ask(state)
+        asked.append(queries.points[:, 0])
+        state = optimizer.tell(state, queries, level + (queries.points * slope).sum(2))
+    return state, torch.stack(asked)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6), (1, 5, 5), (2, 4, 4), (1, 1, 13)])
+def test_the_basis_is_orthonormal_and_whole(shape) -> None:
+    made = basis.Basis(shape)
+    rows = np.stack([made.inverse(row) for row in np.eye(made.size, dtype=np.float32)])
+    np.testing.assert_allclose(rows @ rows.T, np.eye(math.prod(shape)), atol=1e-5)
+    point = np.linspace(-1, 2, math.prod(shape)).astype(np.float32)
+    np.testing.assert_allclose(made.inverse(made.forward(point)), point, atol=1e-5)
+    assert made.whole
+
+
+def test_large_images_keep_their_low_frequencies() -> None:
+    made = basis.Basis((1, 96, 80))
+    assert made.kept == (1, 64, 64)
+    assert not made.whole
+    first = np.zeros(made.size, dtype=np.float32)
+    first[65] = 1.0  # one wave down, one across
+    wave = made.inverse(first).reshape(96, 80)
+    y, x = (np.cos(np.pi * (np.arange(n) + 0.5) / n) for n in (96, 80))
+    np.testing.assert_allclose(wave / wave[0, 0], np.outer(y, x) / (y[0] * x[0]), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(made.forward(wave.reshape(-1)), first, atol=1e-4)
+
+
+def test_patterns_have_their_periods() -> None:
+    shape = (3, 16, 16)
+    for pattern in patterns.bank(shape):
+        signs = patterns.signs(pattern, shape).reshape(shape).astype(int)
+        assert set(np.unique(signs)) <= {-1, 1}
+        ratio = signs * np.array(patterns.COLOURS[pattern.colour])[:, None, None]
+        assert (ratio == ratio[:1]).all()
+        if 0 < pattern.period < 16:
+            assert (signs[:, :, pattern.period :] == signs[:, :, : -pattern.period]).all()
+            assert (signs[:, pattern.period :] == signs[:, : -pattern.period]).all()
+    assert len(set(patterns.bank(shape))) == len(patterns.bank(shape))
+    assert len(patterns.features(shape, 0.03)) == len(patterns.bank(shape))
+    assert {p.kind for p in patterns.bank((1, 1, 64))} == {0, 6}
+
+
+def test_chances_follow_the_answers() -> None:
+    """Two patterns that rise and fall together, and one by itself."""
+    odds = Odds(np.array([1.0, 1.0, 1.0]), np.array([[1.0], [1.0], [0.0]]), np.array([0.1, 0.1, 1.1]))
+    before = odds.success([], [])
+    assert before[0] == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2.2)))
+    low, high = odds.success([0], [0.2]), odds.success([0], [5.0])
+    assert low[1] > before[1] > high[1]
+    assert low[2] == pytest.approx(before[2]) == pytest.approx(high[2])
+
+
+def test_a_correction_is_the_posterior_of_a_linear_model() -> None:
+    optimizer = SpectralSearch(noise=0.0, forget=0.0, traits=2)
+    made = basis.basis_of(SHAPE)
+    prior = Prior(np.linspace(-2, 2, made.size).astype(np.float32), np.zeros((made.size, 2), np.float32))
+    space = space_of(0.1)
+    state = optimizer.init(torch.zeros_like(space.low), space=space)
+    odds = Odds(np.ones(1), np.zeros((1, 1)), np.ones(1))
+    problem = Problem(optimizer.config, state, 0, SHAPE, prior, lambda _: odds)
+    belief = Belief(problem.config, made, prior, problem.learn_nothing())
+    variance = prior.spectrum(np.zeros(2, np.float32))
+    move = np.random.default_rng(0).normal(size=made.size).astype(np.float32)
+    along = made.forward(move)
+    belief.correct(move, 3.0)
+    exact = variance * along * 3.0 / (variance * along * along).sum()
+    np.testing.assert_allclose(belief.coefficients, exact, rtol=1e-3, atol=1e-6)
+    assert float(belief.coefficients @ along) == pytest.approx(3.0, rel=1e-4)  # the answer is explained in full
+    left = 1 - variance * along**2 / (variance * along**2).sum()
+    np.testing.assert_allclose(belief.open, np.clip(left, 1e-4, 1), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("round_", [False, True])
+def test_it_finds_most_of_what_a_linear_loss_has_to_give(round_: bool) -> None:
+    """A smooth gradient of 192 numbers, at a third as many queries as it has coordinates."""
+    made = basis.basis_of(SHAPE)
+    i, j = np.indices(made.kept)[1:]
+    rough = np.random.default_rng(1).normal(size=made.kept) * np.exp(-0.6 * (i + j))
+    slope = torch.from_numpy(made.inverse(rough.reshape(-1).astype(np.float32))).double()
+    space = space_of(0.1, round_=round_)
+    least = -0.1 * (slope.norm() if round_ else slope.abs().sum())
+    optimizer = SpectralSearch(patterns=1)
+    with torch.no_grad():  # an untrained spectrum that falls with the frequency, as images' do
+        for part in optimizer.nets.parameters():
+            part.zero_()
+        optimizer.nets.spectrum[0].weight[0, 0] = 1.0
+        optimizer.nets.spectrum[2].weight[0, 0] = -4.0
+    state, _ = linear(optimizer, slope, space, 64, level=float(-2 * least))
+    assert float((state.x * slope).sum()) < 0.75 * float(least)
+
+
+def test_patterns_come_first_and_end_where_none_has_a_chance() -> None:
+    optimizer = SpectralSearch(patterns=5, chance=0.0)
+    _, asked = linear(optimizer, torch.zeros(192, dtype=torch.float64), space_of(0.1), 7)
+    assert (asked[:5].abs() == 0.1).all()
+    assert len({tuple(point.flatten().abs().tolist()) + tuple(point.flatten().tolist()) for point in asked[:5]}) == 5
+    assert (asked[5] == 0).all()  # then the middle, from which all of them are read again
+    _, asked = linear(SpectralSearch(patterns=5, chance=1.0), torch.zeros(192).double(), space_of(0.1), 3)
+    assert (asked[1] == 0).all()
+
+
+@pytest.mark.parametrize("round_", [False, True])
+def test_points_stay_in_the_ball_and_the_box(round_: bool) -> None:
+    space = space_of(0.3, 2, round_=round_, image=0.04)
+    slope = torch.linspace(-1, 1, 192, dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        cast = Space(*(t.to(dtype) if t.is_floating_point() else t for t in space))
+        _, asked = linear(SpectralSearch(), slope.to(dtype), cast, 40)
+        assert (asked >= cast.low).all()
+        assert (asked <= cast.high).all()
+        if round_:
+            assert (asked.norm(dim=2) <= 0.3 * (1 + 2 * torch.finfo(dtype).eps)).all()
+
+
+def test_an_answer_that_is_nan_is_never_taken() -> None:
+    objective = Fenced(1, 50, torch.float64, ball=False, shape=(2, 5, 5))
+    optimizer = SpectralSearch(patterns=2)
+    x0 = torch.zeros(1, 50, dtype=torch.float64)
+    state = optimizer.init(x0, space=objective.space(torch.arange(1), x0), horizon=20)
+    for step in range(12):
+        if step % 3 == 0:
+            queries = optimizer.ask(state)
+            after = optimizer.tell(state, queries, torch.full((1, 1), math.nan, dtype=torch.float64))
+            assert torch.equal(after.x, state.x)
+            assert torch.equal(after.best, state.best)
+            assert torch.equal(after.coefficients, state.coefficients)
+            state = after
+        else:
+            _, _, state = take_step(optimizer, Oracle(objective), state, torch.arange(1))
+    assert state.best.isfinite().all()
+    assert state.level.isfinite().all()
+
+
+def test_an_unbounded_problem_is_told_in_one_line() -> None:
+    with pytest.raises(InputError, match="spectral-search searches a ball or a box"):
+        SpectralSearch().init(torch.zeros(1, 4))
+
+
+def observed(*reaches: float) -> training.Example:
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn((4, 192), generator=g)
+    weight[:, ::2] *= 0.1
+    images = torch.rand((12, *SHAPE), generator=g)
+    model = lambda x: x.flatten(1) @ weight.T  # noqa: E731
+    return training.observe("linear", model, images, model(images).argmax(1), reaches)
+
+
+def test_what_is_observed_of_a_white_box() -> None:
+    example = observed(0.05, 0.2)
+    assert example.energies.shape == (12, 192)
+    assert example.margins.shape == (2, 12, len(patterns.bank(SHAPE)))
+    assert (example.margins[0] > -1e-6).float().mean() > (example.margins[1] > -1e-6).float().mean()
+
+
+def test_training_raises_the_likelihood_and_repeats_itself() -> None:
+    example = observed(0.2)
+    first, again = SpectralSearch(hidden=8, traits=2), SpectralSearch(hidden=8, traits=2)
+    short = training.fit(first, [example], steps=30)
+    long = training.fit(first, [example], steps=200)
+    assert long[0] < short[0]
+    assert long[1] < short[1]
+    training.fit(again, [example], steps=30)
+    training.fit(again, [example], steps=200)
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert not one.requires_grad
+
+
+def test_a_recipe_is_checked() -> None:
+    with pytest.raises(InputError, match="no networks"):
+        parse('optimizer = "spectral-search"\nnetworks = []')
+    with pytest.raises(InputError, match="kindd"):
+        parse('optimizer = "spectral-search"\n[[networks]]\nname="a"\ntask="digits"\nside=8\nkindd="conv"')
