@@ -121,7 +121,7 @@ def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):
     def missing(module, extra):
         raise MissingExtraError(f"{module} is not installed; mend it with: pip install 'zoracle[{extra}]'")
 
-    monkeypatch.setattr("zoracle.experiments.reproduce.require", missing)
+    monkeypatch.setattr("zoracle.reporting.page.require", missing)
     monkeypatch.setattr("zoracle.experiments.external.pycma.require", missing)
     monkeypatch.setattr("zoracle.experiments.external.evosax.require", missing)
     done = run("mnist-attack", tmp_path / "out")
@@ -136,7 +136,7 @@ def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_says_what_itmeasures_of(name):
+def test_every_experiment_says_what_it_measures(name):
     found = registry.experiment(name)
     assert found.name == name
     assert "test" in found.about or "validation" in found.about

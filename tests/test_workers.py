@@ -121,7 +121,7 @@ def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
         evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5), resume_dir=tmp_path)
 
 
-def test_pieces_of_another_run_are_refused_before_a_worker_is_asked(tmp_path, pool):
+def test_shards_of_another_run_are_refused_before_a_worker_is_asked(tmp_path, pool):
     evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5, batch=3), resume_dir=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with pytest.raises(CheckpointError, match=r"another run \(optimizer differ\)"):
@@ -253,7 +253,7 @@ if __name__ == "__main__":
 
 
 def begun(folder: Path) -> subprocess.Popen[str]:
-    """A run of two workers in a process group of its own, each some steps into its first piece."""
+    """A run of two workers in a process group of its own, each some steps into its first shard."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

@@ -38,7 +38,7 @@ class Bowl(Objective):
 
 
 def wait_for_parts(folder: Path, number: int) -> None:
-    """Until so many pieces are at work."""
+    """Until so many shards are at work."""
     deadline = time.monotonic() + 60
     while len(list(folder.glob("*.part"))) < number and time.monotonic() < deadline:
         time.sleep(0.01)
