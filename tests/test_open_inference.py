@@ -20,7 +20,7 @@ pytest.importorskip("tenacity", reason="tenacity is not installed")
 import zoracle
 from oip_server import FAULTS, HEADER, FakeClock, Server, parse
 from zoracle.blackboxes import OpenInference, TorchModule
-from zoracle.errors import BlackBoxError, InputError, MissingExtraError
+from zoracle.errors import BlackBoxError, DamagedWarning, InputError, MissingExtraError
 from zoracle.tasks import task
 
 WEIGHT = np.random.default_rng(0).normal(size=(4, 3))
@@ -443,12 +443,24 @@ def test_the_log_of_attempts(tmp_path, monkeypatch):
             mine = [line for line in lines if line["request"] == request]
             assert [line["attempt"] for line in mine] == list(range(1, len(mine) + 1))
             assert [line["result"] == "answered" for line in mine] == [False] * (len(mine) - 1) + [True]
-        assert set(lines[0]) == {"time", "request", "attempt", "images", "result", "billed", "seconds", "status"}
+        assert set(lines[0]) == {
+            "time",
+            "request",
+            "attempt",
+            "images",
+            "result",
+            "billed",
+            "seconds",
+            "status",
+            "check",
+        }
         assert "hunter2" not in path.read_text()
         # Killed in the middle of a line: what was whole counts on, and the next line is one of its own.
         path.write_text(path.read_text() + '{"time": "2020-')
         server.faults = 0.0
-        with OpenInference(server.url, **settings) as box:
+        with pytest.warns(DamagedWarning, match="they were cut off"):
+            box = OpenInference(server.url, **settings)
+        with box:
             assert adds_up(box) == first
             box(images(8))
             assert adds_up(box)["requests_sent"] == first["requests_sent"] + 4

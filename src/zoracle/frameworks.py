@@ -59,7 +59,7 @@ def run(fn: Callable[..., Any], inputs: Tensor, framework: Literal["numpy", "tor
     given = copied(inputs, framework)
     try:
         return fn(given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a function that would end the program fails like any other
         raise BlackBoxError(f"{what} raised {one_line(error)} when given a {describe(given)}") from error
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
+import zlib
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoracle.errors import InputError
-from zoracle.storage.files import check_writable
+from zoracle.errors import DamagedWarning, InputError
+from zoracle.storage.owned import Appended
 
 #: How an attempt ended that brought the outputs.
 ANSWERED = "answered"
@@ -53,16 +55,14 @@ class Attempts:
         self._ended: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
         self._billed = 0
-        self._file = None
+        self._file: Appended | None = None
         if self.path is not None:
-            check_writable(self.path)
-            torn = self._read(self.path) if self.path.is_file() else False
+            self._file = Appended(self.path)
             try:
-                self._file = self.path.open("a", encoding="utf-8")
-                if torn:  # a process that was killed wrote half a line
-                    self._file.write("\n")
-            except OSError as error:
-                raise InputError(f"cannot write {self.path}: {error.strerror or error}; choose another file") from error
+                self._read(self._file)
+            except BaseException:
+                self._file.close()
+                raise
 
     def next_request(self) -> int:
         """The number of a request that is about to be made."""
@@ -70,13 +70,16 @@ class Attempts:
         return self.requests
 
     def add(self, attempt: Attempt) -> None:
-        """Count an attempt that has ended, and log it."""
+        """Count an attempt that has ended, and log it.
+
+        Raises:
+            InputError: the log cannot be written.
+        """
         self._count(attempt.images, attempt.result, attempt.billed)
         if self._file is not None:
             line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt._asdict()}
             line["seconds"] = round(attempt.seconds, 6)
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._file.write(json.dumps({**line, "check": _check(line)}).encode() + b"\n")
 
     def report(self) -> dict[str, Any]:
         """Counts as JSON values: attempts by how they ended, and images."""
@@ -103,17 +106,43 @@ class Attempts:
         self._images[result] += images
         self._billed += images if billed else 0
 
-    def _read(self, path: Path) -> bool:
-        """Count what a log holds; whether its last line has no end."""
-        try:
-            content = path.read_bytes()
-            for line in content.splitlines():
-                try:
-                    one = json.loads(line)
-                except ValueError:
-                    continue  # torn by a kill
-                self.requests = max(self.requests, int(one["request"]))
-                self._count(int(one["images"]), str(one["result"]), bool(one["billed"]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is no log of attempts; choose another file") from error
-        return not content.endswith(b"\n") and bool(content)
+    def _read(self, file: Appended) -> None:
+        """Count what a log holds. A damaged end is cut off and said; damage before it is refused."""
+        data, good = file.read(), 0
+        damaged: int | None = None
+        for content in data.splitlines(keepends=True):
+            line = _line(content)
+            if line is None:
+                damaged = good if damaged is None else damaged
+            elif damaged is not None:
+                raise InputError(
+                    f"{self.path} is no log of attempts, or damaged at byte {damaged}; choose another file"
+                )
+            else:
+                good += len(content)
+                self.requests = max(self.requests, line["request"])
+                self._count(line["images"], line["result"], line["billed"])
+        if damaged == 0 and data.strip(b"\0"):
+            raise InputError(f"{self.path} is no log of attempts; choose another file")
+        if damaged is not None:
+            warnings.warn(
+                f"the last {len(data) - good} bytes of {self.path} are damaged, as a kill or a power failure leaves "
+                "them; they were cut off, and the attempt that they were of is in no count of the target",
+                DamagedWarning,
+                stacklevel=6,
+            )
+            file.cut(good)
+
+
+def _check(line: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(line).encode()):08x}"
+
+
+def _line(content: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not whole, or not ours."""
+    try:
+        line = json.loads(content)
+        check = line.pop("check")
+        return line if content.endswith(b"\n") and check == _check(line) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,23 @@ class OnnxModel(BlackBox):
             mend = "name one: output=..." if fitting else f"it takes {SUPPORTED}"
             raise InputError(f"{self.path} has {len(fitting)} outputs of scores (N, classes) among {told}; {mend}")
         return (fitting[0],)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that it says its weights are in, each once; those that are missing left out.
+
+    They are found by the entry ``location`` that a tensor with external data has in the file (protocol buffers: field
+    1 the key, field 2 the value, each with its length).
+    """
+    data = path.read_bytes()
+    found: dict[Path, None] = {}
+    for entry in re.finditer(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])", data):
+        low, *high = entry[1]
+        size = (low & 127) + 128 * sum(high)
+        name = data[entry.end() : entry.end() + size].decode("utf-8", "replace")
+        if "\0" not in name and (path.parent / name).is_file():
+            found[path.parent / name] = None
+    return list(found)
 
 
 def _may_be_scores(output: Any) -> bool:

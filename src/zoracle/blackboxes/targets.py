@@ -99,7 +99,7 @@ def _module(name: str) -> nn.Module:
         return factory
     try:
         made = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"torch:{name}: the factory raised {one_line(error)}; it is called without arguments"
         ) from error

@@ -74,7 +74,7 @@ class TorchModule(BlackBox):
         try:
             with _undisturbed(self.module):
                 outputs = self.module(x)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BlackBoxError(f"the model raised {one_line(error)}") from error
         if not isinstance(outputs, Tensor):
             raise BlackBoxError(f"the model returned a {type(outputs).__name__}; expected a tensor (N, classes)")

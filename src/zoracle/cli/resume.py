@@ -9,14 +9,19 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from zoracle.blackboxes.v2_protocol import clip
 from zoracle.errors import InputError
 from zoracle.storage.files import read_json
 from zoracle.storage.runfolder import COMMAND
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Options that say nothing of the run: where it is kept, and what may differ when it goes on.
-_FREE = ("out", "resume", "batch")
+#: Options that say nothing of the run: where it is kept.
+_FREE = ("out", "resume")
+#: Options that may be others when it goes on; those of the run where none are given.
+_MAY_DIFFER = ("batch",)
+#: What a folder may not say by itself: which secret is sent to the server that it names.
+_SECRET = "target_api_key_env"
 
 
 def resume_option() -> Callable[[F], F]:
@@ -39,7 +44,7 @@ def settled(ctx: click.Context) -> tuple[dict[str, Any], dict[str, Any]]:
     out = options["out"]
     if ctx.params["resume"]:
         options = _agreed(ctx, options, out)
-    kept = {name: _plain(value) for name, value in options.items() if name not in _FREE}
+    kept = {name: _kept(name, value) for name, value in options.items() if name not in _FREE}
     return options, {"command": ctx.info_name, "options": kept}
 
 
@@ -51,6 +56,15 @@ def _agreed(ctx: click.Context, options: dict[str, Any], out: Path) -> dict[str,
     kept = there.get("options") if isinstance(there, dict) else None
     if not isinstance(kept, dict) or there.get("command") != ctx.info_name:
         raise InputError(f"{out / COMMAND} is not that of `zoracle {ctx.info_name}`; give the folder of such a run")
+    target = kept.get("target")
+    if isinstance(target, str):
+        click.echo(f"the target of this run is {clip(target)}")
+    secret = kept.get(_SECRET)
+    if secret is not None and ctx.get_parameter_source(_SECRET) is not ParameterSource.COMMANDLINE:
+        raise InputError(
+            f"the run in {out} sends the key in the environment variable {clip(str(secret), 40)} to "
+            f"{clip(str(target))}; where that is wanted, say so again: --api-key-env {clip(str(secret), 40)}"
+        )
     agreed = dict(options)
     for parameter in ctx.command.params:
         name = str(parameter.name)
@@ -58,13 +72,27 @@ def _agreed(ctx: click.Context, options: dict[str, Any], out: Path) -> dict[str,
             continue
         value = parameter.process_value(ctx, kept[name]) if kept[name] is not None else None
         given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and _plain(options[name]) != kept[name]:
+        if given and name in _MAY_DIFFER:
+            continue
+        if given and _kept(name, options[name]) != kept[name]:
             raise InputError(
                 f"{parameter.opts[0]} is {options[name]}, and the run in {out} has {kept[name]}; "
                 "leave it out to resume, or choose another folder"
             )
         agreed[name] = value
     return agreed
+
+
+def _kept(name: str, value: Any) -> Any:
+    """An option as it is kept; a file that a target or data are in is told in full as well."""
+    if name in ("target", "data") and isinstance(value, str):
+        file, colon, rest = value.partition(":") if value.partition(":")[0].endswith(".py") else (value, "", "")
+        try:
+            there = Path(file).exists()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        return f"{Path(file).absolute()}{colon}{rest}" if there else value
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:

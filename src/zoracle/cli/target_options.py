@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +14,7 @@ import click
 
 from zoracle import blackboxes
 from zoracle.blackboxes import BlackBox
+from zoracle.blackboxes.onnx import data_files
 from zoracle.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -144,7 +147,22 @@ def open_target(spec: str, arguments: Mapping[str, Any], class_names: Sequence[s
     name = file.name if is_file else without_secrets(spec)
     if in_file:
         name = f"{name}:{attribute}"
-    return Target(opened, name if settings == "{}" else f"{name} {settings}", file if is_file else None)
+    told = name if settings == "{}" else f"{name} {settings}"
+    if is_file and file.suffix.lower() == ".onnx":
+        told += "".join(f" {one.name} {_sha256(one)}" for one in data_files(file))
+    source = file if is_file else _source(where.removeprefix("torch:"))
+    return Target(opened, told, source)
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module that was imported; what else it imports is not looked at."""
+    found = getattr(sys.modules.get(module), "__file__", None)
+    return None if found is None or not _is_file(Path(found)) else Path(found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def without_secrets(spec: str) -> str:

@@ -67,6 +67,7 @@ def run_shard(
             problem=torch.tensor(shard.ids),
             batch=spec.batch,
             every=_CHECKPOINT_SECONDS,
+            recheck=task.recheck,
             on_step=step,
             stop_on_success=bool(spec.stop_on_success),
             check_start=spec.check_start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,45 @@ def _arrays(path: Path, keys: dict[str, str], optional: tuple[str, ...]) -> dict
                 if key not in there:
                     known = f"it has {', '.join(there[:8])}" if there else "it is empty"
                     raise InputError(f"{path} has no array {key!r}; {known}")
-            return {what: loaded[key] for what, key in keys.items() if key in there}
+            found = {what: key for what, key in keys.items() if key in there}
+            for key in found.values():
+                _check_size(path, loaded, key)
+            return {what: loaded[key] for what, key in found.items()}
     except InputError:
         raise
     except Exception as error:  # what damaged archives raise is not documented, and of many kinds
         raise InputError(f"{path} cannot be read ({_reason(error)}); expected .npz with images and labels") from None
+
+
+#: Bytes of an array that are unpacked whatever they were packed into, and by how much more than these at most.
+_FREE, _RATIO = 2**26, 64
+_HEADERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _check_size(path: Path, loaded: Any, key: str) -> None:
+    """Say before anything is unpacked where an array would take far more memory than the file tells.
+
+    Raises:
+        InputError: it would.
+    """
+    there = set(loaded.zip.namelist())
+    info = loaded.zip.getinfo(f"{key}.npy" if f"{key}.npy" in there else key)
+    if info.file_size > max(_FREE, _RATIO * info.compress_size):
+        raise InputError(
+            f"{path}: {key!r} is {info.compress_size:,} bytes that unpack to {info.file_size:,}, as no images are "
+            "packed; where it is right, save it by np.savez, unpacked"
+        )
+    with loaded.zip.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            return  # what NumPy then says of it is told
+        shape, _, dtype = _HEADERS[version](member)
+        promised, have = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+    if not dtype.hasobject and promised != have:
+        raise InputError(f"{path}: {key!r} has the shape {shape} of {promised:,} bytes, and there are {have:,}")
 
 
 def _reason(error: Exception) -> str:

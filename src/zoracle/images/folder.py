@@ -22,8 +22,23 @@ Channels = Literal[1, 3]
 #: The CSV that is looked for in a folder.
 LABELS = "labels.csv"
 
+#: Endings of pictures, and the formats of Pillow that they may have. No other is opened: some hand the file on to
+#: another program (EPS to Ghostscript), and a name that says one thing should not be another.
+FORMATS: dict[str, tuple[str, ...]] = {
+    ".bmp": ("BMP",),
+    ".gif": ("GIF",),
+    ".jpeg": ("JPEG", "MPO"),
+    ".jpg": ("JPEG", "MPO"),
+    ".pbm": ("PPM",),
+    ".pgm": ("PPM",),
+    ".png": ("PNG",),
+    ".ppm": ("PPM",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+    ".webp": ("WEBP",),
+}
 #: Endings of what is taken for a picture where no CSV names the files.
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ENDINGS = tuple(FORMATS)
 
 _MODES = {1: "L", 3: "RGB"}
 #: Modes that are grey or coloured pictures of 8 bits in other words, and which.
@@ -138,16 +153,20 @@ def _pictures(
 def _read(
     pillow: Any, row: Row, path: Path, size: tuple[int, int] | None, channels: Channels | None
 ) -> NDArray[np.uint8]:
+    formats = FORMATS.get(path.suffix.lower())
+    if formats is None:
+        raise InputError(f"{row.where}: {row.file[:80]} is no picture by its name; expected {', '.join(ENDINGS)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # faults beside the pixels
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(path) as opened:
+            with pillow.open(path, formats=formats) as opened:
                 opened.load()
                 mode, kind = _mode(opened)
                 picture = opened.convert(mode)
     except Exception as error:  # what damaged files raise is not documented, and of many kinds
-        raise InputError(f"{row.where}: {row.file} is no picture that can be read ({_reason(pillow, error)})") from None
+        reason = _reason(pillow, error, formats[0])
+        raise InputError(f"{row.where}: {row.file} is no picture that can be read ({reason})") from None
     if kind is not None:
         raise InputError(f"{row.where}: {row.file} {kind}; expected one opaque picture of 8 bits, grey or RGB")
     if channels is not None:
@@ -171,9 +190,9 @@ def _mode(opened: Any) -> tuple[str | None, str | None]:
     return None, f"has the mode {opened.mode}"
 
 
-def _reason(pillow: Any, error: Exception) -> str:
+def _reason(pillow: Any, error: Exception, kind: str) -> str:
     if isinstance(error, pillow.UnidentifiedImageError):
-        return "of no kind that is known"
+        return f"of no kind that is known, or not the {kind} that its name says"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,9 @@ def write_run(
     write_text(paths["markdown"], rows_table("rows", title, rows).markdown())
     write_npz(paths["curves"], curve_arrays(results))
     if attack:
+        names = file_names(list(results))
         for label, result in results.items():
-            paths[f"adversarial {label}"] = run.path / f"adversarial-{file_name(label)}.npz"
+            paths[f"adversarial {label}"] = run.path / f"adversarial-{names[label]}.npz"
             write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, objective, result))
     if tuned_here:
         paths["tuned"] = run.path / "tuned.json"
@@ -165,9 +168,20 @@ def _innermost(objective: Objective) -> Objective:
     return objective.inner if isinstance(objective, Reduced) else objective
 
 
-def file_name(label: str) -> str:
-    """A label as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+def file_names(labels: Sequence[str]) -> dict[str, str]:
+    """Labels as parts of files' names: one each, also where they differ in what a name cannot hold, or in case."""
+    plain = {label: re.sub(r"[^A-Za-z0-9._-]+", "-", label) for label in labels}
+    times = Counter(name.casefold() for name in plain.values())
+    return {
+        label: name
+        if times[name.casefold()] == 1 and len(name) <= _LONGEST
+        else f"{name[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+        for label, name in plain.items()
+    }
+
+
+#: Characters of a label that stand in a file's name; names have a longest length.
+_LONGEST = 100
 
 
 def _ledger(

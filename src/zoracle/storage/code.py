@@ -92,7 +92,7 @@ def _file(path: Path, name: str) -> ModuleType:
     sys.modules[module_name] = module  # annotations of its classes are looked up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise InputError(f"{name!r}: running {path} raised {_one_line(error)}") from error
     return module
@@ -105,7 +105,7 @@ def _module(module: str, name: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(f"{name!r}: there is no module {error.name}; looked in {folder} and Python's path") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{name!r}: importing {module} raised {_one_line(error)}") from error
     finally:
         sys.path.remove(folder)

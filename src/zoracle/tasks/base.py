@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,11 +42,13 @@ class Task(ABC):
         name: what the command line calls it.
         dim: dimension of every problem.
         defaults: steps, directions and problems of a standard run.
+        recheck: whether a run that goes on asks for one stored point again: what answers may have changed unnoticed.
     """
 
     name: str
     dim: int
     defaults: TaskDefaults = TaskDefaults()
+    recheck: ClassVar[bool] = False
 
     @abstractmethod
     def ids(self, split: str) -> tuple[int, ...]:

@@ -101,6 +101,8 @@ class GivenImages(AttackTask):
         ((0, 1, 2), 16, 2)
     """
 
+    recheck = True
+
     def __init__(
         self,
         box: BlackBox,
