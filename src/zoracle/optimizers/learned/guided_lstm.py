@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Start
-from zoracle.optimizers.learned import belief, scouting
+from zoracle.optimizers.learned import belief, scouting, spectrum
 from zoracle.optimizers.learned.guided_search import Reaching, taken
 from zoracle.optimizers.learned.guided_state import GuidedLSTMConfig, GuidedLSTMState, Made, Seen, Shared
 from zoracle.optimizers.learned.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
@@ -28,6 +28,15 @@ _TINY = 1e-12
 _SQUARES = 0.05  # rate of the running mean of squared estimates
 _MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a step, and in all
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
+
+
+class Waves(NamedTuple):
+    """The spectrum of a step's directions."""
+
+    std: Tensor
+    """(B, d) of each frequency."""
+    shape: tuple[int, int, int]
+    """Channels, height and width."""
 
 
 class GuidedLSTM(Reaching, nn.Module):
@@ -96,6 +105,8 @@ class GuidedLSTM(Reaching, nn.Module):
         )
         if self.config.believing:
             self.trust = belief.gates(_SCALARS + g + more, mix(seed, 5))
+        if self.config.spectral:
+            self.spectrum = spectrum.Spectrum(mix(seed, 6))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
@@ -134,6 +145,7 @@ class GuidedLSTM(Reaching, nn.Module):
         until = start.mu.new_full((b,), self.config.reach_until)
         if scouts:
             reach, until = scouting.near(reach, until, scouted == 0)
+        shape = (start.space.shape.clone(),) if self.config.spectral and start.space is not None else ()
         return GuidedLSTMState(
             x=x,
             key=start.key,
@@ -156,6 +168,7 @@ class GuidedLSTM(Reaching, nn.Module):
             hidden=self.rnn.start(zero),
             belief=(belief.start(x),) if self.config.believing else (),
             tally=(scouting.start(x),) if scouts else (),
+            shape=shape,
         )
 
     def _search(self, state: GuidedLSTMState) -> Queries:
@@ -169,18 +182,42 @@ class GuidedLSTM(Reaching, nn.Module):
         def draw(key: Key, x: Tensor) -> Tensor:
             return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
 
+        waves = self._waves(state)
         if torch.is_grad_enabled():
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
-            u = torch.cat((guesses * root, orthogonal_to(guesses, draw(state.key, x), state.std)), dim=1)
+            u = torch.cat((guesses * root, self._others(guesses, draw(state.key, x), state.std, waves)), dim=1)
             return Queries(forward_points(x, u, mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
             z = draw(Key(*(part[rows] for part in state.key)), x[rows])
             torch.mul(guesses[rows], root, out=u[rows, :g])
-            for some in cached(q - g, d):
-                u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
+            if waves is not None:
+                part = Waves(waves.std[rows], waves.shape)
+                u[rows, g:] = self._others(guesses[rows], z, state.std[rows], part)
+            else:
+                for some in cached(q - g, d):
+                    u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
             forward_points(x[rows], u[rows], mu[rows], out=points[rows])
         return Queries(points, u)
+
+    def _waves(self, state: GuidedLSTMState) -> Waves | None:
+        """The spectrum of the directions that lie along no guess; None where points are no images, or there are few."""
+        if not state.shape:
+            return None
+        channels, height, width = state.shape[0][0].tolist()
+        shape = (channels, height, width)
+        if not spectrum.is_image(shape) or 2 * self.config.num_directions > state.x.shape[1]:
+            return None
+        progress = (taken(state).to(state.x) / state.radius.horizon.to(state.x)).clamp(0, 1)
+        return Waves(self.spectrum(state.memories[:, 1:], progress, shape), shape)
+
+    @staticmethod
+    def _others(guesses: Tensor, z: Tensor, std: Tensor, waves: Waves | None) -> Tensor:
+        """Directions (B, q - G, d) orthogonal to the guesses."""
+        if waves is None or z.shape[1] == 0:
+            return orthogonal_to(guesses, z, std)
+        smooth = spectrum.transform(z * waves.std.unsqueeze(1), waves.shape, inverse=True)
+        return spectrum.orthonormal(orthogonal_to(guesses, smooth, std))
 
     def _searched(self, state: GuidedLSTMState, queries: Queries, values: Tensor) -> GuidedLSTMState:
         d = state.x.shape[1]
@@ -252,6 +289,7 @@ class GuidedLSTM(Reaching, nn.Module):
             hidden=Hidden(made.h, made.c),
             belief=kept,
             tally=state.tally,
+            shape=state.shape,
         )
 
     def _scalars(

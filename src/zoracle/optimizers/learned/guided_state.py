@@ -31,6 +31,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
             ``step_size`` times the scale that the run was told.
         believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
             signal from noise. Needs ``adaptive``.
+        spectral: whether the other directions have a learned spectrum, where points are images
+            (:mod:`zoracle.optimizers.learned.spectrum`).
         weight_seed: keys the initial weights.
     """
 
@@ -43,6 +45,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     scouting: Count = 0
     adaptive: bool = False
     believing: bool = False
+    spectral: bool = False
     weight_seed: int = 0
 
 
@@ -87,6 +90,8 @@ class GuidedLSTMState(NamedTuple):
     """Of the gradient; empty where none is kept."""
     tally: tuple[Tally, ...] = ()
     """Of the steps that scout; empty where none do."""
+    shape: tuple[Tensor, ...] = ()
+    """(B, 3) channels, height and width of a point; empty where the other directions have no spectrum."""
 
 
 class Seen(NamedTuple):
