@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from zoracle.api import attack, load, minimize
-    from zoracle.solutions import AttackResult, Solution
+    from zoracle.api.solutions import AttackResult, Solution
 
 __all__ = ["AttackResult", "Solution", "attack", "load", "minimize"]
 

@@ -3,6 +3,6 @@
 from zoracle.api.attacking import attack
 from zoracle.api.loading import load
 from zoracle.api.minimizing import minimize
-from zoracle.solutions import AttackResult, Solution
+from zoracle.api.solutions import AttackResult, Solution
 
 __all__ = ["AttackResult", "Solution", "attack", "load", "minimize"]

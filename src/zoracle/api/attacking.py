@@ -11,6 +11,7 @@ from torch import nn
 
 from zoracle import __version__
 from zoracle.api.loading import chosen_optimizer
+from zoracle.api.solutions import AttackResult, result_of
 from zoracle.blackboxes import PythonFunction, as_black_box
 from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
@@ -33,7 +34,6 @@ from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import resumable_rollout
-from zoracle.solutions import AttackResult, result_of
 from zoracle.storage.fingerprint import optimizer_config
 from zoracle.storage.hashing import tensor_hash
 from zoracle.types import Key, Purpose

@@ -14,6 +14,7 @@ from torch import Tensor
 from zoracle import __version__
 from zoracle.api.loading import chosen_optimizer
 from zoracle.api.points import Points, as_limits, as_points, as_scale
+from zoracle.api.solutions import Progress, Solution, reasons
 from zoracle.api.watching import all_of, calls_back, doubts, limited, resolution, shown
 from zoracle.errors import InputError
 from zoracle.frameworks import Framework
@@ -26,7 +27,6 @@ from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
 from zoracle.rollout.oracle import CHUNK_NUMBERS, Oracle
 from zoracle.rollout.resume import resumable_rollout
-from zoracle.solutions import Progress, Solution, reasons
 from zoracle.storage.fingerprint import optimizer_config
 from zoracle.storage.hashing import tensor_hash
 from zoracle.types import Choice, Purpose, StopReason
@@ -79,7 +79,7 @@ def minimize(
         on_error: what to do where f raises: "raise" (a BlackBoxError), or "nan", which counts as a lost value.
         retries: calls that raised are repeated this often first. Repeats are not counted: nothing was answered.
         time_limit: seconds after which no further step begins.
-        callback: is given the :class:`~zoracle.solutions.Progress` after each step; ends the run by returning True or
+        callback: is given the :class:`~zoracle.api.solutions.Progress` after each step; ends the run by returning True or
             raising StopIteration.
         progress: show a progress bar on a terminal.
         seed: keys the random directions.

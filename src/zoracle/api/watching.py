@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from zoracle.api.solutions import Progress
 from zoracle.errors import MuTooSmallWarning, NonFiniteWarning, NoSignalWarning
 from zoracle.rollout import Step
-from zoracle.solutions import Progress
 from zoracle.types import StopReason, Trajectory
 
 #: Share of values that are NaN or infinite from which on there is a warning.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from zoracle.api import minimize
+from zoracle.api.solutions import Progress
 from zoracle.errors import InputError, require
 from zoracle.optimizers.base import Optimizer
-from zoracle.solutions import Progress
 from zoracle.types import StopReason
 
 require("scipy", "scipy")
