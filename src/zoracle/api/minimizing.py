@@ -65,8 +65,8 @@ def minimize(
         x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64. With three or more
             axes it is one point, and f takes points of that shape.
         budget: points that each run may evaluate; never passed.
-        optimizer: a name, a folder, or an optimizer. "portfolio" needs no setting: it measures the noise of f first, and
-            gives the budget to a quasi-Newton method or an evolution strategy, whichever promises more.
+        optimizer: a name, a folder, or an optimizer. "portfolio" needs no setting: it measures the noise of f first,
+            and gives the budget to a quasi-Newton method or an evolution strategy, whichever promises more.
         bounds: (low, high), each a number or an array of x0's shape; or as in SciPy a pair for each coordinate or a
             ``scipy.optimize.Bounds``. None or an infinity leaves a side open. f sees no point outside.
         scale: by how much a coordinate typically has to change, the unit in which optimizers step: a number, or an
@@ -79,8 +79,8 @@ def minimize(
         on_error: what to do where f raises: "raise" (a BlackBoxError), or "nan", which counts as a lost value.
         retries: calls that raised are repeated this often first. Repeats are not counted: nothing was answered.
         time_limit: seconds after which no further step begins.
-        callback: is given the :class:`~zoracle.api.solutions.Progress` after each step; ends the run by returning True or
-            raising StopIteration.
+        callback: is given the :class:`~zoracle.api.solutions.Progress` after each step; ends the run by returning
+            True or raising StopIteration.
         progress: show a progress bar on a terminal.
         seed: keys the random directions.
         ids: (B,) ids of the runs, which randomness is keyed by too; 0 .. B - 1 by default. A run gives the same alone
