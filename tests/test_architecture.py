@@ -17,7 +17,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"directions", "blackboxes", "results"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "rollout", "inputs"}),
-    frozenset({"evaluation", "metatrain", "reporting", "finetune"}),
+    frozenset({"testing", "evaluation", "metatrain", "reporting", "finetune"}),
     frozenset({"comparison", "api"}),
     frozenset({"experiments", "interop"}),
     frozenset({"cli"}),

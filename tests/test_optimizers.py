@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,13 +13,10 @@ from problems import Bowls, Fenced
 from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
 from zoracle.optimizers.registry import REGISTRY, make
-from zoracle.rollout import rollout, take_step
+from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
-from zoracle.state import assign, flatten, select, tree_map, unflatten
-from zoracle.storage.files import read_tensors, write_tensors
-from zoracle.types import Key, Purpose
+from zoracle.testing import optimizers as battery
 
-STEPS = 7
 # Settings beside the registered ones; " ball" asks for an l2 ball where the battery gives a box alone.
 VARIANTS = {name: {} for name in REGISTRY}
 VARIANTS["zo-sgd central"] = {"difference": "central"}
@@ -71,116 +68,31 @@ def begin(optimizer: Optimizer, objective: Fenced, x0: torch.Tensor, **options):
     return optimizer.init(x0, space=objective.space(torch.arange(len(x0)), x0), **options)
 
 
-def run(name: str, rows: list[int], dtype: torch.dtype, dim: int, steps: int = STEPS, state=None):
-    optimizer, objective = build(name), fenced(name, 5, dim, dtype)
-    x0 = torch.linspace(-0.5, 0.5, 5 * dim).view(5, dim).to(dtype)
-    if state is None:
-        state = begin(optimizer, objective, x0[rows], seed=4, problem=torch.tensor(rows) + 40, horizon=STEPS)
-    return rollout(optimizer, Oracle(objective), state, steps, problem=torch.tensor(rows))
-
-
-def equal(a, b) -> bool:
-    return all(torch.equal(a_leaf, b_leaf) for a_leaf, b_leaf in zip(leaves(a), leaves(b), strict=True))
-
-
-def leaves(tree):
-    return [torch.nan_to_num(leaf.to(torch.float64)) for leaf in flatten(tree).values()]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dim", [8, 13, 50])
+@pytest.mark.parametrize("dim", battery.DIMENSIONS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_one_problem_alone_is_the_same_problem_in_a_batch(name: str, dim: int, dtype: torch.dtype) -> None:
-    together, trajectory = run(name, [0, 1, 2, 3, 4], dtype, dim)
-    assert together.x.dtype == dtype
-    for row in (0, 3):
-        alone, single = run(name, [row], dtype, dim)
-        assert equal(select(together, torch.tensor([row])), alone)
-        assert torch.equal(trajectory.best[:, row], single.best[:, 0])
+    battery.alone_as_in_a_batch(lambda: build(name), ball=name.endswith(" ball"), dim=dim, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_step_costs_what_the_optimizer_declares(name: str) -> None:
-    optimizer, objective = build(name), fenced(name, 3, 8)
-    oracle = Oracle(objective)
-    state = begin(optimizer, objective, torch.zeros(3, 8, dtype=torch.float64))
-    for step in range(1, 4):
-        before = state.x
-        queries, _, state = take_step(optimizer, oracle, state, torch.arange(3))
-        assert queries.points.shape == (3, optimizer.queries_per_step, 8)
-        assert objective.points_seen().tolist() == [step * optimizer.queries_per_step] * 3
-        if optimizer.evaluates_iterate:
-            assert torch.equal(queries.points[:, 0], before)
+@pytest.mark.parametrize("check", battery.CHECKS[1:], ids=lambda check: check.__name__)
+def test_every_optimizer_passes_the_battery(check: Callable[..., None], name: str) -> None:
+    check(lambda: build(name), ball=name.endswith(" ball"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_costs_q_and_one_or_two_q(name: str) -> None:
+    optimizer = build(name)
     if isinstance(optimizer.config, SamplingConfig) and not optimizer.order:
         expected = 12 if optimizer.config.difference == "central" else 7
         assert optimizer.queries_per_step == expected
-    assert oracle.counts[Purpose.OPTIMISE].tolist() == objective.points_seen().tolist()
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("done", [0, 3])
-def test_save_and_load_mid_run_is_an_uninterrupted_run(name: str, done: int, tmp_path) -> None:
-    whole, _ = run(name, [0, 1], torch.float32, 8)
-    half, _ = run(name, [0, 1], torch.float32, 8, steps=done)
-    template = begin(build(name), fenced(name, 2, 8), torch.zeros(2, 8), horizon=STEPS)
-    write_tensors(tmp_path / "state.safetensors", flatten(half), {})
-    restored = unflatten(template, read_tensors(tmp_path / "state.safetensors")[0])
-    rest, _ = run(name, [0, 1], torch.float32, 8, steps=STEPS - done, state=restored)
-    assert equal(whole, rest)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_state_is_tensors_with_leading_b_only(name: str) -> None:
-    state, _ = run(name, [0, 1, 2], torch.float32, 8)
-    for path, leaf in flatten(state).items():
-        assert leaf.shape[0] == 3, path
-    assert isinstance(state.key, Key)
-    assert state.key.step.tolist() == [STEPS] * 3
-    swapped = select(state, torch.tensor([2, 0]))
-    assert equal(assign(state, torch.tensor([2, 0]), swapped), state)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_ask_and_tell_change_nothing_they_are_given(name: str) -> None:
-    optimizer, objective = build(name), fenced(name, 2, 8)
-    oracle = Oracle(objective)
-    state = begin(optimizer, objective, torch.ones(2, 8, dtype=torch.float64))
-    _, _, state = take_step(optimizer, oracle, state, torch.arange(2))
-    copy = tree_map(torch.clone, state)
-    first, second = optimizer.ask(state), optimizer.ask(state)
-    assert torch.equal(first.points, second.points)
-    take_step(optimizer, oracle, state, torch.arange(2))
-    assert equal(state, copy)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_step_without_any_finite_value_leaves_a_finite_state(name: str) -> None:
-    optimizer = build(name)
-    state = begin(optimizer, fenced(name, 2, 8), torch.ones(2, 8))
-    queries = optimizer.ask(state)
-    values = torch.full(queries.points.shape[:2], torch.nan)
-    gradients = torch.full(queries.points.shape, torch.nan) if optimizer.order else None
-    after = optimizer.tell(state, queries, values, gradients)
-    assert after.x.isfinite().all()
-    values[:, : values.shape[1] // 2] = 1.0
-    assert optimizer.tell(state, queries, values, gradients).x.isfinite().all()
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_no_graph_is_kept_while_optimising(name: str) -> None:
-    state, _ = run(name, [0], torch.float32, 8)
-    assert not any(leaf.requires_grad for leaf in flatten(state).values())
 
 
 @pytest.mark.parametrize("name", STAY_INSIDE)
-@pytest.mark.parametrize("dim", [8, 13, 50])
+@pytest.mark.parametrize("dim", battery.DIMENSIONS)
 def test_points_asked_for_are_feasible(name: str, dim: int) -> None:
-    objective = fenced(name, 2, dim)
-    state = begin(build(name), objective, torch.zeros(2, dim, dtype=torch.float64), horizon=60)
-    rollout(build(name), Oracle(objective), state, 60, final=None)
-    asked = torch.cat(objective.asked)
-    torch.testing.assert_close(objective.project(asked, torch.zeros(len(asked))), asked, rtol=1e-12, atol=1e-12)
-    assert asked.abs().max() <= 1
+    battery.stays_inside(lambda: build(name), ball=name.endswith(" ball"), dim=dim)
 
 
 # Cells of 2 by 2 pixels are the whole of the images there: two numbers do not reach half the loss.
@@ -281,12 +193,3 @@ def test_sigma_keeps_the_norm_of_the_standard_gaussian() -> None:
     std = optimizer.ask(state).aux.std
     torch.testing.assert_close(std.norm(dim=1), torch.full((2,), 3.0, dtype=torch.float64))
     assert float(std.std()) > 0.005
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_settings_survive_a_file(name: str) -> None:
-    optimizer = build(name)
-    plain = optimizer.config.plain()
-    again = json.loads(json.dumps(plain))
-    assert again == plain
-    assert type(optimizer)(**again).config == optimizer.config
