@@ -74,7 +74,7 @@ REACHES = {"evaluate", "gradient", "predict", "black_box", "_evaluate", "_gradie
 #: Objectives are made of one another, and of black boxes; a foreign library's model is what a black box calls.
 INSIDE = {"objectives", "blackboxes"}
 #: The batteries look at an objective by itself, outside any run: what it answers is what they test.
-BATTERIES = {"testing/objectives.py"}
+BATTERIES = {"testing/objectives.py", "testing/problems.py"}  # the latter are objectives
 FOREIGN = {("interop/art.py", "self.estimator.predict")}
 
 
