@@ -115,3 +115,43 @@ def test_a_run_alone_is_the_same_run_among_others() -> None:
     one = zoracle.minimize(f, start[2], budget=400, ids=[2])
     assert torch.equal(many.x[2], one.x)
     assert int(many.queries[2]) == one.queries
+
+
+class Bytes(torch.nn.Module):
+    """A linear model that sees pixels in 256 steps, or as they are."""
+
+    def __init__(self, steps: int | None = 255) -> None:
+        super().__init__()
+        self.steps = steps
+        g = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(2, 48, generator=g) / 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        seen = images if self.steps is None else (images * self.steps).round() / self.steps
+        return seen.flatten(1) @ self.weight.T
+
+
+@pytest.mark.parametrize(("name", "reduce"), [("zo-adam", None), ("zo-lstm", "tile:2")])
+def test_a_target_that_rounds_its_input_is_attacked(name: str, reduce: str | None) -> None:
+    images = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    labels = Bytes()(images).argmax(1)
+    settings = {"lr": 0.02} if name == "zo-adam" else {"reach": 0.0}
+    given = {"budget": 2100, "optimizer": name, "reduce": reduce, **settings}
+    found = zoracle.attack(Bytes(), images, labels, **given)
+    assert found.success.sum() >= 5
+    assert (found.trajectory.mu > 1e-3).all()
+    assert (found.queries <= 2100).all()
+    # A mu that the caller chose is left alone, and so is a target that does not round.
+    blind = zoracle.attack(Bytes(), images, labels, mu=1e-5, **given)
+    assert blind.success.sum() < found.success.sum()
+    assert blind.trajectory.mu.isnan().all()
+    plain = zoracle.attack(Bytes(None), images, labels, **given)
+    assert plain.trajectory.noise.isnan().all()
+
+
+def test_an_integer_valued_function_is_minimised_by_name() -> None:
+    found = zoracle.minimize(
+        lambda x: (200 * (x - 0.3) ** 2).sum(-1).round(), np.zeros(10), budget=4200, optimizer="zo-adam", lr=0.02
+    )
+    assert 200 * ((found.x - 0.3) ** 2).sum() < 20
+    assert found.mu > 1e-4

@@ -172,6 +172,7 @@ def attack(
         check_start=check,
         final=Purpose.OPTIMISE,
         finite_start=True,
+        watch_flat=True,
         recheck=True,
         on_step=on_step,
     )

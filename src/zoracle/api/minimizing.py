@@ -162,6 +162,7 @@ def minimize(
             problem=key,
             target=target,
             measure_noise=chosen.follows_noise,
+            watch_flat=not chosen.follows_noise,
             final=Purpose.OPTIMISE,
             finite_start=True,
             recheck=True,

@@ -43,7 +43,13 @@ def resolution(dtype: torch.dtype) -> Watch:
     def watch(step: Step) -> None:
         nonlocal first
         loss = step.evaluation.loss
-        if first and loss.shape[1] > 2 and bool((loss == loss[:, :1]).all()):
+        # Where a wider mu was measured, that has been seen to.
+        if (
+            first
+            and loss.shape[1] > 2
+            and not bool((step.trajectory.mu > 0).any())
+            and bool((loss == loss[:, :1]).all())
+        ):
             warnings.warn(
                 f"all values of the first step are the same: f is flat here, or computes in a coarser type than "
                 f"its points, which are {dtype}; give float32 points, or a larger smoothing parameter, mu=1e-5 say",

@@ -71,6 +71,7 @@ def run_shard(
             on_step=step,
             stop_on_success=bool(spec.stop_on_success),
             check_start=spec.check_start,
+            watch_flat=True,
             final=None if spec.stop_on_success else Purpose.MONITOR,
         )
         result = outcome(optimizer, oracle, x0, trajectory, shard, clock.seconds)

@@ -167,11 +167,20 @@ class Attack(ImageAttack):
         threat = self.threat
         loss = (gap + threat.confidence if threat.confidence else gap).clamp(min=0)
         if not threat.ball:
-            change = x.sub_(adversarial)
-            # vector_norm of order 1 takes four times as long as this.
-            distance = change.abs_().sum(1) if threat.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
-            loss = torch.add(loss, distance, alpha=threat.weight)
+            loss = torch.add(loss, self._distance(x, adversarial), alpha=threat.weight)
         return Evaluation(loss, threat.success(gap))
+
+    def own_part(self, points: Tensor, problem: Tensor) -> Tensor | None:
+        """The weighted distance; None within a ball, where the loss has none."""
+        if self.threat.ball:
+            return None
+        return self.threat.weight * self._distance(*self._pair(points, problem))
+
+    def _distance(self, x: Tensor, adversarial: Tensor) -> Tensor:
+        """Of adversarial images to images, (N,); it overwrites the latter."""
+        change = x.sub_(adversarial)
+        # vector_norm of order 1 takes four times as long as this.
+        return change.abs_().sum(1) if self.threat.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         """Images and clipped adversarial images, (N, d) each, in memory of their own."""

@@ -54,6 +54,13 @@ class Objective(ABC):
     constrained: bool = False
     ends_at_success: bool = False
 
+    def own_part(self, points: Tensor, problem: Tensor) -> Tensor | None:
+        """The part of the loss (N,) that follows from points (N, d) alone, a distance say, without any query.
+
+        What is left of the loss then comes from the black box. None where there is no such part.
+        """
+        return None
+
     def origin(self, problem: Tensor, like: Tensor) -> Tensor | None:
         """The points (B, d) that leave everything as it is, an image unchanged say; None where there are none."""
         return None

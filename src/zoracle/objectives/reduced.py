@@ -57,6 +57,10 @@ class Reduced(ImageAttack):
         self.check(points, problem)
         return self.inner.adversarial(self.upsampling.up(points), problem)
 
+    def own_part(self, points: Tensor, problem: Tensor) -> Tensor | None:
+        """The distance of the attack itself."""
+        return self.inner.own_part(self.upsampling.up(points), problem)
+
     def distances(self, points: Tensor, problem: Tensor) -> dict[str, Tensor]:
         """Norms of the clipped image minus the original, as of the attack itself."""
         self.check(points, problem)

@@ -139,6 +139,11 @@ class Optimizer(ABC, Generic[S, C]):
         """How many points of each problem a step costs: m of :class:`Queries`."""
 
     @property
+    def goes_by_mu(self) -> bool:
+        """Whether its state has a smoothing parameter ``mu`` that the caller did not set."""
+        return getattr(self.config, "mu", 0.0) is None
+
+    @property
     def evaluates_iterate(self) -> bool:
         """Whether the first point of each step is the iterate itself."""
         return True
@@ -209,7 +214,7 @@ class Optimizer(ABC, Generic[S, C]):
             mu: (B,) the shortest distance, a coordinate, whose differences stand out from it.
             loss: (B,) f at the start.
         """
-        if getattr(self.config, "mu", 0.0) is not None or not hasattr(state, "mu"):
+        if not self.goes_by_mu:
             return state
         return state._replace(mu=torch.where(noise > 0, mu, state.mu))  # type: ignore[attr-defined, no-any-return]
 

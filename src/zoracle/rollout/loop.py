@@ -103,6 +103,7 @@ def rollout(
     keep_graph: bool = False,
     check_start: bool = False,
     measure_noise: bool = False,
+    watch_flat: bool = False,
     stop_on_success: bool = False,
     target: float | None = None,
     final: Purpose | None = Purpose.MONITOR,
@@ -129,6 +130,8 @@ def rollout(
             Queries are kept back then for the end of noisy problems, where the last iterate, the point with the
             lowest value and the start are evaluated again, and what is best on the mean is called the best point. A
             last iterate above the start is replaced by the best point.
+        watch_flat: where half of the points of a problem's first step are answered alike, as by a target that rounds
+            its input, measure the noise, and tell the optimizer from which distance on differences stand out from it.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
@@ -231,7 +234,13 @@ def rollout(
             if oracle.objective.constrained:
                 inside = oracle.objective.project(running.x, problem[live])  # type: ignore[attr-defined]
                 running = running._replace(x=inside)  # type: ignore[attr-defined]
+            first = (record.steps[live] == 0) & record.noise[live].isnan() if watch_flat else unchecked & False
             _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
+            if bool(first.any()) and optimizer.goes_by_mu:
+                flat = measuring.is_flat(oracle, queries.points, evaluation.loss, problem[live]).cpu() & first
+                if bool(flat.any()):
+                    told = _measure(record, oracle, optimizer, live[flat], select(running, flat), problem)
+                    running = assign(running, flat.nonzero().squeeze(1), told)
             if not keep_graph:
                 _stop(record, live, evaluation, stop_on_success, target)
             changed()

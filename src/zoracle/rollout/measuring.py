@@ -21,6 +21,7 @@ _CLOSER = 100.0  # by how much a second line is closer or wider
 _WIDEST = 0.3  # of the scale: the largest distance that is looked at
 _CLEAR = 10.0  # times the noise that a difference has to be
 _ROUNDING = 64  # units of the last place of f that are no noise
+_CANCELLED = 32  # units of the last place that a difference of two parts of a loss may be off
 _MOST = 0.25  # share of the budget that may be spent on it
 
 
@@ -35,6 +36,26 @@ class Measured(NamedTuple):
     """(B,) the shortest distance, a coordinate, from which on differences are ten times the noise; 0 without noise."""
     signal: Tensor
     """(B,) differences at that distance over the noise; infinite without noise."""
+
+
+def answered(oracle: Oracle, points: Tensor, values: Tensor, problem: Tensor) -> Tensor:
+    """Values (K, m) less what follows from points (K, m, d) alone; what then is the first but for rounding is it."""
+    own = oracle.objective.own_part(points.flatten(0, 1), problem.repeat_interleave(points.shape[1]))
+    if own is None:
+        return values
+    rest = values - own.to(values).view_as(values)
+    same = (rest - rest[:, :1]).abs() <= _CANCELLED * torch.finfo(values.dtype).eps * values.abs()
+    return torch.where(same, rest[:, :1], rest)
+
+
+def is_flat(oracle: Oracle, points: Tensor, values: Tensor, problem: Tensor) -> Tensor:
+    """Whether the black box answers half of the points (K, m, d) of a step as it answers the first, (K,).
+
+    An answer of zero, where a loss can go no lower, is none of these.
+    """
+    rest = answered(oracle, points, values, problem)
+    least = _CANCELLED * torch.finfo(values.dtype).eps * values[:, 0].abs()
+    return ((rest[:, 1:] == rest[:, :1]).float().mean(1) >= 0.5) & (rest[:, 0].abs() > least)
 
 
 #: Shown each part that was paid for: the rows (K,) of the B starts, values (K, m), points (K, m, d).
@@ -70,7 +91,7 @@ class _Start:
         values = self.oracle.evaluate(points, self.problem[rows]).loss
         self.spent[rows] += points.shape[1]
         self.pay(rows, values, points)
-        return values
+        return answered(self.oracle, points, values, self.problem[rows])
 
     def directions(self, rows: Tensor, n: int, stream: int) -> Tensor:
         """Random directions (K, n, d) in which coordinates move by 1 on average."""

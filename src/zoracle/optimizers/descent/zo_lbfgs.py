@@ -17,7 +17,7 @@ from zoracle.types import Key, Queries, Space
 
 FORWARD, CENTRAL, DENSE = 0, 1, 2
 _TINY = 1e-300
-_COARSE = 1e-8  # noise, in units of f, from which on slopes are taken along dense directions
+_COARSE = 1e-5  # noise, in units of f, from which on slopes are taken along dense directions
 _SHRINK, _GROW = 0.25, 4.0
 _CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
 _SIGNIFICANT = 4.0  # how many times its noise the energy of a gradient has to be for a line search
