@@ -18,7 +18,7 @@ from zoracle.finetune.tensors import nearest_power_of_two, power_of_two, snap
 HALF = [torch.float16, torch.bfloat16]
 TYPES = [torch.float32, *HALF]
 INTEGERS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
-RATES = {"mezo-adam": 1e-3, "fzoo": 1e-3}
+RATES = {"mezo-adam": 1e-3, "fzoo": 1e-3, "learned": 1.0}
 
 
 def parameters(dtype=torch.float32, seed=0):

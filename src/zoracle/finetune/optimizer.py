@@ -92,6 +92,7 @@ class ZerothOrder(torch.optim.Optimizer):
         self._ranks = ranks or Ranks()
         self._ledger: Ledger | None = None
         self._engine = Engine(self._slots, self.method)
+        self.method.begin(self._slots)
         if ledger is not None or self._ranks.size > 1:
             start = fingerprint(self._slots)
             self._ranks.check_same(start)
@@ -182,6 +183,7 @@ class ZerothOrder(torch.optim.Optimizer):
         assert self._engine is not None
         told = Told(self.seed, self.steps, losses)
         if self.method.usable(told):
+            self.method.before(told)
             self._engine.finish(told)
             self.method.after(told)
         else:

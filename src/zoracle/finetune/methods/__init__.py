@@ -12,6 +12,7 @@ from zoracle.finetune.methods.adam import Adam
 from zoracle.finetune.methods.base import Method
 from zoracle.finetune.methods.fzoo import FZOO
 from zoracle.finetune.methods.hizoo import HiZOO
+from zoracle.finetune.methods.learned import Learned
 from zoracle.finetune.methods.lozo import LOZO
 from zoracle.finetune.methods.mezo import MeZO
 from zoracle.finetune.methods.momentum import Momentum
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "lozo": LOZO,
     "hizoo": HiZOO,
     "sparse-mezo": SparseMeZO,
+    "learned": Learned,
 }
 
 

@@ -84,11 +84,22 @@ class Method:
 
     def mu(self, slot: Slot) -> float:
         """The smoothing radius of a tensor, a power of two."""
-        return max(nearest_power_of_two(self.config.mu), _LEAST.get(slot.parameter.dtype, 0.0))
+        return max(nearest_power_of_two(self.config.mu), self.least(slot))
+
+    @staticmethod
+    def least(slot: Slot) -> float:
+        """The smallest smoothing radius of a tensor's type."""
+        return _LEAST.get(slot.parameter.dtype, 0.0)
 
     def reach(self, slot: Slot) -> float:
         """By how much a probe moves each number of a tensor at most: a power of two, and exactly that for signs."""
         return self.mu(slot)
+
+    def begin(self, slots: Sequence[Slot]) -> None:
+        """What has to be known of all tensors before the first step."""
+
+    def before(self, told: Told) -> None:
+        """What is taken in of a step before the tensors move."""
 
     def next_reach(self, slot: Slot, told: Told) -> float:
         """The reach of the step after this one."""

@@ -1,0 +1,29 @@
+"""The file of a controller's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from zoracle.errors import CheckpointError
+from zoracle.finetune.controller import SIZE
+from zoracle.storage.files import read_tensors
+
+FORMAT = "zoracle-controller"
+WEIGHTS = "controller.safetensors"
+
+
+def load(path: Path) -> Tensor:
+    """The weights of a controller, (SIZE,).
+
+    Raises:
+        CheckpointError: the file is none of ours, or holds something else than SIZE finite numbers.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT or "weights" not in tensors:
+        raise CheckpointError(f"{path} is no controller; expected a file that the training of one wrote")
+    weights = tensors["weights"]
+    if tuple(weights.shape) != (SIZE,) or not bool(weights.isfinite().all()):
+        raise CheckpointError(f"{path} holds other weights; expected {SIZE} finite numbers")
+    return weights.double()

@@ -1,0 +1,151 @@
+"""The learned method: a controller sets the probe and the step of each tensor; no step size has to be chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoracle.finetune.controller import Signals, begin, decide, described, gain, observe
+from zoracle.finetune.controller_file import WEIGHTS, load
+from zoracle.finetune.methods.base import ITERATE, Block, Directions, Method, MethodConfig, Probe, Told, rate
+from zoracle.finetune.tensors import Slot
+from zoracle.optimizers.base import Positive
+
+_EVERY = 10  # steps between two looks at the sizes of the weights
+
+
+class LearnedConfig(MethodConfig, frozen=True, kw_only=True):
+    """Settings of the learned method.
+
+    Attributes:
+        lr: factor of the controller's steps, for schedulers; 1 is what it was trained with.
+        mu: not used: the controller sets the radius of each tensor.
+        horizon: steps that the training will take.
+        num_directions: one-sided differences a step.
+        weights: file of another controller than the one that ships.
+    """
+
+    lr: Positive = 1.0
+    horizon: Directions = 1000
+    num_directions: Directions = 4
+    weights: str | None = None
+
+
+class Learned(Method):
+    r"""w_l \leftarrow w_l - a_l \frac{s_l}{2 B} \sum_j (d_j - \bar d) z_j with d_j = f(w + s z_j) - f(w).
+
+    Each tensor l has its own radius s_l, a power of two, and its own factor a_l: what the controller makes of the
+    tensor's size, kind and spread, of the slope, curvature and noise of the losses, and of the share of the horizon
+    that is spent. B is the running mean of the d_j, s^2 tr(H) / 2, so that with a_l = 1 the step is the one that
+    minimises the quadratic model along it. After the loss has risen by more than its
+    noise, steps are shorter for a while.
+
+    Source: this project; the idea of a controller that is shared by blocks is that of ZO Fine-tuner (2026), and the use
+    of curvature along the directions that of HiZOO (Zhao et al., 2024).
+    """
+
+    Config = LearnedConfig
+    summary = "a learned controller sets the probe and the step of each tensor"
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._weights = load(Path(self.config.weights) if self.config.weights else shipped()).unsqueeze(0)
+        self._slots: dict[int, Slot] = {}
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The iterate, then each direction up."""
+        return [ITERATE, *(Probe(j, 1) for j in range(self.config.num_directions))]
+
+    def begin(self, slots: Sequence[Slot]) -> None:
+        """The radii of the first step."""
+        self._slots = {slot.index: slot for slot in slots}
+        for slot in slots:
+            self._measure(slot)
+        self._decide(begin(1), 0)
+        for slot in slots:
+            slot.state["radius"], slot.state["factor"] = slot.state["next_radius"], slot.state["next_factor"]
+
+    def mu(self, slot: Slot) -> float:
+        """The radius of a tensor."""
+        return max(float(slot.state["radius"]), super().least(slot))
+
+    def next_reach(self, slot: Slot, told: Told) -> float:
+        """As the controller has decided by now."""
+        return max(float(slot.state["next_radius"]), super().least(slot))
+
+    def prepare(self, slot: Slot, seed: int, step: int) -> None:
+        """Look at the sizes of the weights now and then."""
+        if step % _EVERY == 0:
+            self._measure(slot)
+
+    def usable(self, told: Told) -> int:
+        """All losses have to be finite, and two of them differ."""
+        return len(told.losses) - 1 if all(map(math.isfinite, told.losses)) and len(set(told.losses)) > 1 else 0
+
+    def before(self, told: Told) -> None:
+        """Take in the losses, and decide about this step and the next one's probes."""
+        signals = observe(self._signals(), *_columns(told))
+        self.memory.update({name: float(value) for name, value in signals._asdict().items()})
+        self._decide(signals, told.step + 1)
+
+    def mover(self, slot: Slot, told: Told) -> Block:
+        """The controller's step."""
+        _, differences = _columns(told)
+        signals, q = self._signals(), differences.shape[1]
+        length = float(gain(signals, q) / signals.spread.sqrt().clamp(min=1e-30))
+        length *= rate(slot) * float(slot.state["factor"]) * self.mu(slot)
+        centred = differences[0] - differences[0].mean()
+        return self.along(slot, told, (length * centred).tolist())
+
+    def after(self, told: Told) -> None:
+        """What was decided is in force."""
+        for slot in self._slots.values():
+            slot.state["radius"] = slot.state["next_radius"]
+            slot.state["factor"] = slot.state["next_factor"]
+
+    def loss(self, told: Told) -> float:
+        """The loss of the iterate."""
+        return told.losses[0]
+
+    def _signals(self) -> Signals:
+        if "seen" not in self.memory:
+            return begin(1)
+        return Signals(*(torch.tensor([self.memory[name]], dtype=torch.float64) for name in Signals._fields))
+
+    def _decide(self, signals: Signals, step: int) -> None:
+        """Radius and factor of each tensor for a step."""
+        slots = list(self._slots.values())
+        numbers = torch.tensor([slot.size for slot in slots], dtype=torch.float64)
+        shapes = [slot.parameter.shape for slot in slots]
+        fans = torch.tensor([max(1, math.prod(s[1:])) for s in shapes], dtype=torch.float64)
+        sizes = torch.stack([slot.state["size"].cpu() for slot in slots]).unsqueeze(0)
+        share = min(step / self.config.horizon, 1.0)
+        radius, factor = decide(self._weights, signals, described(shapes), sizes, numbers, fans, share)
+        for slot, r, f in zip(slots, radius[0], factor[0], strict=True):
+            slot.state["next_radius"], slot.state["next_factor"] = r.clone(), f.clone()
+
+    @staticmethod
+    def _measure(slot: Slot) -> None:
+        """Root mean square of the weights; in float32, so that the order of additions does not show."""
+        flat, total = slot.flat(), 0.0
+        for first, count in slot.blocks():
+            total += float(flat[first : first + count].double().square().sum())
+        slot.state["size"] = torch.tensor(math.sqrt(total / slot.size)).float().double()
+
+
+def _columns(told: Told) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of the iterate (1,) and the differences (1, q)."""
+    losses = torch.tensor([told.losses], dtype=torch.float64)
+    return losses[:, 0], losses[:, 1:] - losses[:, :1]
+
+
+def shipped() -> Path:
+    """The controller that comes with the package."""
+    with as_file(files("zoracle") / "assets" / "controller") as folder:
+        return Path(folder) / WEIGHTS
