@@ -186,7 +186,7 @@ def bad(message, error=InputError, **given):
         ("cannot be read as numbers", {"x0": ["a", "b"]}),
         ("optimizer 'zo-sdg' is unknown", {"optimizer": "zo-sdg"}),
         ("optimizer is a NoneType", {"optimizer": None}),
-        ("unknown field `step`", {"step": 3}),
+        ("optimizer ZOSGD has no setting 'step'; it has num_directions", {"step": 3}),
         ("go with an optimizer's name", {"optimizer": make("zo-sgd"), "lr": 1.0}),
         ("num_directions is 0", {"num_directions": 0}),
         ("budget is '9'; expected a whole number", {"budget": "9"}),

@@ -21,6 +21,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"comparison", "api"}),
     frozenset({"experiments", "interop"}),
     frozenset({"cli"}),
+    frozenset({"__main__"}),
 )
 PROBLEM_WING = {"blackboxes", "images", "objectives", "tasks"}
 SOLVER_WING = {"directions", "estimators", "optimizers"}

@@ -55,11 +55,14 @@ def test_no_command_lists_the_commands_in_80_columns(capsys):
     assert capsys.readouterr().out.startswith("zoracle, version ")
 
 
-@pytest.mark.parametrize("command", ["attack", "compare", "demo", "optimizers", "train", "train-target", "tune"])
+@pytest.mark.parametrize(
+    "command", ["attack", "compare", "demo", "minimize", "optimizers", "reproduce", "train", "train-target", "tune"]
+)
 def test_every_option_is_explained(capsys, command):
     run(command, "--help")
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 80
+    assert "\\b" not in told
     options = [p for p in cli.get_command(None, command).params if p.param_type_name == "option"]
     assert all(option.help for option in options)
 
@@ -240,7 +243,7 @@ FILES = {
         ("Missing argument 'CONFIG'", "train --out new"),
         ("unknown field `stepz`", "train unknown-key.toml --out new"),
         ("Expected `int`, got `str`", "train wrong-type.toml --out new"),
-        ("unknown field `number`", "train unknown-setting.toml --out new"),
+        ("has no setting 'number'", "train unknown-setting.toml --out new"),
         ("task 'quadratik' is unknown", "train unknown-task.toml --out new"),
         ("no.toml: Expected '='", "train no.toml --out new"),
         ("cannot write notes.txt/", "train unknown-task.toml --out notes.txt"),

@@ -42,6 +42,10 @@ class MuTooSmallWarning(UserWarning):
     """The smoothing parameter is too small for the floating-point type: differences would be rounding noise."""
 
 
+class MisclassifiedWarning(UserWarning):
+    """A target is wrong on most images before the attack."""
+
+
 class FailedCallWarning(UserWarning):
     """A call of a user's function raised, and NaN was taken as its value, as the caller asked."""
 

@@ -124,7 +124,7 @@ def attack(
         raise InputError(f"batch is {batch}; expected at least 1 image")
     seed = whole("seed", seed)
     chunk = None if chunk is None else whole("chunk", chunk)
-    threat = ThreatModel(norm=norm, eps=eps, c=c, confidence=confidence)
+    threat = ThreatModel(norm=norm, eps=eps, c=c, confidence=confidence).within_pixels()
     start_std = threat.start_std if start_std is None else amount("start_std", start_std)
     x = as_tensor("images", images)
     y = as_tensor("labels", labels)

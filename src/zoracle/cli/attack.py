@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -9,11 +10,14 @@ import click
 from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
 from zoracle.cli.options import run_comparison, run_options, take_request
 from zoracle.cli.resume import resume_option, settled
-from zoracle.errors import BlackBoxError, InputError
+from zoracle.errors import BlackBoxError, InputError, MisclassifiedWarning
 from zoracle.objectives.attack import ImageAttack
 from zoracle.results.result import Result
 from zoracle.storage.runfolder import ATTEMPTS
 from zoracle.tasks.given import GivenImages
+
+#: With fewer images a share means little.
+_FEW = 4
 
 
 @click.command("attack")
@@ -43,9 +47,22 @@ def command(ctx: click.Context, /, **_: Any) -> None:
         if isinstance(made, GivenImages):
             made.close()
     for label, result in comparison.results.items():
+        _warn_of_classes(result)
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             click.echo(f"{label}, seed {seed}: {outcome_line(result, repeat)}")
         click.echo(f"adversarial images: {comparison.paths[f'adversarial {label}']}")
+
+
+def _warn_of_classes(result: Result) -> None:
+    """Say so where the target is wrong on most images before the attack: its classes may have another order."""
+    wrong, images = int(result.misclassified[0].sum()), result.ids.shape[1]
+    if images >= _FEW and 2 * wrong > images:
+        warnings.warn(
+            f"{wrong} of {images} images are misclassified before the attack; check the order of the classes "
+            "(--classes), the labels, and how the target takes its inputs (--mean, --std, --input-layout, --pixel-max)",
+            MisclassifiedWarning,
+            stacklevel=2,
+        )
 
 
 def outcome_line(result: Result, repeat: int) -> str:

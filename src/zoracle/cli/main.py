@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ _COMMANDS = {
     "attack": _Entry("zoracle.cli.attack", "Attack images of a task, or your own."),
     "compare": _Entry("zoracle.cli.compare", "Run several optimizers on the same problems."),
     "demo": _Entry("zoracle.cli.demo", "Break a digit classifier; a minute, nothing to download."),
+    "minimize": _Entry("zoracle.cli.minimize", "Minimise a function of your own, module:function."),
     "optimizers": _Entry("zoracle.cli.optimizers", "List the optimizers that there are."),
     "reproduce": _Entry("zoracle.cli.reproduce", "Run the paper's experiments."),
     "train": _Entry("zoracle.cli.train", "Train a learned optimizer."),
@@ -88,7 +90,7 @@ def _run(argv: list[str] | None) -> int:
         _say("error", error.format_message())
         return 2
     except InputError as error:
-        _say("error", str(error))
+        _say("error", _as_options(str(error), sys.argv[1:] if argv is None else argv))
         return 2
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted", "what is done is kept in --out; the same command goes on there")
@@ -98,6 +100,23 @@ def _run(argv: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _as_options(message: str, argv: list[str]) -> str:
+    """The message of a Python call, with its arguments named as the options of the command that was run."""
+    name = next((part for part in argv if part in _COMMANDS), None)
+    if name is None:
+        return message
+    flags = {
+        str(parameter.name): parameter.opts[-1]
+        for parameter in import_module(_COMMANDS[name].module).command.params
+        if parameter.opts[-1].startswith("--")
+    }
+    for argument, flag in flags.items():
+        if "_" in argument:
+            message = re.sub(rf"(?<![\w-]){argument}\b", flag, message)
+        message = re.sub(rf"^{argument} (is|has|are) ", rf"{flag} \1 ", message)
+    return message
 
 
 def _say(kind: str, message: str) -> None:

@@ -13,7 +13,7 @@ from zoracle.experiments import registry
 from zoracle.experiments.reproduce import changed, reproduce, spoken
 
 
-@click.command("reproduce")
+@click.command("reproduce", epilog="NAME is one of " + ", ".join(registry.names()) + ".")
 @click.argument("name", metavar="NAME|all")
 @click.option("--quick", is_flag=True, help="Tiny sizes: shows in a minute that it runs. Its numbers say nothing.")
 @click.option(
@@ -21,7 +21,7 @@ from zoracle.experiments.reproduce import changed, reproduce, spoken
     type=click.Path(path_type=Path),
     default=Path("runs/reproduce"),
     show_default=True,
-    help="Folder; a folder a experiment is made in it, and the same one resumes.",
+    help="Folder, with one folder for each experiment; the same one resumes.",
 )
 @click.option("--optimizers", help="Names or folders of learned optimizers, by commas, for those that take any.")
 @click.option(
@@ -33,14 +33,7 @@ from zoracle.experiments.reproduce import changed, reproduce, spoken
 )
 @workers_option
 def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: tuple[str, ...], workers: int) -> None:
-    r"""Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each.
-
-    \b
-    NAME is one of
-      mnist-attack, cifar10-attack, binary-classification, ablation,
-      gradient-quality, dimension, num-directions, sampling-frequency,
-      training-oracle, transfer
-    """
+    """Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each."""
     every = name == "all"
     chosen = [registry.experiment(one) for one in (registry.names() if every else (name,))]
     settings = changed(chosen, quick, changes)

@@ -172,7 +172,7 @@ def duration(seconds: float | None) -> str:
 
 def spoken(seconds: float) -> str:
     """A time, about."""
-    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1.0, seconds / 60):.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else _minutes(max(1, round(seconds / 60)))
 
 
 def _draw(
@@ -213,3 +213,7 @@ def _draw(
         config=json.dumps(config, indent=1, sort_keys=True),
         versions=read_json(folder / VERSIONS),
     )
+
+
+def _minutes(number: int) -> str:
+    return f"{number} minute" + ("" if number == 1 else "s")

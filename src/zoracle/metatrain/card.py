@@ -22,7 +22,8 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
         parameters: number of weights.
     """
     validation = config.validation
-    minutes = provenance["seconds"] / 60
+    minutes = round(provenance["seconds"] / 60)
+    spoken = "1 minute" if minutes == 1 else "less than a minute" if minutes < 1 else f"{minutes} minutes"
     families = config.drawn_from()
     unless = " unless said above"
     each = unless if any(family.meta_batch for family in families) else ""
@@ -64,7 +65,7 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 {data}
 - Optimizee's gradient: {gradient}. Values that answered its queries in training: {values}.
 - Precision {config.dtype}, seed {config.seed}.{started}
-- Took {minutes:.0f} minutes on {provenance["threads"]} thread(s), validation included
+- Took {spoken} on {provenance["threads"]} thread(s), validation included
   (zoracle {provenance["zoracle"]}, torch {provenance["torch"]}).
 
 {stages}

@@ -68,7 +68,20 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             InputError: there is none of this name, or the radius does not go with it.
         """
         _check_choice("threat", name, tuple(NAMES))
-        return cls(norm=NAMES[name], eps=eps)
+        return cls(norm=NAMES[name], eps=eps).within_pixels()
+
+    def within_pixels(self) -> ThreatModel:
+        """The same; refused where a ball of linf is larger than the range of pixels, so that its unit must be wrong.
+
+        Raises:
+            InputError: it is.
+        """
+        if self.eps is not None and self.norm == "linf" and self.eps > 1:
+            raise InputError(
+                f"eps is {self.eps:g}, and pixels lie in [0, 1]; expected at most 1: "
+                f"{self.eps:g} of 255 is {self.eps / 255:.4g}"
+            )
+        return self
 
     @property
     def ball(self) -> bool:

@@ -6,6 +6,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
@@ -125,8 +126,14 @@ class Optimizer(ABC, Generic[S, C]):
         try:
             made = msgspec.convert({**given, **settings}, cls.Config)
         except msgspec.ValidationError as error:
-            known = ", ".join(cls.Config.__struct_fields__)
-            raise InputError(f"{cls.__name__}: {error}; settings are {known}") from error
+            known = cls.Config.__struct_fields__
+            if unknown := next((name for name in settings if name not in known), None):
+                close = get_close_matches(unknown, known, 1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                told = f"has no setting {unknown!r}; {hint}it has {', '.join(known)}"
+            else:
+                told = f"cannot use its settings: {error}; they are {', '.join(known)}"
+            raise InputError(f"optimizer {cls.__name__} {told}") from error
         if (q := getattr(made, "num_directions", cls.fewest)) < cls.fewest:
             raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least {cls.fewest}")
         if (mu := getattr(made, "mu", None)) is not None and not mu > 0:

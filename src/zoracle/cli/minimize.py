@@ -1,0 +1,124 @@
+"""`zoracle minimize`: a function of one's own, named as module:function."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from zoracle.api import minimize
+from zoracle.api.loading import named_optimizer
+from zoracle.blackboxes.function import load_callable
+from zoracle.errors import InputError
+from zoracle.solutions import Solution
+from zoracle.storage.files import check_writable, write_text
+from zoracle.types import StopReason
+
+
+@click.command("minimize")
+@click.argument("function", metavar="FUNCTION")
+@click.option("--dim", type=click.IntRange(min=1), help="Number of coordinates; not needed where --start is a file.")
+@click.option("--budget", type=click.IntRange(min=1), required=True, help="Points to evaluate at most.")
+@click.option("--start", default="0", show_default=True, help="Where to start: a number, or an .npy file.")
+@click.option("--low", help="Lower bound: a number, or an .npy file with one a coordinate.")
+@click.option("--high", help="Upper bound, likewise.")
+@click.option("--scale", default="1", show_default=True, help="Typical change of a coordinate, likewise.")
+@click.option(
+    "--optimizer",
+    default="zo-lstm",
+    show_default=True,
+    help="A name, with settings if needed: zo-adam:lr=.02.",
+)
+@click.option("--vectorized", is_flag=True, help="FUNCTION takes a batch (N, d); by default one point (d,).")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that evaluate it.")
+@click.option(
+    "--on-error", type=click.Choice(["raise", "nan"]), default="raise", show_default=True, help="If it raises."
+)
+@click.option("--retries", type=click.IntRange(min=0), default=0, show_default=True, help="Repeat a call that raised.")
+@click.option("--target", type=float, help="Stop at this value or a lower one.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds; no step begins after that.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Keys the random directions.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="File to keep the run in, and to resume it from.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file for the solution.")
+def command(
+    function: str,
+    dim: int | None,
+    start: str,
+    low: str | None,
+    high: str | None,
+    scale: str,
+    optimizer: str,
+    on_error: Any,
+    out: Path | None,
+    **given: Any,
+) -> int:
+    """Minimise FUNCTION, named as module:function or my_file.py:function, which takes a NumPy array.
+
+    Prints a short table; Ctrl-C prints the best point so far.
+    """
+    f = load_callable(function)
+    x0 = _numbers("--start", start)
+    if x0.ndim == 0:
+        if dim is None:
+            raise InputError("--dim is missing; give the number of coordinates, or --start FILE.npy")
+        x0 = np.full(dim, float(x0))
+    elif dim is not None and x0.size != dim:
+        raise InputError(f"--dim is {dim}, and --start {start} holds {x0.size} numbers; expected one of the two")
+    if out is not None:
+        check_writable(out)
+    bounds = None
+    if low is not None or high is not None:
+        bounds = (None if low is None else _numbers("--low", low), None if high is None else _numbers("--high", high))
+    units = _numbers("--scale", scale)
+    name, settings = named_optimizer(optimizer)
+    solution = minimize(
+        f,
+        x0,
+        shape=x0.shape,
+        optimizer=name,
+        bounds=bounds,
+        scale=units if units.ndim else float(units),
+        on_error=on_error,
+        framework="numpy",
+        progress=sys.stderr.isatty(),
+        **given,
+        **settings,
+    )
+    click.echo(repr(solution))
+    if out is not None:
+        write_text(out, json.dumps(_plain(solution), indent=2) + "\n")
+        click.echo(f"solution: {out}")
+    return 130 if solution.reason is StopReason.INTERRUPTED else 0
+
+
+def _numbers(flag: str, text: str) -> np.ndarray[Any, Any]:
+    """A number, or the array of an .npy file."""
+    if text.endswith(".npy"):
+        try:
+            found = np.load(text, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{flag} {text} cannot be read ({error}); expected an .npy file of numbers") from error
+        if found.dtype.kind not in "fiu":
+            raise InputError(f"{flag} {text} holds {found.dtype}; expected numbers")
+        return np.asarray(found, dtype=np.float64)
+    try:
+        return np.asarray(float(text))
+    except ValueError:
+        raise InputError(f"{flag} is {text!r}; expected a number, or an .npy file") from None
+
+
+def _plain(solution: Solution) -> dict[str, Any]:
+    assert isinstance(solution.reason, StopReason)
+    return {
+        "value": solution.value,
+        "x": np.asarray(solution.x).tolist(),
+        "last": np.asarray(solution.last).tolist(),
+        "queries": solution.queries,
+        "steps": int(solution.trajectory.steps[0]),
+        "not_finite": int(solution.trajectory.non_finite[0]),
+        "reason": solution.reason.name.lower(),
+    }
