@@ -143,6 +143,7 @@ def test_images_that_are_all_misclassified_already(capsys):
     assert Path("run/report.html").is_file()
 
 
+@pytest.mark.filterwarnings("default:.*misclassified before the attack")
 def test_a_folder_of_other_data_is_refused(capsys, plain):
     argv = ["attack", *TARGET, "--data", "own.npz", "--targets", "none", *SHORT, "--out", "run"]
     run(*argv)
@@ -165,6 +166,7 @@ def test_the_same_numbers_through_a_target_as_of_the_task(capsys, plain):
     assert config()["task"]["eps"] == task("digits").radii["linf"]
 
 
+@pytest.mark.filterwarnings("default:.*misclassified before the attack")
 def test_targets(capsys, plain):
     argv = ["attack", *TARGET, "--data", "own.npz", *SHORT]
     run(*argv, "--out", "column")

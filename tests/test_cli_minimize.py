@@ -131,3 +131,13 @@ def test_most_images_misclassified_is_warned_of(capsys):
         warnings.simplefilter("always")
         run("attack", *argv, "--out", "run")
     assert "warning: 5 of 6 images are misclassified before the attack; check the order" in capsys.readouterr().err
+
+
+def test_versions_name_the_packages_that_are_loaded():
+    from zoracle.storage.fingerprint import versions
+
+    cma = pytest.importorskip("cma", reason="pycma is not installed (extra baselines)")
+    assert versions()["cma"] == cma.__version__
+    told = versions()
+    assert set(told) >= {"zoracle", "torch", "numpy"}
+    assert set(told) <= {"zoracle", "python", "torch", "numpy", "platform", *sys.modules}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,16 @@ from torch import nn
 from zoracle import __version__
 from zoracle.storage.code import source_of
 from zoracle.storage.hashing import feed
+
+#: Packages that numbers may come from, by the module that is loaded then.
+_OPTIONAL = {
+    "onnxruntime": "onnxruntime",
+    "cma": "cma",
+    "evosax": "evosax",
+    "jax": "jax",
+    "scipy": "scipy",
+    "nevergrad": "nevergrad",
+}
 
 
 def optimizer_config(optimizer: Any) -> dict[str, Any]:
@@ -57,13 +69,15 @@ def config_hash(config: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers. No host name, no user name, no path."""
+    """What computed the numbers, of optional packages those that are loaded. No host name, no user name, no path."""
+    loaded = {name: version(package) for name, package in _OPTIONAL.items() if name in sys.modules}
     return {
         "zoracle": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
+        **loaded,
     }
 
 
