@@ -12,9 +12,9 @@ import numpy as np
 
 from zoracle.api import minimize
 from zoracle.api.loading import named_optimizer
+from zoracle.api.solutions import Solution
 from zoracle.blackboxes.function import load_callable
 from zoracle.errors import InputError
-from zoracle.solutions import Solution
 from zoracle.storage.files import check_writable, write_text
 from zoracle.types import StopReason
 
