@@ -1,6 +1,6 @@
 """Default runs of ``zoracle.minimize`` on random problems: none may end above its start by more than its noise.
 
-    python benchmarks/minimize.py --runs 1000 --compare 100
+    python -m benchmarks.minimize --runs 1000 --compare 100
 
 Dimensions 1 to 300, conditioning 1 to 1e6, rotated or not, quadratic or with ripples or a curved valley; noise of 0 to
 a tenth of what there is to win; with and without bounds that bind; budgets of 10 d to 1,000 d (``--most`` caps them).

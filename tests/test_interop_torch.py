@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoracle.errors import CheckpointError, InputError
+from zoracle.errors import CheckpointError, DivergenceWarning, InputError
 from zoracle.interop.torch_optim import DEFAULT_LR, ZerothOrder
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks import task
@@ -356,3 +356,14 @@ def test_parameters_on_several_devices():
     assert loss < 1e-2
     assert (x.device.type, y.device.type) == ("cuda", "cpu")
     assert optimizer.queries == 600
+
+
+def test_a_run_that_diverges_is_said_to() -> None:
+    x = torch.nn.Parameter(torch.full((5,), 0.5))
+    optimizer = ZerothOrder([x], "zo-sgd", lr=0.75, num_directions=8)
+    with pytest.warns(DivergenceWarning, match="the loss has risen from"):
+        _ = [optimizer.step(lambda: (x**2).sum()) for _ in range(80)]
+    y = torch.nn.Parameter(torch.full((5,), 0.5))
+    good = ZerothOrder([y], "zo-sgd", lr=0.02, num_directions=8)
+    for _ in range(80):
+        good.step(lambda: (y**2).sum())

@@ -50,6 +50,10 @@ class FailedCallWarning(UserWarning):
     """A call of a user's function raised, and NaN was taken as its value, as the caller asked."""
 
 
+class DivergenceWarning(UserWarning):
+    """The loss of a training run has risen above where it began."""
+
+
 class NoSignalWarning(UserWarning):
     """F does not differ by more than its noise anywhere near the start: a result means little."""
 

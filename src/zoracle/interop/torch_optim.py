@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoracle.errors import CheckpointError, InputError
+from zoracle.errors import CheckpointError, DivergenceWarning, InputError
 from zoracle.estimators import default_mu
 from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
-from zoracle.optimizers.base import Optimizer, on_device, with_settings
+from zoracle.optimizers.base import Optimizer, SamplingConfig, on_device, with_settings
 from zoracle.optimizers.pretrained import resolve
 from zoracle.rollout import take_step
 from zoracle.rollout.oracle import Oracle
@@ -22,6 +25,7 @@ from zoracle.state import flatten, unflatten
 from zoracle.types import Evaluation, Purpose
 
 #: Step size where neither the caller nor the optimizer's own settings name one: that of torch.optim.
+_FIRST_STEPS = 20  # steps whose losses later ones are compared with
 DEFAULT_LR = 1e-3
 
 _STATE = "zoracle"  # key of the state that belongs to all parameters together
@@ -92,13 +96,14 @@ class ZerothOrder(torch.optim.Optimizer):
         self._loss = _ClosureLoss([p for group in self.param_groups for p in group["params"]])
         self._rescaled = Rescaled(self._loss, scale=scale)
         x0 = (self._loss.read() / scale).unsqueeze(0)
-        if hasattr(self._optimizer.config, "mu") and self._optimizer.config.mu is None:
+        if isinstance(self._optimizer.config, SamplingConfig) and self._optimizer.config.mu is None:
             # The iterate's type is the finest of the parameters'; a step must be seen in the coarsest.
             mu = default_mu(self._loss.coarsest, self._rescaled.scale)
             self._optimizer = with_settings(self._optimizer, mu=mu)
         self._optimizer = on_device(self._optimizer, x0.device)
         self._run = self._optimizer.init(x0, seed=seed, horizon=horizon, scale=self._rescaled.scale)
         self._offer_lr()
+        self._watch = _Watch()
         # One point a call: there is one model.
         self._oracle = Oracle(self._rescaled, chunk=1)
         self._publish()
@@ -147,8 +152,10 @@ class ZerothOrder(torch.optim.Optimizer):
             self._loss.closure = None
         self._loss.write(self._rescaled.original(self._run.x)[0])
         self._publish()
-        loss = evaluation.loss[0]
-        return loss[0] if optimizer.evaluates_iterate else loss.nanmean()
+        values = evaluation.loss[0]
+        loss = values[0] if optimizer.evaluates_iterate else values.nanmean()
+        self._watch.see(float(loss))
+        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, which only the constructor can: the state is one of all parameters together.
@@ -181,7 +188,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, so that a copy of a model with its optimizer works; the base class knows its own fields only."""
-        own = {name: getattr(self, name) for name in ("_optimizer", "_oracle", "_loss", "_rescaled", "_run")}
+        own = {name: getattr(self, name) for name in ("_optimizer", "_oracle", "_loss", "_rescaled", "_run", "_watch")}
         return {**super().__getstate__(), **own}
 
     def _publish(self) -> None:
@@ -222,6 +229,33 @@ class ZerothOrder(torch.optim.Optimizer):
             return self._optimizer
         # A schedule may end at zero, which the settings refuse; the smallest number moves nothing either.
         return with_settings(self._optimizer, lr=lr or sys.float_info.min)
+
+
+class _Watch:
+    """Says once where the loss has risen above that of the first steps: a run that diverges is not left unsaid."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.recent: float | None = None
+        self.told = False
+
+    def see(self, loss: float) -> None:
+        """The loss of one step; the mean of recent ones is compared with the first, by more than these differ."""
+        if not math.isfinite(loss):
+            return
+        if len(self.first) < _FIRST_STEPS:
+            self.first.append(loss)
+            return
+        self.recent = loss if self.recent is None else self.recent + (loss - self.recent) / _FIRST_STEPS
+        start, spread = statistics.fmean(self.first), statistics.stdev(self.first)
+        if not self.told and self.recent > start + max(2 * spread, 0.05 * abs(start)):
+            self.told = True
+            warnings.warn(
+                f"the loss has risen from {start:.4g} in the first {_FIRST_STEPS} steps to {self.recent:.4g}: the "
+                "optimizer diverges; take a smaller lr or scale, larger mini-batches, or zo-adam",
+                DivergenceWarning,
+                stacklevel=3,
+            )
 
 
 class _ClosureLoss(Objective):
