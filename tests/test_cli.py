@@ -17,7 +17,7 @@ from zoracle.comparison.named import named_optimizers
 from zoracle.errors import InputError
 from zoracle.optimizers.pretrained import Use, save_optimizer
 from zoracle.optimizers.registry import REGISTRY, make
-from zoracle.reporting.output import file_name
+from zoracle.reporting.output import file_names
 from zoracle.tasks import task
 
 SMALL = ["--problems", "3", "--steps", "4", "--seeds", "2"]
@@ -297,7 +297,7 @@ def test_labels_are_names_and_last_parts_of_folders(tmp_path):
         save_optimizer(tmp_path / parent / "lstm", "zo-lstm", make("zo-lstm"), {})
     asked = "zo-sgd, a/lstm/,b/lstm/optimizer.safetensors"
     assert [label for label, _ in named_optimizers(asked, Use("digits"))] == ["zo-sgd", "lstm", "lstm-2"]
-    assert file_name("my lstm/2") == "my-lstm-2"
+    assert file_names(["my lstm/2"]) == {"my lstm/2": "my-lstm-2"}
     with pytest.raises(InputError):
         read_ids(tmp_path)
 
