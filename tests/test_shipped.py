@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
@@ -11,11 +12,13 @@ from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.metatrain import config as configs
+from zoracle.metatrain import spectral_training
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
+from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.pretrained import CARD, Use, default_for, load_optimizer, resolve, shipped
 from zoracle.optimizers.registry import make
 from zoracle.results.metrics import paired
@@ -27,8 +30,10 @@ from zoracle.tasks import task
 def test_they_are_there_with_their_cards_and_recipes() -> None:
     balls = {f"zo-lstm-{norm}-{task}" for norm in ("linf", "l2") for task in ("digits", "mnist")}
     plain = {f"zo-lstm-{task}" for task in ("digits", "mnist", "cifar10", "quadratic", "universal")}
-    assert set(shipped()) == plain | balls | {"zo-lstm-paper-mnist"}
+    assert set(shipped()) == plain | balls | {"zo-lstm-paper-mnist", "spectral-search"}
     for name, folder in shipped().items():
+        if name == "spectral-search":
+            continue
         loaded = load_optimizer(folder)
         kind = BallLSTM if name in balls else PaperLSTM if name == "zo-lstm-paper-mnist" else GuidedLSTM
         assert isinstance(loaded.optimizer, kind)
@@ -39,6 +44,18 @@ def test_they_are_there_with_their_cards_and_recipes() -> None:
         card = (folder / CARD).read_text(encoding="utf-8")
         score = training["validation_queries" if name in balls else "validation_ratio"]
         assert f"{score:.4g}" in card
+
+
+def test_the_learned_search_ships_with_its_card_and_recipe() -> None:
+    folder = shipped()["spectral-search"]
+    loaded = load_optimizer(folder)
+    assert isinstance(loaded.optimizer, SpectralSearch)
+    training = loaded.metadata["training"]
+    text = (folder.parents[1].parent / "recipes" / "spectral-search.toml").read_text(encoding="utf-8")
+    recipe = spectral_training.parse(text)
+    assert msgspec.convert(training["config"], spectral_training.SpectralRecipe) == recipe
+    parameters = sum(p.numel() for p in loaded.optimizer.parameters())
+    assert (folder / CARD).read_text(encoding="utf-8") == spectral_training.card(recipe, training, parameters)
 
 
 def test_the_plain_name_means_the_task_at_hand() -> None:
@@ -55,13 +72,13 @@ def test_the_plain_name_means_the_task_at_hand() -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_plain_name_means_the_ball_at_hand(norm: str) -> None:
     """In a ball "zo-lstm" is never the one that was trained to make a loss small, whatever the task."""
-    for name, known in (("digits", "digits"), ("mnist", "mnist"), ("images", "mnist")):
-        assert default_for(Use(name, ball=norm)) == f"zo-lstm-{norm}-{known}"
+    for name in ("digits", "mnist", "images"):
+        assert default_for(Use(name, ball=norm)) == "spectral-search"
     made = task("digits", norm=norm, eps=0.2)
     assert use_of(made) == Use("digits", norm, 64)
     ((label, optimizer),) = named_optimizers("zo-lstm", use_of(made))
     assert label == "zo-lstm"
-    assert isinstance(optimizer, BallLSTM)
+    assert isinstance(optimizer, SpectralSearch)
     assert use_of(task("digits", norm="l2" if norm == "l2" else "l1")).ball is None
 
 

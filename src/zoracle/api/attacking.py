@@ -79,7 +79,7 @@ def attack(
         budget: points that may be evaluated for each image; never passed.
         steps: steps of the optimizer instead, and one query more for the last iterate (and one to check the start);
             one of both is needed.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means in a ball the one trained for its norm.
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means in a ball "spectral-search".
         targets: (P,) classes to reach; None for any other than the label.
         c: weight of the distance.
         norm: "l1" or "l2"; of a ball "l2" or "linf".

@@ -130,15 +130,17 @@ class Use(NamedTuple):
 
 #: The plain name whose meaning depends on the use.
 PLAIN = "zo-lstm"
+#: What it means in a ball.
+IN_BALLS = "spectral-search"
 
 
 def default_for(use: Use) -> str:
     """The shipped optimizer that the plain name "zo-lstm" stands for.
 
-    In a ball it is the one trained for the ball's norm, otherwise the one trained for losses that are to be made
-    small; of each the one trained on the task at hand where one ships, else the most general one.
+    In a ball it is the learned search of balls, whatever the images; otherwise the one trained for losses that are to
+    be made small, on the task at hand where one ships, else the most general one.
     """
-    return _trained(PLAIN if use.ball is None else f"{PLAIN}-{use.ball}", use.task) or PLAIN
+    return _trained(PLAIN if use.ball is None else IN_BALLS, use.task) or PLAIN
 
 
 def _trained(kind: str, task: str | None) -> str | None:

@@ -44,6 +44,7 @@ def bank(shape: Shape) -> tuple[Pattern, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=256)
 def signs(pattern: Pattern, shape: Shape) -> npt.NDArray[np.int8]:
     """The pattern (d,) of a shape, 1 and -1."""
     channels, height, width = shape

@@ -141,12 +141,12 @@ class Problem:
 
     def _share_of_windows(self) -> float:
         probe, window = self.state.gains[self.row].tolist()
-        return float(min(max(window / (window + probe + SMALL), 0.1), 0.9))
+        return float(min(max(window / (window + probe + SMALL), 0.05), 0.9))
 
     def _lowest(self, slope: Array) -> Array:
         """The feasible point (d,) along minus a slope: the corner of a box, or where an l2 ball ends."""
         if not self.round:
-            corner: Array = np.where(slope < 0, self.high, np.where(slope > 0, self.low, self.x))
+            corner: Array = np.where(slope < 0, self.high, self.low)
             return corner
         dtype = self.x.dtype
         point = np.clip(-self.radius / max(_length(slope), SMALL) * slope, self.low, self.high)

@@ -76,7 +76,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
             traits=torch.zeros((b, traits)),
             precision=torch.eye(traits).repeat(b, 1, 1),
             power=torch.ones((b, 2), dtype=torch.float64),
-            gains=torch.tensor([[0.02, 0.01]], dtype=torch.float64).repeat(b, 1),
+            gains=torch.tensor([[0.02, 0.004]], dtype=torch.float64).repeat(b, 1),
         )
 
     def _ask(self, state: SpectralSearchState) -> Queries:
