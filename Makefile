@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit reproduce-quick test-slow test-gpu bench format clean
+.PHONY: help demo test lint types unit reproduce-quick test-slow test-gpu bench chaos format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
@@ -11,6 +11,7 @@ help:
 	@echo "make reproduce-quick  all experiments in their quick forms, some minutes; writes runs/quick"
 	@echo "make test-slow  the tests that take minutes (ZORACLE_DATA adds those on real data)"
 	@echo "make test-gpu   the tests that need a CUDA device"
+	@echo "make chaos      2,000 runs through failures of target, disk, process and files; some minutes"
 	@echo "make bench      how fast it is: writes runs/bench and prints a table, half an hour on two idle cores"
 	@echo "make format     format the code"
 
@@ -43,6 +44,9 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+chaos: $(READY)
+	OMP_NUM_THREADS=1 ZORACLE_CHAOS=2000 $(BIN)/python -m pytest tests/test_chaos.py
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks all --out runs/bench

@@ -8,6 +8,7 @@ import os
 import resource
 import stat
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -299,3 +300,37 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
                 OpenInference(server.url, log=log).close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--eps", "1e308", "--budget", "64"], "eps is 1e+308; pixels are in [0, 1]"),
+        (["--eps", "1", "--budget", "9" * 20], "more than there is memory to keep a record of"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_one_line(tmp_path, capsys, argv, message):
+    attack("--optimizers", "zo-sgd", "--problems", "2", "--threat", "l2", *argv, "--out", str(tmp_path / "run"), code=2)
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_a_target_that_answers_no_number_is_told(own, capsys):
+    Path("mine.py").write_text("import numpy as np\n\ndef classify(x):\n    return np.full((len(x), 2), np.nan)\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        attack("--target", "mine.py:classify", *own, "--outputs", "logits", "--out", "run")
+    assert "every answer of the target was NaN or infinite" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_an_import_is_no_missing_extra(monkeypatch):
+    def interrupted(module):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError(module) from error
+
+    monkeypatch.setattr("zoracle.errors.import_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        zoracle.errors.require("httpx", "http")

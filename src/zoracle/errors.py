@@ -75,6 +75,11 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        cause: BaseException | None = error
+        while cause is not None:  # some modules turn Ctrl-C while they are imported into an error of their own
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         raise MissingExtraError(
             f"{module} is not installed, and this needs it; mend it with: pip install 'zoracle[{extra}]'"
         ) from error

@@ -48,6 +48,12 @@ def command(ctx: click.Context, /, **_: Any) -> None:
             made.close()
     for label, result in comparison.results.items():
         _warn_of_classes(result)
+        if bool((result.spent > 0).any()) and bool((result.non_finite >= result.spent).all()):
+            warnings.warn(
+                f"{label}: every answer of the target was NaN or infinite, so nothing was found; look at its outputs",
+                UserWarning,
+                stacklevel=1,
+            )
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             click.echo(f"{label}, seed {seed}: {outcome_line(result, repeat)}")
         click.echo(f"adversarial images: {comparison.paths[f'adversarial {label}']}")

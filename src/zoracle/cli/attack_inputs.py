@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 import torch
 
+from zoracle.blackboxes.v2_protocol import clip
 from zoracle.cli.options import Request, task_for, threat_model
 from zoracle.cli.target_options import Target, flags, open_target, take, target_options
 from zoracle.errors import InputError
@@ -115,7 +116,7 @@ def _given(request: Request, inputs: Inputs, data: str, spec: str) -> GivenImage
     source = _built_in(data, inputs) if data in names() else _own(inputs, data)
     threat = threat_model(request.threat, request.eps, source.radii)
     for note in source.notes:
-        click.echo(note)
+        click.echo(clip(note, 2000))  # it may hold names of classes
     kept = _targeted(source, inputs.targets)
     left_out = len(source.data.labels) - len(kept.data.labels)
     if left_out:

@@ -25,6 +25,10 @@ def is_amount(value: Any) -> bool:
         return False
 
 
+#: A radius above this holds no image back, and is no float32 number soon after.
+_LARGEST = 1e6
+
+
 class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     r"""What an attack may do to an image, and what counts as a success.
 
@@ -52,6 +56,8 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise InputError("norm is 'linf' and there is no eps; give the radius of the ball, or norm l1 or l2")
         if self.eps is not None and (not is_amount(self.eps) or self.eps == 0):
             raise InputError(f"eps is {self.eps!r}; expected a positive number")
+        if self.eps is not None and self.eps > _LARGEST:
+            raise InputError(f"eps is {self.eps:g}; pixels are in [0, 1], so expected a radius that holds images back")
         for name in ("c", "confidence"):
             value = getattr(self, name)
             if not (is_amount(value) or (name == "c" and value is None)):

@@ -168,9 +168,14 @@ def _innermost(objective: Objective) -> Objective:
     return objective.inner if isinstance(objective, Reduced) else objective
 
 
+def file_name(label: str) -> str:
+    """A label with only what a file's name may hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+
+
 def file_names(labels: Sequence[str]) -> dict[str, str]:
     """Labels as parts of files' names: one each, also where they differ in what a name cannot hold, or in case."""
-    plain = {label: re.sub(r"[^A-Za-z0-9._-]+", "-", label) for label in labels}
+    plain = {label: file_name(label) for label in labels}
     times = Counter(name.casefold() for name in plain.values())
     return {
         label: name

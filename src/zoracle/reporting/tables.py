@@ -174,4 +174,4 @@ def _json(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     """A text that cannot break a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -107,7 +107,7 @@ def resumable_rollout(
         return optimizer.init(start, seed=seed, problem=ids[rows], horizon=steps, scale=objective.scale, space=space)
 
     begin(torch.arange(number)[:1])  # what an optimizer cannot take is told before there are files
-    trajectory = blank(steps, x0)
+    trajectory = _room(steps, x0)
     fingerprint = json.loads(json.dumps(fingerprint))
     # What there is to go on from at any moment.
     so_far = Snapshot(torch.arange(0), None, trajectory)
@@ -205,6 +205,17 @@ def resumable_rollout(
         if mine and oracle.journal is not None:
             oracle.journal.close()
             oracle.journal = None
+
+
+def _room(steps: int, x0: Tensor) -> Trajectory:
+    """A trajectory for so many steps, where there is memory for it."""
+    try:
+        return blank(steps, x0)
+    except (RuntimeError, MemoryError):
+        raise InputError(
+            f"{steps:,} steps of {len(x0):,} problems are more than there is memory to keep a record of; give a "
+            "smaller budget, or fewer steps"
+        ) from None
 
 
 def journal_path(checkpoint: Path) -> Path:
