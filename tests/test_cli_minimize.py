@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoracle.api.loading import named_optimizer
 from zoracle.cli.main import main
 from zoracle.errors import InputError
+from zoracle.optimizers.spelling import named_optimizer, split_list
 
 BOWL = """
 import numpy as np
@@ -141,3 +141,13 @@ def test_versions_name_the_packages_that_are_loaded():
     told = versions()
     assert set(told) >= {"zoracle", "torch", "numpy"}
     assert set(told) <= {"zoracle", "python", "torch", "numpy", "platform", *sys.modules}
+
+
+def test_settings_in_a_list_of_optimizers(capsys):
+    assert split_list("zo-sgd, zo-adam:lr=.02,mu=.02,nes") == ["zo-sgd", "zo-adam:lr=.02,mu=.02", "nes"]
+    assert split_list("zo-adam:lr=1,zo-adam:lr=2") == ["zo-adam:lr=1", "zo-adam:lr=2"]
+    argv = ["--task", "quadratic", "--problems", 2, "--steps", 3, "--seeds", 1, "--out", "run"]
+    run("compare", "--optimizers", "zo-adam:lr=.02,mu=.003,zo-sgd", *argv)
+    chosen = {one["label"]: one["settings"] for one in json.loads(Path("run/config.json").read_text())["optimizers"]}
+    assert set(chosen) == {"zo-adam:lr=.02,mu=.003", "zo-sgd"}
+    assert (chosen["zo-adam:lr=.02,mu=.003"]["lr"], chosen["zo-adam:lr=.02,mu=.003"]["mu"]) == (0.02, 0.003)

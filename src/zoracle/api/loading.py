@@ -24,39 +24,6 @@ def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
     return resolve(str(name), **settings).optimizer
 
 
-def named_optimizer(text: str) -> tuple[str, dict[str, Any]]:
-    """A name and the settings behind it: ``zo-adam:lr=.02,mu=.02``.
-
-    Raises:
-        InputError: a setting has another form than NAME=VALUE.
-    """
-    name, colon, rest = text.rpartition(":")
-    if not colon or "=" not in rest:
-        return text.strip(), {}
-    settings: dict[str, Any] = {}
-    for part in rest.split(","):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (equals and key.isidentifier() and value):
-            raise InputError(f"{part.strip()!r} in {text!r} is no setting; expected NAME=VALUE, lr=.02 say")
-        if key in settings:
-            raise InputError(f"{text!r} gives {key} twice; expected it once")
-        settings[key] = _value(value)
-    return name.strip(), settings
-
-
-def _value(text: str) -> Any:
-    """A setting as a whole number, a number, true or false, or none; else as the text that it is."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def chosen_optimizer(
     optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any], use: Use
 ) -> Optimizer[Any, Any]:

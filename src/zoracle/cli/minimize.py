@@ -11,10 +11,10 @@ import click
 import numpy as np
 
 from zoracle.api import minimize
-from zoracle.api.loading import named_optimizer
 from zoracle.api.solutions import Solution
 from zoracle.blackboxes.function import load_callable
 from zoracle.errors import InputError
+from zoracle.optimizers.spelling import named_optimizer
 from zoracle.storage.files import check_writable, write_text
 from zoracle.types import StopReason
 

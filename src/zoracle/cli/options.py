@@ -159,7 +159,8 @@ def run_options(
         click.option("--problems", type=click.IntRange(min=1), help="How many of the split; by default the task's."),
         click.option(
             "--optimizers",
-            help="Names or checkpoint folders, separated by commas; see `zoracle optimizers`. By default "
+            help="Names or checkpoint folders, separated by commas, with settings if needed (zo-adam:lr=.02,mu=.02); "
+            "see `zoracle optimizers`. By default "
             f"{','.join(default_optimizers('minimise', one=one))}; in a ball "
             f"{','.join(default_optimizers('linf', one=one))}.",
         ),

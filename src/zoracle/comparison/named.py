@@ -8,6 +8,7 @@ from typing import Any
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Loaded, Use, resolve
+from zoracle.optimizers.spelling import named_optimizer, split_list
 from zoracle.tasks.base import Task
 from zoracle.tasks.image_attack import AttackTask
 
@@ -29,16 +30,19 @@ def named_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Optimiz
 
 def load_named_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Loaded]]:
     """As :func:`named_optimizers`, with what the files say of themselves."""
-    wanted = [part.strip() for part in names_or_folders.split(",") if part.strip()]
+    wanted = split_list(names_or_folders)
     if not wanted:
         raise InputError("--optimizers is empty; expected names or folders, separated by commas")
     found: dict[str, Loaded] = {}
     for name in wanted:
         if wanted.count(name) > 1:
             raise InputError(f"--optimizers names {name} more than once; expected each once")
-        loaded = resolve(name, use)
-        named = loaded.metadata.get("shipped") is not None or name == loaded.metadata.get("name")
-        label = loaded.metadata.get("label") or (name if named else _folder(name))
+        plain, settings = named_optimizer(name)
+        loaded = resolve(plain, use, **settings)
+        named = loaded.metadata.get("shipped") is not None or plain == loaded.metadata.get("name")
+        label = loaded.metadata.get("label") or (plain if named else _folder(plain))
+        if settings:
+            label = f"{label}:{name.rpartition(':')[2]}"
         # Folders of one name under different parents; which is which is in the config, by the hash of the weights.
         unique, number = str(label), 2
         while unique in found:
