@@ -22,7 +22,7 @@ from zoracle.errors import InputError
 #: Fewest values that a noise can be read from: three levels of differences have to agree.
 FEWEST = 6
 _AGREE = 4.0  # levels agree where the largest is at most so many times the smallest
-_TINY = 1e-300
+_TINY = 1e-37  # a float32 that is not zero
 
 
 class Verdict(IntEnum):

@@ -135,6 +135,7 @@ class ZoracleAttack(EvasionAttack):
         def classify(batch: Tensor) -> Any:
             return self.estimator.predict(form.give(batch).numpy(), batch_size=self.batch_size)
 
+        norm = _NORMS[self.norm]
         stop = self.eps is not None if self.stop_on_success is None else self.stop_on_success
         self.result = zoracle_attack(
             classify,
@@ -142,8 +143,8 @@ class ZoracleAttack(EvasionAttack):
             **as_threat(labels, targeted=self.targeted),
             budget=self.budget,
             optimizer=self.optimizer,
-            norm=_NORMS[self.norm],  # type: ignore[arg-type]
-            eps=None if self.eps is None else self.eps / form.width,
+            norm=norm,  # type: ignore[arg-type]
+            eps=form.radius(self.eps, norm),
             c=self.c,
             confidence=self.confidence,
             outputs=self.outputs,

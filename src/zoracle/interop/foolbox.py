@@ -106,7 +106,7 @@ class _ZoracleAttack:
             form.take(images),
             **_classes(criterion),
             **threat,
-            eps=None if eps is None else eps / form.width,
+            eps=form.radius(eps, threat["norm"]),
             budget=self.budget,
             optimizer=self.optimizer,
             confidence=self.confidence,

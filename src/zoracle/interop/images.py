@@ -34,6 +34,13 @@ class ImageForm:
         """What a distance of one in [0, 1] is in pixels."""
         return self.high - self.low
 
+    def radius(self, eps: float | None, norm: str) -> float | None:
+        """The radius of a ball for pixels in [0, 1]; one of linf that exceeds their range is the whole range."""
+        if eps is None:
+            return None
+        radius = eps / self.width
+        return min(radius, 1.0) if norm == "linf" else radius
+
     def take(self, images: Tensor) -> Tensor:
         """Images (P, ...) of the library as zoracle takes them.
 

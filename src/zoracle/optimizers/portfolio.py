@@ -32,7 +32,7 @@ NEWTON, STRATEGY = 0, 1
 _JUMP = 7  # stream of the draws that restarts are displaced by
 _LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
 _FORGET = 0.1  # rate of the strategy's running mean under noise
-_TINY = 1e-300
+_TINY = 1e-37  # a float32 that is not zero
 
 
 class PortfolioConfig(Config, frozen=True, kw_only=True):

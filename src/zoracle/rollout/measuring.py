@@ -21,7 +21,7 @@ _CLOSER = 100.0  # by how much a second line is closer or wider
 _WIDEST = 0.3  # of the scale: the largest distance that is looked at
 _CLEAR = 10.0  # times the noise that a difference has to be
 _ROUNDING = 64  # units of the last place of f that are no noise
-_CANCELLED = 32  # units of the last place that a difference of two parts of a loss may be off
+_CANCELLED = 2  # units of the last place that a difference of two parts of a loss may be off
 _MOST = 0.25  # share of the budget that may be spent on it
 
 

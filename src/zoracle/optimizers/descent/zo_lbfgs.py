@@ -16,7 +16,7 @@ from zoracle.state import parted
 from zoracle.types import Key, Queries, Space
 
 FORWARD, CENTRAL, DENSE = 0, 1, 2
-_TINY = 1e-300
+_TINY = 1e-37  # a float32 that is not zero
 _COARSE = 1e-5  # noise, in units of f, from which on slopes are taken along dense directions
 _SHRINK, _GROW = 0.25, 4.0
 _CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
@@ -326,6 +326,8 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         bad = ~((along * slope).sum(1) > 0) | ~along.isfinite().all(1)
         plain = slope * newton.unsqueeze(1)
         direction = -torch.where(bad.unsqueeze(1), plain, along)
+        # Where f is zero to the last bit, curvatures are too, and quotients of them may be anything.
+        direction = torch.where(direction.isfinite(), direction, 0.0)
         has = has & ~bad
         gain = -(direction * slope).sum(1)
         eta = direction.square().sum(1) / gain.clamp(min=_TINY)
