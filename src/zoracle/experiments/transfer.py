@@ -19,7 +19,8 @@ from zoracle.results.metrics import paired
 from zoracle.tasks import names, task
 
 _TUNED = (*BASELINES, "snes")
-_BALL = "zo-lstm-ball"
+#: Kinds that search a ball.
+_BALL = ("zo-lstm-ball", "spectral-search")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +46,7 @@ def candidates(context: Context) -> dict[str, Loaded]:
     found = _wanted(context.settings)
     if context.optimizers is not None:
         found |= dict(context.learned(None))
-    kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") != _BALL}
+    kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") not in _BALL}
     if dropped := sorted(set(found) - set(kept)):
         context.note(f"{', '.join(dropped)} need a ball to search in, and these tasks have none")
     return kept
@@ -154,7 +155,7 @@ def _alike(panels: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, di
 
 def work(s: Settings) -> Work:
     """What a form has to do."""
-    tasks = [loaded.trained_on() for loaded in _wanted(s).values() if loaded.metadata.get("name") != _BALL]
+    tasks = [loaded.trained_on() for loaded in _wanted(s).values() if loaded.metadata.get("name") not in _BALL]
     # Settings that are stored are not searched for; as if none were.
     return Work(
         sum(
