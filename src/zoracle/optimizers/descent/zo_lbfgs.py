@@ -11,6 +11,7 @@ from torch import Tensor
 from zoracle.estimators import combine
 from zoracle.keyed import signs
 from zoracle.optimizers.base import Config, Count, Optimizer, Start
+from zoracle.optimizers.descent.quasi_newton import parabola, two_loop, vertex
 from zoracle.optimizers.search.feasible import reflected, unbounded, within
 from zoracle.state import parted
 from zoracle.types import Key, Queries, Space
@@ -321,7 +322,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         newton = torch.where(
             dense & bent, length / (2 * rise.clamp(min=_TINY)), 0.1 * state.scale / _rms(slope).clamp(min=_TINY)
         )
-        along = _two_loop(slope, steps, changes, newton, has)
+        along = two_loop(slope, steps, changes, newton, has)
         along = torch.where(out, 0.0, along)
         bad = ~((along * slope).sum(1) > 0) | ~along.isfinite().all(1)
         plain = slope * newton.unsqueeze(1)
@@ -394,10 +395,10 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         farther = better & (at == m - 1) & (state.tries == 1)
         inner = better & (at > 0) & (at < m - 1)
         near = (at.clamp(1, m - 2).unsqueeze(1) + torch.arange(-1, 2, device=at.device)).clamp(0, m - 1)
-        vertex = _vertex(t.gather(1, near), values.gather(1, near))
-        inner = inner & vertex.isfinite()
+        lowest_at = vertex(t.gather(1, near), values.gather(1, near))
+        inner = inner & lowest_at.isfinite()
         x = torch.where(better.unsqueeze(1), points[rows, at], state.x)
-        guess = within(state.space, state.x + torch.where(inner, vertex, 0.0).unsqueeze(1) * state.direction)
+        guess = within(state.space, state.x + torch.where(inner, lowest_at, 0.0).unsqueeze(1) * state.direction)
         x = torch.where(inner.unsqueeze(1), guess, x)
         # Between two of its points the parabola's lowest is likely lower still; the next sweep begins by evaluating it.
         loss = torch.where(inner, torch.nan, torch.where(better, value, state.loss))
@@ -436,7 +437,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         """Under noise: on to the lowest point of a parabola."""
         t = self._lengths(state)
         unit = t[:, -1:]
-        fit, low = _parabola(t / unit, values)
+        fit, low = parabola(t / unit, values)
         best = (low * unit.squeeze(1)).unsqueeze(1)
         x = within(state.space, state.x + best * state.direction)
         loss = torch.where(fit.isfinite(), fit, state.loss)
@@ -456,54 +457,6 @@ def _sweep(state: ZOLBFGSState) -> ZOLBFGSState:
         even=zero,
         pairs=zero,
     )
-
-
-def _parabola(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares by a + b t + c t^2 over (0, 1]: the lowest value of the fit and where it is, (B,) each.
-
-    Where the parabola has no minimum within, the end that is lower; NaN where too few values are known.
-    """
-    known = values.isfinite()
-    weight = known.to(torch.float64)
-    t, y = t.double(), torch.where(known, values, 0.0).double()
-    design = torch.stack((torch.ones_like(t), t, t.square()), 2) * weight.unsqueeze(2)
-    normal = design.transpose(1, 2) @ design + 1e-12 * torch.eye(3, dtype=torch.float64, device=t.device)
-    a, b, c = torch.linalg.solve(normal, (design.transpose(1, 2) @ (y * weight).unsqueeze(2))).squeeze(2).unbind(1)
-    inner = torch.where(c > 0, (-b / (2 * c.clamp(min=_TINY))).clamp(0, 1), torch.where(b + c < 0, 1.0, 0.0))
-    low = a + b * inner + c * inner.square()
-    enough = known.sum(1) >= 4
-    return torch.where(enough, low, torch.nan).to(values.dtype), inner.to(values.dtype)
-
-
-def _vertex(t: Tensor, values: Tensor) -> Tensor:
-    """Where the parabola through three points (B, 3) is lowest, (B,); NaN where it has no minimum."""
-    (t0, t1, t2), (f0, f1, f2) = t.unbind(1), values.unbind(1)
-    left, right = (f1 - f0) / (t1 - t0), (f2 - f1) / (t2 - t1)
-    bend = (right - left) / (t2 - t0)
-    at = (t0 + t1) / 2 - left / (2 * bend)
-    return torch.where(bend > 0, at, torch.nan).clamp(t0, t2)
-
-
-def _two_loop(gradient: Tensor, steps: Tensor, changes: Tensor, first: Tensor, has: Tensor) -> Tensor:
-    """H times the gradient (B, d), Nocedal's recursion; ``first`` times it where there is no pair."""
-    q = gradient
-    curve = (steps * changes).sum(2)
-    rho = torch.where(curve > 0, 1 / curve.clamp(min=_TINY), 0.0)
-    alphas = []
-    memory = steps.shape[1]
-    for i in reversed(range(memory)):
-        alpha = rho[:, i] * (steps[:, i] * q).sum(1)
-        q = q - alpha.unsqueeze(1) * changes[:, i]
-        alphas.append(alpha)
-    scale = first
-    if memory:
-        newest = curve[:, -1] / changes[:, -1].square().sum(1).clamp(min=_TINY)
-        scale = torch.where(has, newest, first)
-    q = q * scale.unsqueeze(1)
-    for i, alpha in zip(range(memory), reversed(alphas), strict=True):
-        beta = rho[:, i] * (changes[:, i] * q).sum(1)
-        q = q + (alpha - beta).unsqueeze(1) * steps[:, i]
-    return q
 
 
 def _norm(v: Tensor) -> Tensor:
