@@ -10,7 +10,7 @@ from torch import nn
 
 import zoracle
 from problems import Bowls
-from test_optimizers import VARIANTS, begin, build, fenced
+from variants import VARIANTS, begin, build, fenced
 from zoracle.blackboxes.targets import open_target
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.errors import InputError

@@ -20,7 +20,7 @@ from benchmarks.training import PLANS, recipe, shortened
 from zoracle.metatrain.config import Validation
 from zoracle.optimizers.registry import REGISTRY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_all_benchmarks_quickly(tmp_path, capsys, monkeypatch):

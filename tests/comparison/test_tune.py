@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from test_evaluation import FakeTask
+from valleys import FakeTask
 from zoracle.comparison import tune as module
 from zoracle.comparison.tune import Axis, tune
 from zoracle.errors import InputError

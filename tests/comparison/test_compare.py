@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from test_evaluation import FakeTask, M, sgd
+from valleys import FakeTask, M, sgd
 from zoracle.comparison import entries as module
 from zoracle.comparison.compare import Output, compare
 from zoracle.comparison.tune import tune

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from test_evaluation import FakeTask, M, sgd
+from valleys import FakeTask, M, sgd
 from zoracle.cli.main import main
 from zoracle.comparison.compare import Output, compare
 from zoracle.comparison.progress import describe

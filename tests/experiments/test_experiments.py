@@ -390,5 +390,5 @@ def test_all_changes_the_settings_that_each_has():
 
 
 def test_docs_name_every_experiment():
-    page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
     assert all(f"`{name}`" in page for name in NAMES)

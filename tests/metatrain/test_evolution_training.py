@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from test_metatrain import BowlTask, Sealed, config, families
+from trainings import BowlTask, Sealed, config, families
 from zoracle.errors import InputError
 from zoracle.metatrain.config import Family, Stage
 from zoracle.metatrain.evolution import Whole, ascent

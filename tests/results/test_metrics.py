@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from test_evaluation import FakeTask, M, sgd
+from valleys import FakeTask, M, sgd
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec

@@ -9,58 +9,22 @@ import pytest
 import torch
 
 from problems import Bowls
+from trainings import DIM, ROWS, START, BowlTask, Sealed, config, families
 from zoracle.errors import CheckpointError, InputError
-from zoracle.keyed import normal
 from zoracle.metatrain import config as configs
 from zoracle.metatrain import validation
-from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation
+from zoracle.metatrain.config import Family, Stage, Validation
 from zoracle.metatrain.families import Problems
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.metatrain.trainer import CHECKPOINT, Trainer
-from zoracle.objectives.base import Objective
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.pretrained import CARD, load_optimizer
 from zoracle.optimizers.registry import make
 from zoracle.rollout import take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.state import detach
-from zoracle.tasks.base import Task
-from zoracle.types import Evaluation, Key, Purpose
-
-DIM = 6
-ROWS = torch.arange(3)
-START = torch.linspace(-1, 1, 3 * DIM, dtype=torch.float64).view(3, DIM)
-
-
-class BowlTask(Task):
-    name = "bowls"
-    dim = DIM
-
-    def ids(self, split: str) -> tuple[int, ...]:
-        self.check_split(split)
-        return {"train": (0, 1, 2, 3, 4), "valid": (5, 6), "test": (7, 8)}[split]
-
-    def objective(self, ids, *, dtype=torch.float32, device="cpu"):
-        return Bowls(len(ids), DIM, dtype)
-
-    def start(self, ids, *, seed=0, dtype=torch.float32, device="cpu"):
-        return normal(Key.start(seed, torch.tensor(ids)), (DIM,), stream=9, dtype=dtype)
-
-
-class Sealed(Objective):
-    """Values only: autograd through it, or asking for its gradient, is an error."""
-
-    dim = DIM
-    num_problems = 3
-
-    def __init__(self) -> None:
-        self.inner = Bowls(3, DIM)
-
-    def _evaluate(self, points, problem, step):
-        assert not torch.is_grad_enabled(), "autograd was on"
-        assert not points.requires_grad
-        return Evaluation(self.inner._evaluate(points, problem, step).loss)
+from zoracle.types import Purpose
 
 
 def trainable(name: str = "zo-lstm-paper", **settings):
@@ -193,21 +157,6 @@ def test_directional_training_takes_one_gradient_a_step() -> None:
     assert oracle.counts[Purpose.OPTIMISE].tolist() == [0] * 3
 
 
-def config(**changes) -> TrainConfig:
-    first = Stage(train=("update_rnn",), settings={"query": "gaussian"}, unrolls=3, steps=6, truncation=3, meta_batch=2)
-    second = msgspec.structs.replace(first, train=("query_rnn",), settings={"sampling_probability": 1.0}, unrolls=4)
-    base = TrainConfig(
-        task="bowls",
-        optimizer="zo-lstm-paper",
-        stages=(first, second),
-        settings={"num_directions": 4},
-        validation=Validation(problems=2, every=2, steps=6),
-        values="directional",
-        seed=3,
-    )
-    return msgspec.structs.replace(base, **changes)
-
-
 def test_a_frozen_part_stays_as_it_is_and_the_trained_one_moves() -> None:
     trainer = Trainer(config(stages=config().stages[:1]), BowlTask())
     before = trainer._weights()
@@ -264,11 +213,6 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path) -> None:
             continue
     assert attempt > 3
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
-
-
-def families(**settings) -> TrainConfig:
-    two = (Family(task="bowls"), Family(task="bowls", problems=3, weight=3.0, rescale=50.0))
-    return config(task=None, families=two, optimizer="zo-lstm", settings={"num_directions": 4}, **settings)
 
 
 def test_several_families_are_trained_at_once_and_resume_to_the_same_bits(tmp_path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from test_evaluation import FakeTask, sgd
+from valleys import FakeTask, sgd
 from zoracle.comparison.compare import Output, compare
 from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives.attack import Attack

@@ -228,7 +228,8 @@ def slow_run(path: Path, pause: float):
 def interrupted_after(calls: int, path: Path, how: signal.Signals) -> subprocess.Popen[bytes]:
     """The same run in a process of its own, interrupted when it has called its function so many times more."""
     calls += lines(path)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_resumable as t; "
+    here = Path(__file__).parent
+    code = f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}; import test_resumable as t; "
     command = [sys.executable, "-c", code + f"t.torch.set_num_threads(1); t.slow_run(t.Path({str(path)!r}), 0.01)"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60

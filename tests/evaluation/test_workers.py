@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import torch
 
-from test_evaluation import FakeTask
+from valleys import FakeTask
 from worker_tasks import ForgetfulTask, MishapTask, wait_for_parts
 from zoracle.cli.main import main as cli
 from zoracle.comparison.compare import compare
@@ -256,7 +256,7 @@ def begun(folder: Path) -> subprocess.Popen[str]:
     """A run of two workers in a process group of its own, each some steps into its first shard."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, str(script), str(folder / "run")],
         env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
