@@ -215,6 +215,9 @@ FILES = {
         ("'many' is not a valid integer", "compare --seeds many"),
         ("'train' is not one of", "compare --split train"),
         ("task 'digit' is unknown", "compare --task digit"),
+        ("expected it by --threat, --eps or --reduce", "compare --task digits:eps=.1 --optimizers zo-sgd"),
+        ("has no setting 'dims'", "compare --task quadratic:dims=3 --optimizers zo-sgd"),
+        ("no network 'resnet99'", "compare --task cifar10:network=resnet99 --optimizers zo-sgd"),
         ("optimizer 'zo-sdg' is unknown and no folder; did you mean zo-sgd?", "compare --optimizers zo-sdg"),
         ("--optimizers is empty", "compare --optimizers ,"),
         ("more than once", "compare --optimizers zo-sgd,zo-sgd"),
@@ -305,3 +308,9 @@ def test_labels_are_names_and_last_parts_of_folders(tmp_path):
 def test_help_needs_no_torch():
     code = "import sys; from zoracle.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_task_takes_settings_behind_its_name(tmp_path):
+    run("compare", "--task", "quadratic:dim=7,condition=10", "--optimizers", "zo-sgd", *SMALL, "--out", "own")
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert (config["task"]["dim"], config["task"]["condition"]) == (7, 10)

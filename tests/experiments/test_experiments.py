@@ -42,6 +42,7 @@ drawn = pytest.mark.skipif(not (find_spec("matplotlib") and find_spec("jinja2"))
 TINY = {
     "mnist-attack": {"problems": 2, "budget": 105, "panels": 2, "seeds": 1, "panel_seeds": 2, "valid": 2},
     "cifar10-attack": {"problems": 2, "budget": 105, "panels": 1, "seeds": 1, "panel_seeds": 2, "valid": 2},
+    "ball-attacks": {"problems": 2, "budget": 50, "valid": 2},
     "binary-classification": {"dimensions": (5,), "budget": 105, "problems": 2},
     "ablation": {"problems": 2, "budget": 105, "dim": 5},
     "gradient-quality": {"problems": 2, "steps": 4},

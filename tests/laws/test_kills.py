@@ -120,17 +120,17 @@ class Broken:
         from zoracle.errors import BlackBoxError
         from zoracle.objectives.attack import Attack
 
-        inner = Attack.evaluate
+        inner = Attack._evaluate
         self.calls, self.at, self.points = 0, at, 0
 
-        def evaluate(attack, points, *args, **settings):
+        def evaluate(attack, points, problem, step):
             self.calls += 1
             self.points += len(points)
             if self.calls == self.at:
                 raise BlackBoxError("the server answered 503 five times")
-            return inner(attack, points, *args, **settings)
+            return inner(attack, points, problem, step)
 
-        monkeypatch.setattr(Attack, "evaluate", evaluate)
+        monkeypatch.setattr(Attack, "_evaluate", evaluate)
 
 
 def test_a_target_that_fails_for_good_is_one_line_and_what_was_paid_is_kept(tmp_path, monkeypatch, capsys):

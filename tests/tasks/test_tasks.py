@@ -12,21 +12,28 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
+from zoracle.keyed import generator
 from zoracle.objectives import Attack, ThreatModel
 from zoracle.tasks import SPLITS, Task, names, task
+from zoracle.tasks.cifar10 import train_robust_target
 from zoracle.tasks.datasets import find_data
 from zoracle.tasks.digits import train_digits_target
 from zoracle.tasks.image_attack import ASSETS, read_splits
 from zoracle.tasks.mnist import MNISTAttack, read_mnist, train_mnist_target
 from zoracle.tasks.networks import DigitsNet, MNISTNet, ResNet20, build, load_network
 from zoracle.tasks.synthetic import DrawnTask
-from zoracle.tasks.training import initialise, margins, train_target
+from zoracle.tasks.training import initialise, margins, signed_step, train_target
 
-NEEDS = {"mnist": "mnist/paper_target_cnn.safetensors", "cifar10": "cifar10/resnet20.safetensors"}
+NEEDS = {
+    "mnist": "mnist/paper_target_cnn.safetensors",
+    "cifar10": "cifar10/resnet20.safetensors",
+    "imagenet": "imagenet/efficientnet_lite0.onnx",
+}
 FIRST_IDS = {
     "digits": {"train": (472, 509, 79), "valid": (86, 1160, 503), "test": (432, 1116, 1473)},
     "mnist": {"train": (463, 6222, 232), "valid": None, "test": (8022, 2056, 3630)},
     "cifar10": {"train": (13296, 11924, 13154), "valid": (664, 469, 214), "test": (726, 251, 593)},
+    "imagenet": {"train": None, "valid": (10_000, 10_001, 10_002), "test": (0, 1, 2)},
     "binary-classification": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "quadratic": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "functions": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
@@ -40,6 +47,7 @@ SIZES = {
     "digits": (550, 100, 200),
     "mnist": (100, 200, 100),
     "cifar10": (500, 200, 200),
+    "imagenet": (0, 40, 50),
     "binary-classification": (1000, 100, 100),
     "quadratic": (1000, 100, 100),
     "functions": (1000, 100, 100),
@@ -63,8 +71,10 @@ each = pytest.mark.parametrize("name", names())
 @each
 def test_splits_are_disjoint_and_stable(name):
     family = made(name)
-    splits = {split: family.ids(split) for split in SPLITS}
-    assert tuple(len(ids) for ids in splits.values()) == SIZES[name]
+    # A task whose images are for testing alone refuses to be trained on.
+    there = [split for split, size in zip(SPLITS, SIZES[name], strict=True) if size]
+    splits = {split: family.ids(split) for split in there}
+    assert tuple(len(splits.get(split, ())) for split in SPLITS) == SIZES[name]
     every = [i for ids in splits.values() for i in ids]
     assert len(set(every)) == len(every)
     for split, first in FIRST_IDS[name].items():
@@ -301,7 +311,7 @@ def test_the_papers_split():
 
 def test_the_residual_network_on_its_test_images():
     family = made("cifar10")
-    data = family.pick()
+    data, _ = family._data
     images, labels = data.images[:846], data.labels[:846]
     network = family.objective((0,)).black_box
     right = margins(network, images.float() / 255, labels) > 0
@@ -320,6 +330,67 @@ def test_missing_data_says_what_to_do(empty):
         task("mnist")
     with pytest.raises(InputError, match=r"task cifar10 has no cifar10/test_846\.npz; set ZORACLE_DATA"):
         task("cifar10")
+    with pytest.raises(InputError, match=r"task imagenet has no imagenet/efficientnet_lite0\.onnx; set ZORACLE_DATA"):
+        task("imagenet")
+
+
+def test_networks_of_cifar10_by_name():
+    made("cifar10")
+    deep = task("cifar10", network="resnet44")
+    assert deep.ids("test") == task("cifar10").ids("test")
+    images, labels = deep.pictures(deep.ids("test")[:20]).images, deep.pictures(deep.ids("test")[:20]).labels
+    network = deep.objective(deep.ids("test")[:1]).black_box
+    assert float((margins(network, images, labels) > 0).double().mean()) > 0.8
+    with pytest.raises(InputError, match="has no network 'resnet99'; expected one of resnet20"):
+        task("cifar10", network="resnet99")
+
+
+def test_a_signed_step_raises_the_loss_within_its_ball():
+    module = build(DigitsNet)
+    initialise(module.requires_grad_(False), 3)
+    g = generator(1)
+    x = torch.rand(20, 1, 8, 8, generator=g)
+    y = torch.arange(20) % 10
+    attacked = signed_step(module, x, y, 0.05, g)
+    assert float((attacked - x).abs().max()) <= 0.05 + 1e-6
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    loss = torch.nn.functional.cross_entropy
+    assert float(loss(module(attacked), y)) > float(loss(module(x), y))
+    assert torch.equal(attacked, signed_step(module, x, y, 0.05, _after(g, x)))
+
+
+def _after(used, x):
+    """A generator as it was once the images had been drawn."""
+    g = generator(1)
+    torch.rand(x.shape, generator=g)
+    return g
+
+
+def test_a_robust_network_of_ones_own(empty):
+    # A few hundred images of ten patterns stand for the data: what is tested is the way from files to task.
+    rng = np.random.default_rng(0)
+    folder = empty / "cifar10"
+    folder.mkdir(parents=True)
+    patterns = rng.integers(0, 256, (10, 3, 32, 32))
+    for name, many in (("train_4660", 200), ("test_846", 40)):
+        labels = np.arange(many) % 10
+        images = (patterns[labels] * 0.9 + rng.integers(0, 25, (many, 3, 32, 32))).astype(np.uint8)
+        np.savez(folder / f"{name}.npz", images=images, labels=labels.astype(np.uint8))
+    with pytest.raises(InputError, match="train one with: zoracle train-target --task cifar10"):
+        task("cifar10", network="robust")
+    lines = []
+    report = train_robust_target(epochs=2, report=lambda epoch, loss: lines.append((epoch, loss)))
+    assert report.images == 40
+    assert [epoch for epoch, _ in lines] == [0, 1]
+    assert lines[1][1] < lines[0][1]
+    robust = task("cifar10", network="robust")
+    assert robust.objective((0, 3)).evaluate(torch.zeros(2, 3072), torch.arange(2)).loss.isfinite().all()
+    first = report.weights.read_bytes()
+    train_robust_target(epochs=2)
+    assert report.weights.read_bytes() == first, "the same seed gives the same weights"
+    with safe_open(report.weights, "pt") as file:
+        assert json.loads(file.metadata()["zoracle"])["network"] == "ResNet8"
 
 
 def test_a_target_of_ones_own(empty):

@@ -50,7 +50,7 @@ def input_options() -> Callable[[F], F]:
         click.option(
             "--data",
             metavar="SPEC",
-            help="Images to attack: a folder, an .npz file, or digits, mnist, cifar10. It goes with --target.",
+            help="Images to attack: a folder, an .npz file, or digits, mnist, cifar10, imagenet; with --target.",
         ),
         click.option("--labels", type=path, help="CSV of a folder: file,label[,target]; by default its labels.csv."),
         click.option("--classes", type=path, help="Names of the classes in the target's order, one a line."),
@@ -154,7 +154,9 @@ def _own(inputs: Inputs, data: str) -> ImageSet:
 def _read(inputs: Inputs, data: str) -> LabelledImages:
     path = Path(data)
     if not data or not _exists(path):
-        raise InputError(f"--data {data!r} does not exist; expected a folder, an .npz file, or digits, mnist, cifar10")
+        raise InputError(
+            f"--data {data!r} does not exist; expected a folder, an .npz file, or digits, mnist, cifar10, imagenet"
+        )
     return read_labelled(
         path,
         labels=inputs.labels,

@@ -17,8 +17,9 @@ from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives.threat import NAMES, ThreatModel
 from zoracle.optimizers.pretrained import PLAIN
+from zoracle.optimizers.spelling import named_optimizer
 from zoracle.tasks import Task, names, task
-from zoracle.tasks.image_attack import AttackTask, ImageAttackTask
+from zoracle.tasks.image_attack import AttackTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,19 +82,30 @@ def reduce_option() -> Callable[[F], F]:
 def task_for(name: str, threat: str, eps: float | None, reduce: str | None = None) -> Task:
     """The task of a name under a threat model, in a smaller space where one is asked for.
 
+    Args:
+        name: what ``--task`` says: a name, and settings if needed, spelt like those of optimizers
+            (``cifar10:network=resnet44``).
+        threat: what ``--threat`` says.
+        eps: what ``--eps`` says.
+        reduce: what ``--reduce`` says.
+
     Raises:
-        InputError: the task is no attack on images, or a radius is given where there is no ball.
+        InputError: the task is no attack on images, a setting is unknown, is an option of its own, or a radius is
+            given where there is no ball.
     """
-    plain = task(name)
+    name, settings = named_optimizer(name)
+    if own := [setting for setting in settings if setting in ("threat", "norm", "eps", "reduce")]:
+        raise InputError(f"--task {name} was given {own[0]}; expected it by --threat, --eps or --reduce")
+    plain = task(name, **settings)
     asked = {"--threat": None if threat == "minimise" else threat, "--reduce": reduce, "--eps": eps}
     if not isinstance(plain, AttackTask):
         for option, value in asked.items():
             if value is not None:
                 raise InputError(f"{option} {value} is for attacks on images, and task {name} is none")
         return plain
-    radii = plain.radii if isinstance(plain, ImageAttackTask) else {}
-    settings = {} if reduce is None else {"reduce": reduce}
-    return task(name, threat=threat_model(threat, eps, radii), **settings)
+    if reduce is not None:
+        settings["reduce"] = reduce
+    return task(name, threat=threat_model(threat, eps, plain.radii), **settings)
 
 
 def threat_model(name: str, eps: float | None, radii: Mapping[str, float]) -> ThreatModel:
@@ -147,7 +159,11 @@ def run_options(
     """The options of commands that run optimizers on a task; whether starts are checked is each one's own default."""
     options = [
         click.option(
-            "--task", default="digits", show_default=True, metavar="NAME", help=f"One of {', '.join(names())}."
+            "--task",
+            default="digits",
+            show_default=True,
+            metavar="NAME",
+            help=f"One of {', '.join(names())}; with settings if needed (cifar10:network=resnet44).",
         ),
         threat_option(),
         eps_option(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from zoracle import blackboxes
 from zoracle.blackboxes import BlackBox
 from zoracle.blackboxes.onnx import data_files
 from zoracle.errors import InputError
+from zoracle.storage.hashing import file_hash
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -149,7 +149,7 @@ def open_target(spec: str, arguments: Mapping[str, Any], class_names: Sequence[s
         name = f"{name}:{attribute}"
     told = name if settings == "{}" else f"{name} {settings}"
     if is_file and file.suffix.lower() == ".onnx":
-        told += "".join(f" {one.name} {_sha256(one)}" for one in data_files(file))
+        told += "".join(f" {one.name} {file_hash(one)[:16]}" for one in data_files(file))
     source = file if is_file else _source(where.removeprefix("torch:"))
     return Target(opened, told, source)
 
@@ -158,11 +158,6 @@ def _source(module: str) -> Path | None:
     """The file of a module that was imported; what else it imports is not looked at."""
     found = getattr(sys.modules.get(module), "__file__", None)
     return None if found is None or not _is_file(Path(found)) else Path(found)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def without_secrets(spec: str) -> str:

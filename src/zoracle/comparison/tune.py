@@ -52,6 +52,8 @@ GRIDS: dict[str, tuple[Axis, ...]] = {
     "zo-adamm": (STEP_SIZES, Axis("beta2", (0.3, 0.9, 0.99))),
     "nes": (STEPS,),
     "bandits": (STEPS, Axis("online_lr", (0.001, 0.01, 0.1, 1.0, 10.0), factor=10.0)),
+    "square": (Axis("p_init", (0.05, 0.1, 0.2, 0.4, 0.8)),),
+    "simba": (Axis("step", (0.025, 0.05, 0.1, 0.2, 0.4)),),
     "snes": (Axis("sigma", (0.0075, 0.015, 0.03, 0.06, 0.12), factor=2.0),),
 }
 

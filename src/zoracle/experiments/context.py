@@ -15,7 +15,7 @@ from zoracle import __version__
 from zoracle.comparison.entries import folder, sentence
 from zoracle.comparison.named import load_named_optimizers, use_of
 from zoracle.comparison.progress import Display
-from zoracle.comparison.tune import GRIDS, Axis, tunable, tune, untouched
+from zoracle.comparison.tune import GRIDS, Axis, Criterion, tunable, tune, untouched
 from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
@@ -162,6 +162,8 @@ class Context:
         num_directions: int | None = None,
         batch: int | None = None,
         pace: bool = True,
+        stopping: bool = False,
+        tuned_on: Sequence[int] | None = None,
     ) -> Compared:
         """Run optimizers at equal queries; hand-designed ones whose settings are defaults are tuned first.
 
@@ -180,17 +182,23 @@ class Context:
             num_directions: q; None keeps each one's own.
             batch: problems at once.
             pace: whether its seconds a point are to be expected of more points too.
+            stopping: problems end at their first success, and settings are tuned by the queries until then.
+            tuned_on: validation problems; None takes the first ``valid`` of the task.
         """
+        on = tuple(made.ids("valid")[:valid]) if tuned_on is None and valid else tuple(tuned_on or ())
+        criterion: Criterion = "queries" if stopping else "ratio"
         results: dict[str, Result] = {}
         sources: dict[str, str] = {}
         settings: dict[str, dict[str, Any]] = {}
         base = self.run.pieces / key
         for index, (label, given) in enumerate(optimizers):
-            optimizer, sources[label] = self._tuned(label, with_directions(given, num_directions), made, budget, valid)
+            optimizer, sources[label] = self._tuned(
+                label, with_directions(given, num_directions), made, budget, on, criterion
+            )
             found = evaluate(
                 optimizer,
                 made,
-                RunSpec(ids=tuple(ids), seeds=seeds, budget=budget, batch=batch, stop_on_success=False),
+                RunSpec(ids=tuple(ids), seeds=seeds, budget=budget, batch=batch, stop_on_success=stopping),
                 on_progress=self.display.steps_of(f"{key} {label}"),
                 on_status=self.display.status_of(f"{key} {label}"),
                 resume_dir=base / folder(index, label),
@@ -201,10 +209,16 @@ class Context:
             self.meter.add("monitor", int(found.monitored.sum()))
             self.meter.time(float(found.seconds.sum()), int((found.spent + found.monitored).sum()), pace=pace)
             settings[label] = optimizer_config(optimizer)["settings"]
-        return Compared(rows_of(results, settings, sources), results)
+        return Compared(rows_of(results, settings, sources, stopping), results)
 
     def _tuned(
-        self, label: str, optimizer: Optimizer[Any, Any], made: Task, budget: int, valid: int
+        self,
+        label: str,
+        optimizer: Optimizer[Any, Any],
+        made: Task,
+        budget: int,
+        valid: tuple[int, ...],
+        criterion: Criterion,
     ) -> tuple[Optimizer[Any, Any], str]:
         """An optimizer with tuned settings where its own are defaults, and where they came from."""
         name = tunable(optimizer)
@@ -217,21 +231,30 @@ class Context:
         source = "tuned"
         if record is None:
             source = "tuned in this run"
-            record = self._search(label, optimizer, made, steps, valid)
+            record = self._search(label, optimizer, made, steps, valid, criterion)
         elif record not in self.tuned:
             self.tuned.append(record)
         self.note(f"{made.name}, d = {made.dim}, {steps} steps: {sentence(label, record, _HOW[source])}")
         return with_settings(optimizer, **record.chosen), source
 
-    def _search(self, label: str, optimizer: Optimizer[Any, Any], made: Task, steps: int, valid: int) -> Tuned:
+    def _search(
+        self,
+        label: str,
+        optimizer: Optimizer[Any, Any],
+        made: Task,
+        steps: int,
+        valid: tuple[int, ...],
+        criterion: Criterion,
+    ) -> Tuned:
         """Settings for one task, number of steps and q, searched for once however many comparisons need them."""
-        about = [task_config(made), optimizer_config(optimizer), steps, valid]
+        about = [task_config(made), optimizer_config(optimizer), steps, valid, criterion]
         slot = f"{made.name}-{config_hash(about)[:12]}"
         if slot not in self._searched:
             record = tune(
                 made,
                 optimizer,
-                RunSpec(split="valid", ids=made.ids("valid")[:valid], steps=steps),
+                RunSpec(split="valid", ids=valid, steps=steps),
+                criterion=criterion,
                 grid=_quick_grid(str(tunable(optimizer))) if self.quick else None,
                 resume_dir=self.run.pieces / "tuning" / slot,
                 on_progress=self.display.steps_of(f"tuning {label}"),

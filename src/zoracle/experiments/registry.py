@@ -12,6 +12,7 @@ from zoracle.experiments.base import Experiment
 EXPERIMENTS: dict[str, str] = {
     "mnist-attack": "attack:MNIST",
     "cifar10-attack": "attack:CIFAR10",
+    "ball-attacks": "ball_attacks:EXPERIMENT",
     "binary-classification": "binary_classification:EXPERIMENT",
     "ablation": "ablation:EXPERIMENT",
     "gradient-quality": "gradient_quality:EXPERIMENT",

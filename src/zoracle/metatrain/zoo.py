@@ -17,7 +17,7 @@ from zoracle.errors import InputError
 from zoracle.tasks import task
 from zoracle.tasks.image_attack import ImageAttackTask
 from zoracle.tasks.networks import build
-from zoracle.tasks.training import initialise, save_target
+from zoracle.tasks.training import initialise, save_target, signed_step
 
 Kind = Literal["conv", "antialiased", "strided", "residual", "mobile", "patch", "mlp"]
 
@@ -148,20 +148,13 @@ def _train(network: nn.Module, member: Member, images: Images, seed: int) -> Non
             shift = torch.randint(-most, most + 1, (2,), generator=g).tolist()
             x = x.roll(shift, (2, 3))
         if member.eps:
-            x = _attacked(network.eval(), x, y, member.eps, g)
+            x = signed_step(network.eval(), x, y, member.eps, g)
         loss = F.cross_entropy(network.train()(x), y)
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         schedule.step()
     network.eval().requires_grad_(False)
-
-
-def _attacked(network: nn.Module, x: Tensor, y: Tensor, eps: float, g: torch.Generator) -> Tensor:
-    """Images after one signed step from a random point of the ball (Wong, Rice and Kolter, 2020)."""
-    start = ((2 * torch.rand(x.shape, generator=g) - 1) * eps).requires_grad_(True)
-    (slope,) = torch.autograd.grad(F.cross_entropy(network((x + start).clamp(0, 1)), y), start)
-    return (x + (start.detach() + 1.25 * eps * slope.sign()).clamp(-eps, eps)).clamp(0, 1)
 
 
 def _plain(kind: str, channels: int, side: int, w: int, classes: int) -> nn.Module:

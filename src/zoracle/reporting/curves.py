@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoracle.errors import require
 from zoracle.reporting.figures import Figure, Style, styles
+from zoracle.reporting.lines import legend
 from zoracle.results.result import Result
 
 Array = npt.NDArray[np.float64]
@@ -61,6 +62,34 @@ def curves(results: Mapping[str, Result], stopping: bool = False) -> list[Figure
             )
         )
     return [*figures[2:], figures[1]] if stopping else figures
+
+
+def success_panels(name: str, title: str, panels: Mapping[str, Mapping[str, Result]]) -> Figure:
+    """Success against queries, a panel for each comparison, up to three in a row, one legend for all."""
+    labels = list(dict.fromkeys(label for results in panels.values() for label in results))
+    style = styles(labels)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (heading, results) in zip(grid.flat, panels.items(), strict=False):
+            _success(axes, results, style)
+            axes.set_title(heading, fontsize=9)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        for label in labels:
+            grid.flat[0].plot([], [], color=style[label].colour, dashes=style[label].dash, linewidth=1.8, label=label)
+        figure.supxlabel("queries per image", fontsize=10)
+        figure.supylabel("success", fontsize=10)
+        legend(figure, grid.flat[0])
+
+    caption = (
+        "Share of images and repeats that were broken within so many queries (log scale); who is never broken stays in "
+        "the share."
+    )
+    return Figure(name, title, caption, draw, (3.1 * columns + 0.6, 2.6 * rows + 0.8))
 
 
 def _loss(axes: Any, results: Mapping[str, Result], style: Mapping[str, Style]) -> None:

@@ -88,7 +88,7 @@ def lines_figure(
             axes.set_ylim(bottom=0)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     return Figure(name, title, caption, draw)
 
@@ -111,13 +111,13 @@ def panels_figure(
             axes.tick_params(labelsize=8)
         figure.supxlabel(x, fontsize=10)
         figure.supylabel(y, fontsize=10)
-        _legend(figure, grid.flat[0])
+        legend(figure, grid.flat[0])
 
     return Figure(name, title, caption, draw, (2.3 * columns + 0.6, 1.9 * rows + 1.0))
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    """Above the axes, where no line can be hidden by it."""
+def legend(figure: Any, axes: Any) -> None:
+    """The legend above the axes, where no line can be hidden by it."""
     handles, labels = axes.get_legend_handles_labels()
     across = max(1, int(figure.get_figwidth() / 1.7))
     figure.legend(

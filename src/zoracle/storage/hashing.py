@@ -1,8 +1,9 @@
-"""SHA-256 of tensors, by which a run notices that it is given others."""
+"""SHA-256 of tensors and files, by which a run notices that it is given others."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ def tensor_hash(tensor: Tensor) -> str:
     digest = hashlib.sha256()
     feed(digest, tensor)
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def raw(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -19,6 +19,7 @@ _TASKS = {
     "digits": "digits:DigitsAttack",
     "mnist": "mnist:MNISTAttack",
     "cifar10": "cifar10:CIFAR10Attack",
+    "imagenet": "imagenet:ImageNetAttack",
     "binary-classification": "binary_classification:BinaryClassificationTask",
     "quadratic": "quadratic:QuadraticTask",
     "functions": "functions:FunctionsTask",

@@ -1,23 +1,32 @@
-"""Attacks on a ResNet-20 that reads CIFAR-10."""
+"""Attacks on residual networks that read CIFAR-10."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.errors import InputError
-from zoracle.keyed import permutation
+from zoracle.keyed import generator, permutation
 from zoracle.objectives.threat import ThreatModel
 from zoracle.tasks.base import TaskDefaults
-from zoracle.tasks.datasets import DATA_VARIABLE, find_data, read_images
+from zoracle.tasks.datasets import DATA_VARIABLE, cache_dir, find_data, read_images
 from zoracle.tasks.image_attack import ASSETS, ImageAttackTask, ImageData, write_splits
-from zoracle.tasks.networks import ResNet20, ResNet32, ResNet44, load_network
-from zoracle.tasks.training import MARGIN, margins
+from zoracle.tasks.networks import ResNet8, ResNet20, ResNet32, ResNet44, load_network
+from zoracle.tasks.training import (
+    MARGIN,
+    TargetReport,
+    flipped_and_shifted,
+    margins,
+    save_target,
+    signed_step,
+    train_target,
+)
 
 #: Mean and standard deviation of each channel that the network's inputs are normalised by.
 NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -27,8 +36,16 @@ FIRST_TRAINING_ID = 10_000
 
 _TEST, _TRAIN = "cifar10/test_846.npz", "cifar10/train_4660.npz"
 
-#: The networks by name; ``cifar10/NAME.safetensors`` holds the weights.
-NETWORKS: dict[str, type[nn.Module]] = {"resnet20": ResNet20, "resnet32": ResNet32, "resnet44": ResNet44}
+#: The networks by name; ``cifar10/NAME.safetensors`` holds the weights. ``zoracle train-target`` makes the robust one.
+NETWORKS: dict[str, type[nn.Module]] = {
+    "resnet20": ResNet20,
+    "resnet32": ResNet32,
+    "resnet44": ResNet44,
+    "robust": ResNet8,
+}
+
+#: The linf ball that the robust network is trained against.
+ROBUST_EPS = 8 / 255
 
 
 class CIFAR10Attack(ImageAttackTask):
@@ -38,8 +55,9 @@ class CIFAR10Attack(ImageAttackTask):
     ResNet-20, by a margin of one nat at least. The data and the networks are those below ``ZORACLE_DATA``.
 
     Args:
-        network: the network under attack: resnet20, resnet32 or resnet44. Other networks than the first may misread
-            some of the images: those are successes before anything is asked.
+        network: the network under attack: resnet20, resnet32, resnet44, or robust, the adversarially trained one that
+            ``zoracle train-target --task cifar10`` makes. Other networks than the first may misread some of the
+            images: those are successes before anything is asked.
         threat: as for every attack on images.
         start_std: likewise.
         reduce: likewise.
@@ -105,6 +123,57 @@ def classifier(network: str, dtype: torch.dtype = torch.float32, device: torch.d
     return TorchModule(load_network(NETWORKS[network], weights, dtype=dtype, device=device), preprocess=NORMALISATION)
 
 
+def train_robust_target(
+    folder: Path | None = None,
+    *,
+    seed: int = 0,
+    epochs: int = 30,
+    eps: float = ROBUST_EPS,
+    report: Callable[[int, float], None] | None = None,
+) -> TargetReport:
+    """Train a ResNet-8 adversarially on the images of the training batches, by one signed step an image.
+
+    Args:
+        folder: where ``robust.safetensors`` goes; None puts it where the task finds it.
+        seed: keys the first weights, the order of images, and what is done to them.
+        epochs: passes over the images.
+        eps: radius of the linf ball.
+        report: called with the epoch and its mean loss.
+
+    Raises:
+        InputError: a file of the data is missing.
+    """
+    folder = cache_dir() / "cifar10" if folder is None else folder
+    files = {relative: _file(relative) for relative in (_TEST, _TRAIN)}
+    data = _read(files)
+    split = ASSETS / "cifar10_split.json"
+    training = torch.tensor([i >= FIRST_TRAINING_ID for i in data.ids])
+    x, y = data.images.float() / 255, data.labels
+
+    def prepare(module: nn.Module, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        g = generator(seed, 21, step)
+        images = flipped_and_shifted(images, g, 3)
+        module.eval()  # the attack leaves the running statistics alone
+        attacked = signed_step(lambda some: module(_normalised(some)), images, labels, eps, g)
+        module.train()
+        return _normalised(attacked)
+
+    module = train_target(
+        ResNet8, x[training], y[training], seed=seed, epochs=epochs, batch_size=100, weight_decay=5e-3,
+        learning_rate=4e-3, prepare=prepare, report=report,
+    )  # fmt: skip
+    right = margins(module, _normalised(x[~training]), y[~training]) > 0
+    facts = {
+        "network": "ResNet8",
+        "command": f"zoracle train-target --task cifar10 --seed {seed} --epochs {epochs}",
+        "training": f"{int(training.sum())} images, one signed step within linf {eps:g}",
+        "accuracy": f"{int(right.sum())} of {len(right)} images of the test batch",
+    }
+    weights = folder / "robust.safetensors"
+    save_target(module, weights, facts)
+    return TargetReport(weights, split, float(right.double().mean()), len(right))
+
+
 def choose_cifar10_split(path: Path = ASSETS / "cifar10_split.json") -> None:
     """Write the split that ships: 500 images to train on, 200 to validate, 200 to test.
 
@@ -135,8 +204,15 @@ def _read(files: dict[str, Path]) -> ImageData:
     )
 
 
+def _normalised(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in NORMALISATION)
+    return (images - mean) / std
+
+
 def _file(relative: str) -> Path:
     path = find_data(relative)
+    if path is None and relative == weights_of("robust"):
+        raise InputError(f"task cifar10 has no {relative}; train one with: zoracle train-target --task cifar10")
     if path is None:
         raise InputError(f"task cifar10 has no {relative}; set {DATA_VARIABLE} to a folder that holds it")
     return path

@@ -60,6 +60,8 @@ class AttackTask(Task):
         white: the value that is pixel 1.
         outputs: what the black box returns.
         own_c: the task's own c.
+        radii: by norm, the radius of the ball that attacks on these images are usually given; none where there is no
+            usual one.
     """
 
     shape: tuple[int, int, int]
@@ -67,6 +69,7 @@ class AttackTask(Task):
     white: int = 255
     outputs: Outputs = "logits"
     own_c: float = 0.1
+    radii: ClassVar[dict[str, float]] = {}
 
     def __init__(
         self,
@@ -163,7 +166,6 @@ class ImageAttackTask(AttackTask):
         InputError: something that the task needs is missing.
 
     Attributes:
-        radii: by norm, the radius of the ball that attacks on this data set are usually given.
         splits: the ids of each split.
     """
 

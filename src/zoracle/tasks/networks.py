@@ -85,6 +85,12 @@ class ResNet20(nn.Module):
         return out
 
 
+class ResNet8(ResNet20):
+    """ResNet-8 of the same family."""
+
+    blocks = 1
+
+
 class ResNet32(ResNet20):
     """ResNet-32 of the same family."""
 

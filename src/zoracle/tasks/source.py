@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from zoracle.errors import InputError
 from zoracle.tasks import task
-from zoracle.tasks.base import SPLITS
 from zoracle.tasks.given import ImageSet
 from zoracle.tasks.image_attack import ImageAttackTask, ImageData
+from zoracle.tasks.imagenet import ImageNetAttack
 from zoracle.tasks.mnist import MNISTAttack, read_mnist
 
 
@@ -32,7 +32,7 @@ def built_in(name: str) -> ImageSet:
             (note,),
         )
     made = task(name)
-    if not isinstance(made, ImageAttackTask):
-        raise InputError(f"task {name} has no images; expected digits, mnist, cifar10, a folder or a file")
-    splits = {split: made.ids(split) for split in SPLITS}
+    if not isinstance(made, ImageAttackTask | ImageNetAttack):
+        raise InputError(f"task {name} has no images; expected digits, mnist, cifar10, imagenet, a folder or a file")
+    splits = made.splits
     return ImageSet(made.pick(), splits, made.white, made.class_names, made.radii, made.defaults.problems)

@@ -21,6 +21,8 @@ from zoracle.tasks.networks import build
 MARGIN = 1.0
 
 Report = Callable[[int, float], None]
+#: Images (N, C, H, W) of a batch as the network is to see them, of the network, the images, labels and the step.
+Prepare = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
 
 class TargetReport(NamedTuple):
@@ -46,19 +48,21 @@ def train_target(
     batch_size: int = 50,
     learning_rate: float = 2e-3,
     weight_decay: float = 1e-3,
+    prepare: Prepare | None = None,
     report: Report | None = None,
 ) -> nn.Module:
     """Train a classifier with AdamW and a cosine schedule; the same seed gives the same weights on one machine.
 
     Args:
         network: class of the network; it returns logits or log-probabilities.
-        images: (N, C, H, W) float32, normalised.
+        images: (N, C, H, W) float32, normalised, unless ``prepare`` does that.
         labels: (N,) int64.
         seed: keys the first weights and the order of the images.
         epochs: passes over the images.
         batch_size: images a step.
         learning_rate: at the start; falls to zero along a half cosine.
         weight_decay: of AdamW.
+        prepare: changes each batch first: augments, attacks or normalises it; None takes images as they are.
         report: called with the epoch and its mean loss.
 
     Returns:
@@ -72,8 +76,12 @@ def train_target(
     for epoch in range(epochs):
         order = torch.from_numpy(permutation(images.shape[0], seed, epoch))
         total = 0.0
-        for batch in torch.split(order, batch_size):
-            loss = F.cross_entropy(module(images[batch]), labels[batch])
+        batches = torch.split(order, batch_size)
+        for number, batch in enumerate(batches):
+            x, y = images[batch], labels[batch]
+            if prepare is not None:
+                x = prepare(module, x, y, epoch * len(batches) + number)
+            loss = F.cross_entropy(module(x), y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -96,6 +104,32 @@ def initialise(module: nn.Module, seed: int) -> None:
                     part.bias.uniform_(-bound, bound, generator=g)
         elif isinstance(part, nn.BatchNorm2d):
             part.reset_parameters()
+
+
+def flipped_and_shifted(x: Tensor, g: torch.Generator, most: int) -> Tensor:
+    """A batch of images (N, C, H, W), all mirrored or none, and moved by up to ``most`` pixels around each edge."""
+    if bool(torch.randint(0, 2, (1,), generator=g)):
+        x = x.flip(3)
+    return x.roll(torch.randint(-most, most + 1, (2,), generator=g).tolist(), (2, 3))
+
+
+def signed_step(
+    classify: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, eps: float, g: torch.Generator
+) -> Tensor:
+    """Images in [0, 1] after one signed step from a random point of the linf ball, which a network is trained on.
+
+    Args:
+        classify: white box, images (N, C, H, W) to logits.
+        x: images.
+        labels: (N,).
+        eps: radius of the ball; the step is 1.25 of it.
+        g: draws the random point.
+
+    Source: Wong, Rice and Kolter (2020), "Fast is better than free".
+    """
+    start = ((2 * torch.rand(x.shape, generator=g) - 1) * eps).requires_grad_(True)
+    (slope,) = torch.autograd.grad(F.cross_entropy(classify((x + start).clamp(0, 1)), labels), start)
+    return (x + (start.detach() + 1.25 * eps * slope.sign()).clamp(-eps, eps)).clamp(0, 1)
 
 
 @torch.no_grad()

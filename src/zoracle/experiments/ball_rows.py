@@ -1,0 +1,188 @@
+"""What the attacks within balls are compared on: networks, balls, and the images that a network reads correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle import keyed
+from zoracle.errors import InputError
+from zoracle.experiments.context import Context
+from zoracle.objectives.attack import Attack
+from zoracle.objectives.threat import ThreatModel
+from zoracle.rollout.oracle import Oracle
+from zoracle.storage.fingerprint import config_hash, ids_hash
+from zoracle.tasks import Task, task
+from zoracle.tasks.config import task_config
+from zoracle.tasks.given import GivenImages, ImageSet
+from zoracle.tasks.image_attack import AttackTask, ImageData
+from zoracle.types import Purpose
+
+Targeted = Literal["no", "random", "runner-up"]
+
+#: More classes than this are not all looked at for the runner-up.
+_MOST_CLASSES = 100
+_TARGET_SEED = 77
+
+
+class BallRow(NamedTuple):
+    """One network and ball."""
+
+    name: str
+    title: str
+    task: str
+    norm: Literal["linf", "l2"]
+    eps: float
+    settings: Mapping[str, Any] = MappingProxyType({})
+    batch: int | None = None
+    """Images at once."""
+
+
+def _cifar10(network: str, label: str, norm: Literal["linf", "l2"], size: int | None = None) -> BallRow:
+    told = f"{size}/255" if size else "0.5"
+    name = f"{network}-{norm}-{size or 0.5}"
+    return BallRow(
+        name, f"CIFAR-10, {label}, {norm} {told}", "cifar10", norm, size / 255 if size else 0.5, {"network": network}
+    )
+
+
+_MNIST, _LITE = "MNIST, the paper's network", "ImageNet, EfficientNet-Lite0"
+
+#: The rows by name.
+ROWS: dict[str, BallRow] = {
+    row.name: row
+    for row in (
+        BallRow("mnist-linf-0.3", f"{_MNIST}, linf 0.3", "mnist", "linf", 0.3),
+        BallRow("mnist-linf-0.2", f"{_MNIST}, linf 0.2", "mnist", "linf", 0.2),
+        BallRow("mnist-l2-2", f"{_MNIST}, l2 2", "mnist", "l2", 2.0),
+        _cifar10("resnet20", "ResNet-20", "linf", 8),
+        _cifar10("resnet20", "ResNet-20", "l2"),
+        _cifar10("resnet44", "ResNet-44", "linf", 8),
+        _cifar10("resnet44", "ResNet-44", "linf", 4),
+        _cifar10("resnet44", "ResNet-44", "linf", 2),
+        _cifar10("resnet44", "ResNet-44", "l2"),
+        _cifar10("robust", "an adversarially trained ResNet-8", "linf", 8),
+        BallRow("imagenet-linf-0.05", f"{_LITE}, linf 0.05", "imagenet", "linf", 0.05, batch=10),
+        BallRow("imagenet-linf-4", f"{_LITE}, linf 4/255", "imagenet", "linf", 4 / 255, batch=10),
+        BallRow("imagenet-l2-5", f"{_LITE}, l2 5", "imagenet", "l2", 5.0, batch=10),
+        BallRow("digits-linf-0.2", "digits, linf 0.2", "digits", "linf", 0.2),
+        BallRow("digits-l2-1", "digits, l2 1", "digits", "l2", 1.0),
+    )
+}
+#: Those that the full form runs: what ships with the package is for the quick one.
+FULL = tuple(name for name, row in ROWS.items() if row.task != "digits")
+
+
+def rows_named(names: str) -> list[BallRow]:
+    """The rows of a comma-separated list; of an empty one, those of the full form.
+
+    Raises:
+        InputError: there is no such row.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(FULL)
+    if unknown := [name for name in wanted if name not in ROWS]:
+        raise InputError(f"rows={names}: there is no row {unknown[0]}; expected of {', '.join(ROWS)}")
+    return [ROWS[name] for name in dict.fromkeys(wanted)]
+
+
+class Attacked(NamedTuple):
+    """The problems of a row."""
+
+    task: Task
+    ids: tuple[int, ...]
+    """Test images that the network reads correctly."""
+    valid: tuple[int, ...]
+    """Validation images likewise."""
+    accuracy: float
+    """Share of the test images looked at that the network reads correctly."""
+
+
+def attacked(context: Context, row: BallRow, problems: int, valid: int, targeted: Targeted) -> Attacked:
+    """A row's task, and the first images of its splits that its network reads correctly.
+
+    Whether it does is asked for once an image, and counted as monitoring.
+
+    Raises:
+        InputError: the row's data are missing.
+    """
+    threat = ThreatModel(norm=row.norm, eps=row.eps)
+    made = task(row.task, threat=threat, **row.settings)
+    if not isinstance(made, AttackTask):
+        raise InputError(f"row {row.name}: task {row.task} is no attack on images")
+    found: dict[str, tuple[int, ...]] = {}
+    shares = {}
+    for split, many in (("test", problems), ("valid", valid)):
+        right = _read_correctly(context, row, made, split)
+        found[split] = tuple(i for i, is_right in right.items() if is_right)[:many]
+        shares[split] = sum(right.values()) / len(right)
+    if targeted != "no":
+        made = _with_targets(context, row, made, found, targeted)
+    return Attacked(made, found["test"], found["valid"], shares["test"])
+
+
+def _read_correctly(context: Context, row: BallRow, made: AttackTask, split: str) -> dict[int, bool]:
+    ids = made.ids(split)
+
+    def look() -> dict[str, Tensor]:
+        oracle = Oracle(made.objective(ids))
+        start = torch.zeros(len(ids), 1, made.dim)
+        success = oracle.evaluate(start, torch.arange(len(ids)), purpose=Purpose.MONITOR).success
+        assert success is not None  # every attack knows it
+        return {"right": ~success[:, 0]}
+
+    right = context.kept(f"{row.name}-{split}-read", made, {"split": split}, look)["right"]
+    context.meter.add("monitor", len(ids))
+    return dict(zip(ids, right.tolist(), strict=True))
+
+
+def _with_targets(
+    context: Context, row: BallRow, made: AttackTask, found: dict[str, tuple[int, ...]], targeted: Targeted
+) -> GivenImages:
+    """The same images, each with a class to reach."""
+    ids = (*found["test"], *found["valid"])
+    data = made.pick(ids)
+    classes = len(made.class_names)
+    if targeted == "random":
+        drawn = torch.tensor([keyed.mix(_TARGET_SEED, i) % (classes - 1) for i in ids])
+        targets = drawn + (drawn >= data.labels).long()
+    else:
+        targets = context.kept(
+            f"{row.name}-runners-up", made, {"ids_sha256": ids_hash(ids)}, lambda: {"targets": _runners_up(made, data)}
+        )["targets"]
+        context.meter.add("monitor", len(ids) * (classes - 1))
+    # What the black box is cannot be seen in it, and is in the task's config.
+    told = f"task {made.name} {config_hash(task_config(made))[:16]}"
+    given = ImageSet(data._replace(targets=targets), found, made.white, made.class_names)
+    box = made.objective(ids).black_box  # type: ignore[attr-defined]  # attacks have one
+    return GivenImages(box, given, name=made.name, target=told, threat=made.threat, outputs=made.outputs)
+
+
+def _runners_up(made: AttackTask, data: ImageData) -> Tensor:
+    """The likeliest wrong class of each image: the one whose attack begins at the lowest loss. (N,) int64."""
+    classes = len(made.class_names)
+    if not 1 < classes <= _MOST_CLASSES:
+        raise InputError(
+            f"targeted=runner-up looks at every class of {made.name}, and there are {classes}; expected 2 .. "
+            f"{_MOST_CLASSES}, or targeted=random"
+        )
+    losses = torch.full((len(data.labels), classes), torch.inf)
+    for target in range(classes):
+        rows = (data.labels != target).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        objective = Attack(
+            made.objective(tuple(data.ids[:1])).black_box,  # type: ignore[attr-defined]  # attacks have one
+            data.images[rows].float() / made.white,
+            data.labels[rows],
+            made.threat,
+            targets=torch.full_like(rows, target),
+            outputs=made.outputs,
+        )
+        oracle, start = Oracle(objective), torch.zeros(len(rows), 1, objective.dim)
+        found = oracle.evaluate(start, torch.arange(len(rows)), purpose=Purpose.MONITOR)
+        losses[rows, target] = found.loss[:, 0]
+    return losses.argmin(1)

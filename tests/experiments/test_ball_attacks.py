@@ -1,0 +1,143 @@
+"""`zoracle reproduce ball-attacks`: what its rows attack, and what its tables say of the curves beside them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from zoracle.comparison.progress import Display
+from zoracle.errors import InputError
+from zoracle.experiments import registry
+from zoracle.experiments.ball_attacks import RIVALS, Settings
+from zoracle.experiments.ball_rows import FULL, ROWS, BallRow, attacked, rows_named
+from zoracle.experiments.context import Context
+from zoracle.experiments.reproduce import reproduce
+from zoracle.objectives.attack import Attack
+from zoracle.storage.runfolder import open_run
+from zoracle.tasks import task
+
+LINF = "digits-linf-0.2"
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch, tmp_path):
+    monkeypatch.delenv("ZORACLE_DATA", raising=False)
+    monkeypatch.setenv("ZORACLE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(open_run(tmp_path / "run", {}, None), Settings(), True, None, None, Display(None, None))
+
+
+def run(out, **settings):
+    return reproduce(registry.experiment("ball-attacks"), out, quick=True, settings=Settings(**settings))
+
+
+def test_rows_are_named():
+    assert [row.name for row in rows_named(" mnist-linf-0.3, digits-l2-1,")] == ["mnist-linf-0.3", "digits-l2-1"]
+    assert tuple(row.name for row in rows_named("")) == FULL
+    assert ROWS["resnet44-linf-4"].eps == pytest.approx(4 / 255)
+    assert not any(row.task == "digits" for row in rows_named(""))
+    with pytest.raises(InputError, match="there is no row mnist; expected of mnist-linf"):
+        rows_named("mnist")
+
+
+def test_images_that_are_misread_are_left_out(context, monkeypatch):
+    row = ROWS[LINF]
+    before = task("digits").ids("test")
+    found = attacked(context, row, 5, 3, "no")
+    assert (found.ids, found.accuracy) == (before[:5], 1.0)
+    right = Attack._evaluate
+
+    def misread(self, points, problem, step):
+        """The second image is a success wherever it is looked at."""
+        result = right(self, points, problem, step)
+        return result._replace(success=result.success | (self.labels[problem] == self.labels[1]))
+
+    monkeypatch.setattr(Attack, "_evaluate", misread)
+    labels = task("digits").pictures(before).labels
+    other = attacked(context, row._replace(name="other"), 5, 3, "no")
+    expected = tuple(i for i, label in zip(before, labels, strict=True) if label != labels[1])
+    assert other.ids == expected[:5]
+    assert other.accuracy == pytest.approx(len(expected) / len(before))
+
+
+@pytest.mark.parametrize("kind", ["random", "runner-up"])
+def test_targets(context, kind):
+    found = attacked(context, ROWS[LINF], 6, 2, kind)
+    objective = found.task.objective(found.ids)
+    assert objective.targets is not None
+    assert (objective.targets != objective.labels).all()
+    plain = task("digits", norm="linf", eps=0.2).objective(found.ids)
+    zero, rows = torch.zeros(6, 64), torch.arange(6)
+    # The runner-up is as far from the label as any class is near it; a target has to win over all the others.
+    gap, told = plain.evaluate(zero, rows).loss, objective.evaluate(zero, rows).loss
+    if kind == "runner-up":
+        torch.testing.assert_close(gap, told)
+    else:
+        assert (told >= gap - 1e-6).all()
+        assert len(set(objective.targets.tolist())) > 1
+    again = attacked(context, ROWS[LINF], 6, 2, kind).task.objective(found.ids)
+    assert torch.equal(again.targets, objective.targets)
+
+
+def test_tables_say_what_the_curves_say(tmp_path):
+    run(tmp_path, rows=LINF, problems=6, seeds=2, budget=40, valid=3, rivals="sign-hunter,square")
+    tables = json.loads((tmp_path / "table.json").read_text())
+    methods = {record["method"]: record for record in tables[LINF]}
+    assert list(methods) == ["zo-lstm", "sign-hunter", "square"]
+    with np.load(tmp_path / "curves.npz") as curves:
+        for name, record in methods.items():
+            first = curves[f"{LINF}/{name}.first_success"]
+            assert first.shape == (2, 6)
+            assert record["success"] == pytest.approx((first > 0).mean())
+            assert record["mean"] == pytest.approx(np.where(first > 0, first, 40).mean())
+            assert record["median"] == pytest.approx(np.median(np.where(first > 0, first, 40)))
+    assert methods["square"]["settings"].startswith("p_init = ")
+    assert methods["sign-hunter"]["difference"] == pytest.approx(
+        methods["sign-hunter"]["mean"] - methods["zo-lstm"]["mean"]
+    )
+    (summary,) = tables["summary"]
+    best = min(("sign-hunter", "square"), key=lambda name: methods[name]["mean"])
+    assert summary["best"] == best
+    assert summary["times"] == pytest.approx(methods["zo-lstm"]["mean"] / methods[best]["mean"])
+    assert summary["difference"] == pytest.approx(-methods[best]["difference"])
+    assert json.loads((tmp_path / "tuned.json").read_text())
+
+
+def test_others_are_done_first_and_stay_done(tmp_path, monkeypatch):
+    small = {"rows": LINF, "problems": 2, "seeds": 1, "budget": 10, "valid": 2, "rivals": "sign-hunter"}
+    asked = []
+    right = Context.compared
+
+    def told(self, key, *args, **kwargs):
+        asked.append(key)
+        if key.endswith("-own"):
+            raise KeyboardInterrupt
+        return right(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(Context, "compared", told)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, **small)
+    assert asked == [LINF, f"{LINF}-own"]
+    monkeypatch.setattr(Context, "compared", right)
+    run(tmp_path, **small)
+    assert json.loads((tmp_path / "table.json").read_text())["summary"]
+
+
+def test_rows_without_data_are_left_out_unless_named(tmp_path):
+    with pytest.raises(InputError, match="no row of ball-attacks can run here"):
+        run(tmp_path / "all")
+    with pytest.raises(InputError, match="task imagenet has no"):
+        run(tmp_path / "named", rows="imagenet-linf-4")
+    with pytest.raises(InputError, match="expected others to compare with"):
+        run(tmp_path / "alone", rows=LINF, rivals="zo-lstm")
+
+
+def test_every_norm_has_rivals():
+    assert {row.norm for row in ROWS.values()} == set(RIVALS)
+    assert isinstance(next(iter(ROWS.values())), BallRow)
