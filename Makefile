@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit reproduce-quick test-slow test-gpu bench chaos format clean
+.PHONY: help demo test lint types unit docs reproduce-quick test-slow test-gpu bench chaos format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
 	@echo "make test       lint, types and tests"
+	@echo "make docs       the documentation site, build/site/index.html; a warning is an error"
 	@echo "make reproduce-quick  all experiments in their quick forms, some minutes; writes runs/quick"
 	@echo "make test-slow  the tests that take minutes (ZORACLE_DATA adds those on real data)"
 	@echo "make test-gpu   the tests that need a CUDA device"
@@ -34,6 +35,9 @@ types: $(READY)
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 reproduce-quick: $(READY)
 	rm -rf runs/quick

@@ -22,7 +22,10 @@ from zoracle.metatrain import config as configs
 from zoracle.optimizers.pretrained import shipped
 
 ROOT = Path(__file__).parents[1]
-_PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+_PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "results/README.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+)
 PAGES = [page for page in _PAGES if page.is_file()]  # a source archive holds fewer
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 SOURCES = sorted((ROOT / "src" / "zoracle").rglob("*.py"))
@@ -85,6 +88,13 @@ def test_python_blocks_run_in_order(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_says_its_language(page: Path) -> None:
+    """So that none escapes the tests here; what is "text" is no code."""
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"^```", text, re.MULTILINE)) == 2 * len(blocks(page, "python", "sh", "toml", "text"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_that_load_trained_optimizers_are_marked(page: Path) -> None:
     for block in blocks(page, "python"):
         loads = re.search(r'(load\(|optimizer=)"zo-lstm', block.code) is not None
@@ -135,7 +145,8 @@ def test_training_configs_are_accepted(page: Path) -> None:
 
 
 def test_the_commands_listed_are_all_there_are() -> None:
-    listed = re.findall(r"^\| `zoracle ([\w-]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `zoracle ([\w-]+)` \|", page, re.MULTILINE)
     assert sorted(listed) == sorted(cli.list_commands(click.Context(cli)))
 
 
