@@ -10,7 +10,6 @@ import torch
 from problems import Bowls, Linear
 from zoracle.errors import InputError
 from zoracle.optimizers.base import FiniteDifferenceOptimizer
-from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.radius import Radius, centred, schedule
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.rollout import rollout
@@ -18,13 +17,7 @@ from zoracle.rollout.oracle import Oracle
 from zoracle.state import flatten
 
 D = 12
-NAMES = [
-    name
-    for name in REGISTRY
-    if isinstance(found := make(name), FiniteDifferenceOptimizer)
-    and not isinstance(found, BallLSTM)
-    and not found.order
-]
+NAMES = [name for name in REGISTRY if isinstance(found := make(name), FiniteDifferenceOptimizer) and not found.order]
 
 
 class Rippled(Bowls):
@@ -94,7 +87,5 @@ def test_zo_adam_sees_past_ripples_with_it() -> None:
 
 
 def test_what_cannot_take_one_says_so() -> None:
-    with pytest.raises(InputError, match="directions and an estimate of its own"):
-        BallLSTM(reach=0.1)
     with pytest.raises(InputError, match="reach"):
         make("zo-sgd", reach=-1.0)

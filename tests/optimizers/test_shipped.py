@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 import torch
@@ -9,41 +11,50 @@ import torch
 import zoracle
 from problems import Bowls
 from zoracle.comparison.named import named_optimizers, use_of
+from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.metatrain import config as configs
 from zoracle.metatrain import spectral_training
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import with_settings
-from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
-from zoracle.optimizers.pretrained import CARD, Use, default_for, load_optimizer, resolve, shipped
+from zoracle.optimizers.pretrained import (
+    CARD,
+    FORMAT,
+    VERSION,
+    WEIGHTS,
+    Use,
+    default_for,
+    load_optimizer,
+    resolve,
+    shipped,
+)
 from zoracle.optimizers.registry import make
 from zoracle.results.metrics import paired
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
+from zoracle.storage.files import write_tensors
 from zoracle.tasks import task
 
 
 def test_they_are_there_with_their_cards_and_recipes() -> None:
-    balls = {f"zo-lstm-{norm}-{task}" for norm in ("linf", "l2") for task in ("digits", "mnist")}
     plain = {f"zo-lstm-{task}" for task in ("digits", "mnist", "cifar10", "quadratic", "universal")}
-    assert set(shipped()) == plain | balls | {"zo-lstm-paper-mnist", "spectral-search"}
+    assert set(shipped()) == plain | {"zo-lstm-paper-mnist", "spectral-search"}
     for name, folder in shipped().items():
         if name == "spectral-search":
             continue
         loaded = load_optimizer(folder)
-        kind = BallLSTM if name in balls else PaperLSTM if name == "zo-lstm-paper-mnist" else GuidedLSTM
+        kind = PaperLSTM if name == "zo-lstm-paper-mnist" else GuidedLSTM
         assert isinstance(loaded.optimizer, kind)
         training = loaded.metadata["training"]
         # The weights were trained by the recipe that is committed beside them.
         recipe = (folder.parents[1].parent / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
         assert configs.msgspec.convert(training["config"], configs.TrainConfig) == configs.parse(recipe)
         card = (folder / CARD).read_text(encoding="utf-8")
-        score = training["validation_queries" if name in balls else "validation_ratio"]
-        assert f"{score:.4g}" in card
+        assert f"{training['validation_ratio']:.4g}" in card
 
 
 def test_the_learned_search_ships_with_its_card_and_recipe() -> None:
@@ -62,11 +73,23 @@ def test_the_plain_name_means_the_task_at_hand() -> None:
     assert resolve("zo-lstm", Use("digits")).metadata["shipped"] == "zo-lstm-digits"
     assert resolve("zo-lstm", Use("another")).metadata["shipped"] == "zo-lstm-universal"
     assert resolve("zo-lstm", Use("network")).metadata["shipped"] == "zo-lstm-universal"
-    assert resolve("zo-lstm-linf", Use("another")).metadata["shipped"] == "zo-lstm-linf-mnist"
     assert resolve("zo-lstm").metadata["shipped"] == "zo-lstm-universal"
     assert resolve("zo-lstm-paper").metadata["shipped"] == "zo-lstm-paper-mnist"
     assert not any(p.requires_grad for p in zoracle.load("zo-lstm").parameters())  # type: ignore[attr-defined]
     assert zoracle.load("zo-lstm-digits", num_directions=7).queries_per_step == 8
+
+
+@pytest.mark.parametrize("name", ["zo-lstm-linf", "zo-lstm-l2-mnist", "zo-lstm-ball"])
+def test_names_of_before_are_told_in_a_line(name: str, tmp_path: Path) -> None:
+    told = "no longer part of zoracle: in a ball"
+    with pytest.raises(InputError, match=told):
+        resolve(name, Use("mnist", ball="linf"))
+    with pytest.raises(InputError, match=told):
+        make(name)
+    metadata = {"format": FORMAT, "version": VERSION, "name": "zo-lstm-ball", "config": {}}
+    write_tensors(tmp_path / WEIGHTS, {"rate": torch.zeros(1)}, metadata)
+    with pytest.raises(CheckpointError, match=told):
+        load_optimizer(tmp_path)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -20,7 +20,7 @@ from zoracle.tasks import names, task
 
 _TUNED = (*BASELINES, "snes")
 #: Kinds that search a ball.
-_BALL = ("zo-lstm-ball", "spectral-search")
+_BALL = ("spectral-search",)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

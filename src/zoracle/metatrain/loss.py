@@ -33,9 +33,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     - "difference": \sum_t w_t (l_t - stop\_gradient(l_{t-1})), l_{-1} = 0, as in the public code of the paper;
     - "sum": \sum_t w_t l_t, as in the paper;
-    - "log": \sum_t w_t \log(l_t + \epsilon), which weighs a halving the same whatever the problem's scale;
-    - "survival": \sum_t w_t l_t / (l_t + \epsilon), for losses that are zero at a success: a smooth count of the steps
-      before it, so queries to first success up to the factor q + 1. \epsilon is the loss that counts as half a step.
+    - "log": \sum_t w_t \log(l_t + \epsilon), which weighs a halving the same whatever the problem's scale.
 
     \lambda times the optimizer's own auxiliary loss (the sum of o^2 for QueryRNN) is added in each step.
 
@@ -52,7 +50,7 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Source: Ruan et al. (2020), equation 6 and public code.
     """
 
-    form: Literal["difference", "sum", "log", "survival"] = "difference"
+    form: Literal["difference", "sum", "log"] = "difference"
     weights: Literal["linear", "uniform", "shaped"] = "linear"
     penalty: float = 0.005
     eps: float = 1e-6
@@ -133,9 +131,6 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         elif self.form == "log":
             scale = 0.5 * k * total if self.weights == "linear" else k
             terms = w * torch.log(losses.clamp(min=0) + self.eps) / scale
-        elif self.form == "survival":
-            lowest = losses.clamp(min=0)
-            terms = w * lowest / (lowest + self.eps) / k
         else:
             before = torch.zeros_like(losses[:1]) if previous is None else previous.unsqueeze(0)
             terms = w * (losses - torch.cat((before, losses[:-1])).detach())

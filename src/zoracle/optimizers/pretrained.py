@@ -11,7 +11,7 @@ from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
 from zoracle.optimizers.base import Optimizer
-from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.optimizers.registry import REGISTRY, RETIRED, check_retired, make
 from zoracle.storage.code import is_named, load_subclass
 from zoracle.storage.files import read_tensors, write_tensors
 
@@ -84,6 +84,8 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
             f"{path} has format version {metadata.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"
         )
     name, config = metadata.get("name"), metadata.get("config")
+    if isinstance(name, str) and name in RETIRED:
+        raise CheckpointError(f"{path} holds {name}, which is no longer part of zoracle: {RETIRED[name]}")
     if not isinstance(name, str) or name not in REGISTRY or not REGISTRY[name].learned:
         raise CheckpointError(f"{path} holds an optimizer {name!r} that this zoracle does not know; upgrade zoracle")
     if not isinstance(config, dict):
@@ -175,6 +177,7 @@ def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
         return Loaded(cls(**settings), {"name": name, "label": cls.__name__})
     if name and (path.is_dir() or path.is_file()):
         return load_optimizer(path, **settings)
+    check_retired(name)
     if name in REGISTRY:
         raise InputError(f"no trained {name} is shipped; train one with `zoracle train` and give its folder")
     names = [*(n for n, entry in REGISTRY.items() if not entry.learned), PLAIN, *known]

@@ -15,7 +15,6 @@ from zoracle.optimizers.descent.zo_adamm import ZOAdaMM
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
 from zoracle.optimizers.descent.zo_sgd import ZOSGD
 from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
-from zoracle.optimizers.learned.ball_lstm import BallLSTM
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
@@ -54,7 +53,6 @@ REGISTRY: dict[str, Entry] = {
     ),
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
-    "zo-lstm-ball": Entry(BallLSTM, "learned steps within a ball, few and tiled queries", learned=True),
     "spectral-search": Entry(
         SpectralSearch, "learned patterns, then a learned model of the gradient's spectrum", learned=True
     ),
@@ -70,14 +68,35 @@ REGISTRY: dict[str, Entry] = {
 }
 
 
+#: Names that were here before, and what took their place.
+RETIRED = dict.fromkeys(
+    (
+        "zo-lstm-ball",
+        *(f"zo-lstm-{norm}{task}" for norm in ("linf", "l2") for task in ("", "-digits", "-mnist")),
+    ),
+    'in a ball "zo-lstm", that is spectral-search, took its place',
+)
+
+
 def make(name: str, **settings: Any) -> Optimizer[Any, Any]:
     """An optimizer by its registered name, untrained where it is a learned one.
 
     Raises:
         InputError: the name or a setting is unknown.
     """
+    check_retired(name)
     if name not in REGISTRY:
         close = get_close_matches(name, REGISTRY, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"optimizer {name!r} is unknown; {hint}there are {', '.join(REGISTRY)}")
     return REGISTRY[name].make(**settings)
+
+
+def check_retired(name: str) -> None:
+    """Say where a name is that of an optimizer which is no longer part of zoracle.
+
+    Raises:
+        InputError: it is.
+    """
+    if name in RETIRED:
+        raise InputError(f"optimizer {name!r} is no longer part of zoracle: {RETIRED[name]}")
