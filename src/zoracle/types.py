@@ -45,6 +45,8 @@ class StopReason(IntEnum):
     """The time limit was reached."""
     INTERRUPTED = 8
     """Ctrl-C."""
+    LEFT_OUT = 9
+    """It was not begun: there was nothing left to do, since an earlier attack had broken the image, say."""
 
 
 class Choice(IntEnum):

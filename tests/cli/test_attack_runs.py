@@ -235,3 +235,32 @@ def test_a_server_that_fails_and_comes_back(capsys):
     counted += 1
     failed = counted - attempts["images_answered"]
     assert failed in (21, 42), "the call that failed for good: a step of one image or of two"
+
+
+def test_in_a_ball_several_attacks_run_where_none_is_named(capsys):
+    run("attack", "--threat", "l2", "--eps", ".8", "--budget", "90", "--problems", "4", "--out", "run")
+    told = capsys.readouterr().out
+    assert read("run/config.json")["ensemble"] == {"every": False}
+    labels = [one["label"] for one in read("run/config.json")["optimizers"]]
+    assert labels == ["zo-lstm", "square", "simba"]
+    rows = {row["optimizer"]: row for row in read("run/table.json")}
+    assert list(rows) == [*labels, "worst case"]
+    assert rows["zo-lstm"]["weights"] == "spectral-search", "which weights an alias meant"
+    assert "zo-lstm: the weights that ship as spectral-search" in told
+    worst = arrays("run", "worst-case")
+    assert (worst["queries"] <= 90).all()
+    assert (worst["l2"] <= 0.8 + 1e-5).all()
+    broken = int(worst["success"].sum())
+    assert rows["worst case"]["robust_accuracy"] == 1 - broken / 4
+    assert f"Clean accuracy 100.0%, robust accuracy {1 - broken / 4:.1%} [" in told
+    assert read("run/queries.json")["optimise"].keys() == set(labels)
+    capsys.readouterr()
+    run("attack", "--resume", "--out", "run")
+    run("attack", "--resume", "--all", "--out", "run", code=2)
+    assert "--all is True, and the run in" in capsys.readouterr().err
+
+
+def test_where_perturbations_are_made_small_one_attack_has_the_whole_budget():
+    run("attack", "--budget", "45", "--problems", "2", "--out", "run")
+    assert [one["label"] for one in read("run/config.json")["optimizers"]] == ["zo-lstm"]
+    assert "ensemble" not in read("run/config.json")

@@ -13,7 +13,7 @@ from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.results import metrics
-from zoracle.results.intervals import clustered, t_quantile
+from zoracle.results.intervals import clustered, t_quantile, wilson
 from zoracle.results.result import Result
 
 NAN, INF = math.nan, math.inf
@@ -194,3 +194,23 @@ def test_paired_differences_remove_what_problems_share():
     )
     with pytest.raises(InputError, match="other problems or seeds"):
         metrics.paired(one, one._replace(ids=one.ids + 1))
+
+
+def test_intervals_of_shares_are_wilsons():
+    """The values of Newcombe (1998), Table I: two-sided 95 %."""
+    for count, number, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
+        found = wilson(count, number)
+        assert found.mean == count / number
+        assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert wilson(29, 29).high == 1.0
+    assert wilson(29, 29).low == pytest.approx(0.8830, abs=5e-5)
+    assert math.isnan(wilson(0, 0).mean)
+
+
+def test_accuracies_by_hand():
+    wrong = [[False, True, False, False]] * 2
+    r = result([[[4.0, 1.0]] * 4] * 2, first=[[17, 1, -1, -1], [-1, 1, -1, 4]], misclassified=wrong)
+    s = metrics.summarise(r)
+    assert (s.attacked, s.broken, s.clean) == (6, 2, 0.75)
+    assert s.robust.mean == 0.25, "only the third is right and broken in no repeat"
+    assert metrics.standing(r).tolist() == [False, False, True, False]

@@ -10,8 +10,10 @@ import click
 from zoracle.cli.attack_inputs import attacked, input_options, take_inputs
 from zoracle.cli.options import run_comparison, run_options, take_request
 from zoracle.cli.resume import resume_option, settled
+from zoracle.comparison.compare import Comparison
 from zoracle.errors import BlackBoxError, InputError, MisclassifiedWarning
 from zoracle.objectives.attack import ImageAttack
+from zoracle.reporting.report import accuracies
 from zoracle.results.result import Result
 from zoracle.storage.runfolder import ATTEMPTS
 from zoracle.tasks.given import GivenImages
@@ -23,12 +25,19 @@ _FEW = 4
 @click.command("attack")
 @run_options(default_seeds=1, one=True, out_required=True, check_start=True)
 @input_options()
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Every attack of the ensemble on every image; by default what one breaks is left alone by those that follow.",
+)
 @resume_option()
 @click.pass_context
 def command(ctx: click.Context, /, **_: Any) -> None:
     """Attack images; write the adversarial images, a table, curves and a report.
 
     They are those of a task that comes with zoracle, or your own (--data), through a model of your own (--target).
+    In a ball an ensemble of attacks shares the budget of each image; --optimizers names others, each with all of it.
     """
     options, kept = settled(ctx)
     inputs = take_inputs(options)
@@ -46,8 +55,13 @@ def command(ctx: click.Context, /, **_: Any) -> None:
     finally:
         if isinstance(made, GivenImages):
             made.close()
+    _tell(comparison)
+
+
+def _tell(comparison: Comparison) -> None:
+    """What came of the attacks, in lines."""
+    _warn_of_classes(next(iter(comparison.results.values())))
     for label, result in comparison.results.items():
-        _warn_of_classes(result)
         if bool((result.spent > 0).any()) and bool((result.non_finite >= result.spent).all()):
             warnings.warn(
                 f"{label}: every answer of the target was NaN or infinite, so nothing was found; look at its outputs",
@@ -56,6 +70,8 @@ def command(ctx: click.Context, /, **_: Any) -> None:
             )
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             click.echo(f"{label}, seed {seed}: {outcome_line(result, repeat)}")
+    click.echo(accuracies(comparison.rows))
+    for label in comparison.results:
         click.echo(f"adversarial images: {comparison.paths[f'adversarial {label}']}")
 
 
@@ -75,7 +91,11 @@ def outcome_line(result: Result, repeat: int) -> str:
     """What came of one seed, in a line."""
     wrong = int(result.misclassified[repeat].sum())
     broken = int(result.success_ever[repeat].sum()) - wrong
-    text = f"{broken} of {result.ids.shape[1] - wrong} images broken"
+    attacked = int(result.attacked[repeat].sum())
+    text = f"{broken} of {attacked} images broken"
+    left_out = result.ids.shape[1] - wrong - attacked
+    if left_out:
+        text += f", {left_out} left out"
     if wrong:
         text += f", {wrong} misclassified already"
     text += f", {int(result.spent[repeat].sum()):,} queries"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,13 +10,13 @@ import click
 import torch
 from rich.console import Console
 
-from zoracle.comparison.compare import Comparison, Output, compare
-from zoracle.comparison.named import named_optimizers, use_of
+from zoracle.comparison.compare import Comparison, Ensemble, Output, compare
+from zoracle.comparison.named import load_named_optimizers, use_of
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
 from zoracle.objectives.threat import NAMES, ThreatModel
-from zoracle.optimizers.pretrained import PLAIN
+from zoracle.optimizers.pretrained import PLAIN, Loaded
 from zoracle.optimizers.spelling import named_optimizer
 from zoracle.tasks import Task, names, task
 from zoracle.tasks.image_attack import AttackTask
@@ -34,6 +34,7 @@ class Request(NamedTuple):
     eps: float | None = None
     reduce: str | None = None
     tune: bool = False
+    every: bool = False
     workers: int = 1
     out: Path | None = None
 
@@ -144,10 +145,20 @@ def criterion_for(threat: str) -> Criterion:
     return "ratio" if threat.startswith("minimise") else "queries"
 
 
+#: The attacks that are made in a ball where none are named, by the ball's norm: the learned one, and of the others the
+#: best two on the validation images of CIFAR-10.
+ENSEMBLES = {"linf": (PLAIN, "square", "sign-hunter"), "l2": (PLAIN, "square", "simba")}
+
+
 def default_optimizers(threat: str, *, one: bool = False) -> tuple[str, ...]:
-    """The optimizers that run where none are named: a learned one first, and unless ``one`` is enough its rivals."""
+    """The optimizers that run where none are named: a learned one first, then its rivals.
+
+    Args:
+        threat: what ``--threat`` says.
+        one: whether they are attacks on images, and not rivals to compare: a ball's ensemble, else the learned one.
+    """
     if one:
-        return (PLAIN,)
+        return ENSEMBLES.get(threat, (PLAIN,))
     if threat.startswith("minimise"):
         return (PLAIN, "zo-sgd", "zo-signsgd", "zo-adam")
     return (PLAIN, "square", "sign-hunter", "simba", "simba-dct", "nes", "bandits", "zo-signsgd", "zo-adamm", "snes")
@@ -273,12 +284,21 @@ def run_comparison(
     if spec.problems is not None and spec.problems > (available := len(made.ids(spec.split))):
         raise InputError(f"--problems is {spec.problems}; the {spec.split} split of {made.name} has {available}")
     names = request.optimizers or ",".join(default_optimizers(request.threat, one=attack))
+    loaded = load_named_optimizers(names, use_of(made))
+    together = attack and request.optimizers is None and len(loaded) > 1
     return compare(
         made,
-        named_optimizers(names, use_of(made)),
+        [(label, one.optimizer) for label, one in loaded],
         spec,
         tuning="fresh" if request.tune else "stored",
+        ensemble=Ensemble(every=request.every) if together else None,
         workers=request.workers,
-        out=Output(request.out, title, attack, command),
+        out=Output(request.out, title, attack, weights_of(loaded), command),
         console=Console(),
     )
+
+
+def weights_of(loaded: Sequence[tuple[str, Loaded]]) -> dict[str, str]:
+    """What the weights of some labels are called, where the label is another name."""
+    shipped = {label: one.metadata.get("shipped") for label, one in loaded}
+    return {label: name for label, name in shipped.items() if name is not None and label.partition(":")[0] != name}

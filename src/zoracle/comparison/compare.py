@@ -11,26 +11,29 @@ import msgspec
 from rich.console import Console
 
 from zoracle import __version__
-from zoracle.comparison.entries import UNTUNED, FreshTuning, OnProgress, Tuning, folder, make_entry
-from zoracle.comparison.progress import shown
+from zoracle.comparison.ensemble import WORST, Ensemble, check_shares, run_ensemble, shares, worst_case
+from zoracle.comparison.entries import UNTUNED, Entry, FreshTuning, OnProgress, Tuning, folder, make_entry
+from zoracle.comparison.progress import Display, shown
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
-from zoracle.evaluation.workers import check_workers, started
+from zoracle.evaluation.workers import Workers, check_workers, started
+from zoracle.objectives.attack import ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
-from zoracle.reporting.output import write_run
+from zoracle.reporting.output import Found, write_run
 from zoracle.reporting.rows import Row, rows_of
+from zoracle.reporting.tables import WORST_CASE
 from zoracle.reporting.terminal import rich_table
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned
 from zoracle.storage.fingerprint import optimizer_config
-from zoracle.storage.runfolder import locked, open_run
+from zoracle.storage.runfolder import Run, locked, open_run
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
 
-__all__ = ["Comparison", "OnProgress", "Output", "RunSpec", "Tuning", "compare"]
+__all__ = ["Comparison", "Ensemble", "OnProgress", "Output", "RunSpec", "Tuning", "compare"]
 
 _DEFAULT = RunSpec(seeds=3)
 
@@ -39,9 +42,10 @@ class Comparison(NamedTuple):
     """What a comparison found."""
 
     rows: list[Row]
-    """The best first: the lowest ratio, or where runs stop at a success the fewest queries to it."""
+    """The best first: the lowest ratio, or where runs stop at a success the fewest queries to it. Of an ensemble in the
+    order that its attacks were made in; the worst case of several attacks is the last."""
     results: dict[str, Result]
-    """By label, in the order given."""
+    """By label, in the order given; last the worst case of several attacks, where the run is an attack."""
     tuned: list[Tuned]
     """Settings that were tuned in this run."""
     paths: dict[str, Path]
@@ -58,7 +62,10 @@ class Output(NamedTuple):
     title: str | None = None
     """Heading of the report."""
     attack: bool = False
-    """The run is an attack: adversarial examples are written, and the report of an attack."""
+    """The run is an attack: adversarial examples are written, and the report of an attack, with the worst case of
+    several."""
+    weights: Mapping[str, str] = {}
+    """What the weights of some labels are called, where the label is another name."""
     command: Mapping[str, Any] | None = None
     """How the run was asked for, JSON values; kept in the folder, and read by nobody here."""
 
@@ -69,6 +76,7 @@ def compare(
     spec: RunSpec = _DEFAULT,
     *,
     tuning: Tuning = "stored",
+    ensemble: Ensemble | None = None,
     workers: int = 1,
     out: str | Path | Output | None = None,
     console: Console | None = None,
@@ -83,6 +91,8 @@ def compare(
             is what the task's own steps of q + 1 points cost: the same for all, whatever one's steps cost.
         tuning: what is done about default step sizes, see :data:`Tuning`. They are tuned by the loss, and by the
             queries to a success where nothing is left to win after one.
+        ensemble: the optimizers are attacks that share each image's budget, see :class:`Ensemble`; None gives each the
+            whole budget, on all problems.
         workers: processes that share the work; changes speed, and the batch where that is left open. A script has to
             ask for more than one from under ``if __name__ == "__main__":``.
         out: the run folder, or that and what is written there; None writes nothing.
@@ -96,11 +106,14 @@ def compare(
     _check(optimizers, tuning)
     check_workers(workers)
     output = out if isinstance(out, Output) else Output(out)
-    notes: list[str] = []
+    notes = [f"{label}: the weights that ship as {name}" for label, name in output.weights.items()]
     objective = spec.objective(task)  # refuses unknown ids; queries nothing
     spec = _completed(spec, task, objective)
     criterion: Criterion = "queries" if objective.ends_at_success else "ratio"
-    entries = [make_entry(task, label, made, spec, tuning, notes) for label, made in optimizers]
+    specs = [spec] * len(optimizers) if ensemble is None else shares(spec, len(optimizers))
+    if ensemble is not None:
+        check_shares(specs, optimizers)
+    entries = [make_entry(task, *one, its, tuning, notes) for one, its in zip(optimizers, specs, strict=True)]
     untuned = [e.label for e in entries if e.source == UNTUNED]
     if untuned:
         notes.append(
@@ -114,6 +127,7 @@ def compare(
         **spec.identity(),
         "tuning": tuning,
         "criterion": criterion,
+        **({} if ensemble is None else {"ensemble": ensemble._asdict()}),
         "optimizers": [
             {"label": e.label, "steps": e.steps, "settings_from": e.source, **optimizer_config(e.optimizer)}
             for e in entries
@@ -125,38 +139,62 @@ def compare(
         shown(console, on_progress) as display,
     ):
         run = None if output.folder is None else open_run(output.folder, config, output.command)
-        pieces = None if run is None else run.pieces
-        fresh = FreshTuning(task, spec, criterion, pieces, pool, display.progress)
+        fresh = FreshTuning(task, spec, criterion, None if run is None else run.pieces, pool, display.progress)
         entries, records = fresh.tune(entries, notes)
-        results = {
-            e.label: evaluate(
-                e.optimizer,
-                task,
-                msgspec.structs.replace(spec, steps=e.steps),
-                on_progress=display.steps_of(e.label),
-                on_status=display.status_of(e.label),
-                resume_dir=None if pieces is None else pieces / folder(i, e.label),
-                workers=pool,
-            )
-            for i, e in enumerate(entries)
-        }
-        rows = rows_of(
-            results,
-            {e.label: optimizer_config(e.optimizer)["settings"] for e in entries},
-            {e.label: e.source for e in entries},
-            stopping=bool(spec.stop_on_success),
-        )
+        if ensemble is None:
+            results = _each(task, entries, spec, run, pool, display)
+        else:
+            results = run_ensemble(task, entries, specs, ensemble, run, pool, display)
+        found = Found(results, _worst(results, objective) if output.attack else {})
+        rows = _rows(found, entries, spec, output, ensemble)
         heading = output.title or f"{task.name}: {len(entries)} optimizers compared"
         paths = {}
         if run is not None:
-            paths = write_run(run, task, objective, rows, results, records, notes, heading, attack=output.attack)
+            paths = write_run(run, task, objective, rows, found, records, notes, heading, attack=output.attack)
     if console is not None:
-        console.print(rich_table(rows, heading))
+        console.print(rich_table(rows, heading, console.width))
         for note in notes:
             console.print(note, style="dim", markup=False, highlight=False)
         if "report" in paths:
             console.print(f"report: {paths['report']}", markup=False, highlight=False, soft_wrap=True)
-    return Comparison(rows, results, records, paths, notes)
+    return Comparison(rows, found.all, records, paths, notes)
+
+
+def _each(
+    task: Task, entries: Sequence[Entry], spec: RunSpec, run: Run | None, workers: Workers | None, display: Display
+) -> dict[str, Result]:
+    """Each optimizer on all problems."""
+    return {
+        e.label: evaluate(
+            e.optimizer,
+            task,
+            msgspec.structs.replace(spec, steps=e.steps),
+            on_progress=display.steps_of(e.label),
+            on_status=display.status_of(e.label),
+            resume_dir=None if run is None else run.pieces / folder(i, e.label),
+            workers=workers,
+        )
+        for i, e in enumerate(entries)
+    }
+
+
+def _worst(results: Mapping[str, Result], objective: Objective) -> dict[str, Result]:
+    """The worst case of several attacks, by its label."""
+    if len(results) < 2 or not isinstance(objective, ImageAttack):
+        return {}
+    return {WORST: worst_case(list(results.values()), objective)}
+
+
+def _rows(
+    found: Found, entries: Sequence[Entry], spec: RunSpec, output: Output, ensemble: Ensemble | None
+) -> list[Row]:
+    """A row for each optimizer, and the worst case of all last."""
+    settings = {e.label: optimizer_config(e.optimizer)["settings"] for e in entries}
+    sources = {e.label: e.source for e in entries}
+    shared: dict[str, Any] = {"stopping": bool(spec.stop_on_success), "attack": output.attack}
+    rows = rows_of(found.results, settings, sources, ranked=ensemble is None, **shared)
+    rows = [row._replace(weights=output.weights.get(row.optimizer)) for row in rows]
+    return [*rows, *rows_of(found.worst, {}, dict.fromkeys(found.worst, WORST_CASE), **shared)]
 
 
 def _completed(spec: RunSpec, task: Task, objective: Objective) -> RunSpec:
@@ -179,6 +217,8 @@ def _check(optimizers: Sequence[tuple[str, Any]], tuning: str) -> None:
     labels = [label for label, _ in optimizers]
     if not labels:
         raise InputError("no optimizers are given; expected at least one")
+    if WORST in labels:
+        raise InputError(f"an optimizer is called {WORST!r}, as the worst case of all is; give it another label")
     if len(set(labels)) != len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise InputError(f"two optimizers are called {twice!r}; give each its own label")

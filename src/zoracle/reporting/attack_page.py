@@ -63,11 +63,16 @@ def attack_page(
 
 def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list[tuple[str, str]]:
     task = config.get("task", {})
+    name = task.get("target") or f"the classifier of {task.get('name', 'the task')}"
+    if "network" in task:
+        name += f", {task['network']}"
+    if "target_file_sha256" in task:
+        name += f" (SHA-256 of the file {task['target_file_sha256'][:16]}...)"
     shape = " x ".join(map(str, objective.shape))
     budget = config.get("budget")
     stop = "at the first success" if config.get("stop_on_success") else "when the budget or all steps are spent"
     facts = [
-        ("target", f"the classifier of {task.get('name', 'the task')}"),
+        ("target", name),
         ("images", f"{result.ids.shape[1]:,} of {shape}, repeats: {result.ids.shape[0]:,}"),
         ("looking for", objective.threat.sentence(objective.targets is not None)),
         ("budget", f"{budget:,} queries an image" if budget else f"{int(result.allowance.max()):,} queries an image"),

@@ -127,7 +127,7 @@ def _bands(axes: Any, data: Mapping[str, tuple[Array, Array]], style: Mapping[st
 
 def _success(axes: Any, results: Mapping[str, Result], style: Mapping[str, Style]) -> None:
     for label, result in results.items():
-        first = result.first_success[~result.misclassified].numpy()
+        first = result.first_success[result.attacked].numpy()
         if not first.size:
             continue
         reached = np.sort(first[first > 0]).astype(float)

@@ -135,9 +135,9 @@ def best_points(result: Result) -> Tensor:
 def drawn(result: Result, attack: bool) -> Tensor:
     """Which problems are drawn: the first ones; of an attack some that were broken and some that were not."""
     rows = torch.arange(result.ids.shape[1])
-    if not attack or bool(result.misclassified[0].all()):
+    if not attack or not bool(result.attacked[0].any()):
         return rows[:SHOWN]
-    attacked, broken = ~result.misclassified[0], result.success_ever[0]
+    attacked, broken = result.attacked[0], result.success_ever[0]
     failed = rows[attacked & ~broken]
     won = rows[attacked & broken]
     failed = failed[: max(FAILED, SHOWN - won.numel())]

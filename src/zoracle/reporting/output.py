@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,31 @@ from zoracle.tasks.base import Task
 from zoracle.types import StopReason
 
 
+class Found(NamedTuple):
+    """What optimizers found, by label."""
+
+    results: dict[str, Result]
+    worst: dict[str, Result]
+    """The worst case of several attacks, which made no query of its own; empty where there is none."""
+
+    @property
+    def all(self) -> dict[str, Result]:
+        """Both."""
+        return {**self.results, **self.worst}
+
+    @property
+    def drawn(self) -> dict[str, Result]:
+        """Whose images are shown: where some were left out by some attacks, those of the worst case."""
+        every = all(bool((r.attacked | r.misclassified).all()) for r in self.results.values())
+        return self.results if every or not self.worst else self.worst
+
+
 def write_run(
     run: Run,
     task: Task,
     objective: Objective,
     rows: Sequence[Row],
-    results: dict[str, Result],
+    found: Found,
     tuned_here: Sequence[Tuned],
     notes: list[str],
     title: str,
@@ -53,7 +72,7 @@ def write_run(
         task: what the problems are of.
         objective: all its problems that were run.
         rows: of the table.
-        results: by label.
+        found: the results.
         tuned_here: settings that were tuned in this run.
         notes: what a reader should know; more may be added.
         title: heading of the report.
@@ -74,10 +93,10 @@ def write_run(
     }
     write_json(paths["table"], [row._asdict() for row in rows])
     write_text(paths["markdown"], rows_table("rows", title, rows).markdown())
-    write_npz(paths["curves"], curve_arrays(results))
+    write_npz(paths["curves"], curve_arrays(found.all))
     if attack:
-        names = file_names(list(results))
-        for label, result in results.items():
+        names = file_names(list(found.all))
+        for label, result in found.all.items():
             paths[f"adversarial {label}"] = run.path / f"adversarial-{names[label]}.npz"
             write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, objective, result))
     if tuned_here:
@@ -91,20 +110,21 @@ def write_run(
         notes.append(f"no report was written: {error}")
         draws = False
     else:
-        gallery = _gallery(run, task, objective, results, attack)
-    ledger = _ledger(results, tuned_here, gallery, objective)
+        gallery = _gallery(run, task, objective, found.drawn, attack)
+    ledger = _ledger(found.results, tuned_here, gallery, objective)
     write_json(paths["queries"], ledger)
     if draws:
         paths["report"] = run.path / "report.html"
         page = None
         attacked = _innermost(objective)
         if attack and isinstance(attacked, Attack):
-            page = attack_page(attacked, run.config, results, ledger["pictures"], ledger.get("target", {}))
+            page = attack_page(attacked, run.config, found.all, ledger["pictures"], ledger.get("target", {}))
         write_report(
             paths["report"],
             title=title,
             rows=rows,
-            results=results,
+            results=found.all,
+            drawn=list(found.drawn),
             config=run.config,
             versions=read_json(run.path / VERSIONS),
             gallery=gallery,

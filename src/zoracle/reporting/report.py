@@ -14,7 +14,7 @@ from zoracle.reporting.gallery import Gallery
 from zoracle.reporting.page import write_page
 from zoracle.reporting.pictures import grey_png, signed_png
 from zoracle.reporting.rows import Row
-from zoracle.reporting.tables import COLUMNS, cells, shown_columns
+from zoracle.reporting.tables import COLUMNS, WORST_CASE, cells, shown_columns
 from zoracle.results.result import Result
 
 #: What a label looks like in a figure's key: a short line with its dash.
@@ -32,6 +32,7 @@ def write_report(
     results: Mapping[str, Result],
     config: Mapping[str, Any],
     versions: Mapping[str, Any],
+    drawn: Sequence[str] | None = None,
     gallery: Gallery | None = None,
     notes: Sequence[str] = (),
     attack: AttackPage | None = None,
@@ -44,7 +45,8 @@ def write_report(
         rows: what :func:`zoracle.reporting.rows.rows_of` made of the results, best first.
         results: by label.
         config: the run's settings, JSON values.
-        versions: what computed the numbers.
+        versions: what computed the numbers, and when the run began.
+        drawn: labels that have curves and pictures; None draws all.
         gallery: pictures, where the task is an attack.
         notes: lines that a reader should know, above the table.
         attack: what was attacked and how, where the run is an attack.
@@ -53,7 +55,7 @@ def write_report(
         MissingExtraError: jinja2 or matplotlib is not installed; the message names the extra.
         InputError: the file cannot be written.
     """
-    ordered = {row.optimizer: results[row.optimizer] for row in rows}
+    ordered = {row.optimizer: results[row.optimizer] for row in rows if drawn is None or row.optimizer in drawn}
     shown = shown_columns(rows)
     stopping = all(row.stop_on_success for row in rows)
     write_page(
@@ -66,16 +68,16 @@ def write_report(
         lines=[(row, [line[j] for j in shown]) for row, line in zip(rows, cells(rows), strict=True)],
         differences=_differences(rows),
         figures=[(figure, inline_svg(figure)) for figure in curves(ordered, stopping=stopping)],
+        ensemble=config.get("ensemble"),
         sorted_by="queries to success" if stopping else "ratio",
         attack=attack,
         count_headings=COUNTS,
         styles=styles(list(ordered)),
         key_length=_KEY_LENGTH,
+        drawn=list(ordered),
         strips=_strips(gallery, ordered),
         gallery=gallery,
-        settings=[
-            (row.optimizer, row.settings_from, json.dumps(row.settings, indent=1, sort_keys=True)) for row in rows
-        ],
+        settings=[(row, json.dumps(row.settings, indent=1, sort_keys=True)) for row in rows if row.settings],
         config=json.dumps(config, indent=1, sort_keys=True),
         versions=versions,
     )
@@ -138,6 +140,8 @@ def _lead(rows: Sequence[Row]) -> str:
     """What the table says, in a sentence or two, no more than it says."""
     first = rows[0]
     runs = f"{_many(first.problems, 'problem')}, {_many(first.seeds, 'repeat')}"
+    if first.attacked is not None and first.stop_on_success:
+        return f"{_many(first.problems, 'image')}, {_many(first.seeds, 'repeat')}. {accuracies(rows)}."
     if first.stop_on_success:
         return _lead_stopping(first, runs)
     if first.ratio is None:
@@ -157,6 +161,24 @@ def _lead(rows: Sequence[Row]) -> str:
         f" On the same problems and repeats the difference is {gap['mean']:.4f} "
         f"[{gap['low']:.4f}, {gap['high']:.4f}], {apart}."
     )
+
+
+def accuracies(rows: Sequence[Row]) -> str:
+    """Clean and robust accuracy of an attack, of several those of their worst case, in a sentence without its end."""
+    row = rows[-1] if rows[-1].settings_from == WORST_CASE else rows[0]
+    assert row.robust_accuracy is not None
+    others = [one.optimizer for one in rows if one is not row] if row.settings_from == WORST_CASE else [row.optimizer]
+    clean = "" if row.clean_accuracy is None else f"clean accuracy {row.clean_accuracy:.1%}, "
+    text = (
+        f"{clean}robust accuracy {row.robust_accuracy:.1%} "
+        f"[{row.robust_accuracy_low:.1%}, {row.robust_accuracy_high:.1%}]: {row.broken:,} of {row.attacked:,} "
+        f"{'images' if row.seeds == 1 else 'runs'} broken by {_listed(others)}"
+    )
+    return text[0].upper() + text[1:]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _within(row: Row) -> str:

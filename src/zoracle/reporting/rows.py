@@ -46,14 +46,31 @@ class Row(NamedTuple):
     settings: dict[str, Any]
     """All settings it ran with."""
     settings_from: str
-    """Where those came from: "given", "defaults", "defaults, none tuned", "tuned" or "tuned in this run"."""
+    """Where those came from: "given", "defaults", "defaults, none tuned", "tuned" or "tuned in this run"; "of all
+    attacks" in the row of their worst case."""
     misclassified: int
     """Runs whose start was checked and is a success: there was nothing to attack."""
     stop_on_success: bool
     """Whether problems stopped at their first success."""
+    attacked: int | None
+    """Of an attack: runs that it made, neither of misclassified images nor of those that an earlier attack of an
+    ensemble had broken."""
+    broken: int | None
+    """Those among them that succeeded."""
+    left_out: int | None
+    """Runs that it did not make, since an earlier attack of the ensemble had broken the image."""
+    clean_accuracy: float | None
+    """Share of images that the target gets right as they are; None where nobody looked."""
+    robust_accuracy: float | None
+    """Share of images that are left: right, and broken by no repeat of this attack or of those before it in an
+    ensemble. Low and high are Wilson's interval over images."""
+    robust_accuracy_low: float | None
+    robust_accuracy_high: float | None
     versus_first: dict[str, dict[str, float | None]] | None
     """This row minus the first row on the same problems and seeds: mean, low, high of ratio, final_loss and
     queries_to_success. None in the first row."""
+    weights: str | None = None
+    """What its weights are called, where "optimizer" is another name for them."""
 
 
 def rows_of(
@@ -61,24 +78,36 @@ def rows_of(
     settings: Mapping[str, dict[str, Any]] | None = None,
     settings_from: Mapping[str, str] | None = None,
     stopping: bool = False,
+    *,
+    attack: bool = False,
+    ranked: bool = True,
 ) -> list[Row]:
     """Rows with the best first and undefined ones last.
 
     Sorted by ratio, and by final loss where there is none; where runs stop at a success, by queries to it first.
+
+    Args:
+        results: by label.
+        settings: that each ran with.
+        settings_from: where those came from.
+        stopping: whether runs stop at their first success.
+        attack: whether they are attacks, which leave a robust accuracy.
+        ranked: whether they are to be ranked; else they keep their order, and are not compared.
     """
-    order = sorted(results, key=lambda label: _rank(results[label], stopping))
+    order = sorted(results, key=lambda label: _rank(results[label], stopping)) if ranked else list(results)
     first = results[order[0]] if order else None
     rows = []
     for label in order:
-        versus = None if results[label] is first or first is None else paired(results[label], first)
+        alone = results[label] is first or first is None or not ranked
         rows.append(
             _row(
                 label,
                 results[label],
                 (settings or {}).get(label, {}),
                 (settings_from or {}).get(label, "given"),
-                versus,
+                None if alone else paired(results[label], first),  # type: ignore[arg-type]  # alone where it is None
                 stopping,
+                attack,
             )
         )
     return rows
@@ -91,8 +120,10 @@ def _row(
     source: str,
     versus: dict[str, Interval] | None,
     stopping: bool,
+    attack: bool,
 ) -> Row:
     s = summarise(result)
+    runs = result.ids.numel()
     return Row(
         optimizer=label,
         problems=result.ids.shape[1],
@@ -120,6 +151,13 @@ def _row(
         ratio_undefined=s.ratio_undefined,
         misclassified=s.misclassified,
         stop_on_success=stopping,
+        attacked=s.attacked if attack else None,
+        broken=s.broken if attack else None,
+        left_out=runs - s.attacked - s.misclassified if attack else None,
+        clean_accuracy=s.clean if attack else None,
+        robust_accuracy=_finite(s.robust.mean) if attack else None,
+        robust_accuracy_low=_finite(s.robust.low) if attack else None,
+        robust_accuracy_high=_finite(s.robust.high) if attack else None,
         settings=settings,
         settings_from=source,
         versus_first=None

@@ -13,8 +13,12 @@ from zoracle.reporting.rows import Row
 Array = npt.NDArray[Any]
 
 
-#: Columns of the tables that people read: heading, key, key of the interval or None, digits, and which is better.
+#: Columns of the tables that people read: heading, key, whether it has an interval, digits, and which is better: "low",
+#: "high", or "near", a distance, which is better where it is lower and as many succeed. Neither where it is "".
 COLUMNS: tuple[tuple[str, str, bool, str, str], ...] = (
+    ("attacked", "attacked", False, ",d", ""),
+    ("broken", "broken", False, ",d", ""),
+    ("robust accuracy", "robust_accuracy", True, ".1%", "low"),
     ("ratio", "ratio", True, ".4f", "low"),
     ("best ratio", "best_ratio", False, ".4f", "low"),
     ("final loss", "final_loss", True, ".4g", "low"),
@@ -22,12 +26,16 @@ COLUMNS: tuple[tuple[str, str, bool, str, str], ...] = (
     ("success ever", "success_ever", False, ".1%", "high"),
     ("queries to success, mean", "queries_to_success_mean", False, ".1f", "low"),
     ("median", "queries_to_success_median", False, ".1f", "low"),
-    ("l1", "l1", False, ".3f", "low"),
-    ("l2", "l2", False, ".3f", "low"),
-    ("linf", "linf", False, ".3f", "low"),
+    ("l1", "l1", False, ".3f", "near"),
+    ("l2", "l2", False, ".3f", "near"),
+    ("linf", "linf", False, ".3f", "near"),
     ("queries", "queries_per_problem", False, ",.0f", ""),
     ("seconds", "seconds", False, ".1f", ""),
 )
+
+
+#: Where the settings of the row of several attacks' worst case come from.
+WORST_CASE = "of all attacks"
 
 
 class Cell(NamedTuple):
@@ -49,22 +57,38 @@ class Cell(NamedTuple):
 
 
 def cells(rows: Sequence[Row]) -> list[list[Cell]]:
-    """The numbers of each row under COLUMNS, the best of each column marked where the rows differ in it."""
+    """The numbers of each row under COLUMNS, the best of each column marked where the rows differ in it.
+
+    Attacks that were made on what others had left are not compared, and neither is the worst case of all.
+    """
     values = [[getattr(row, key) for _, key, *_ in COLUMNS] for row in rows]
     texts = [[_text(value, COLUMNS[j][3]) for j, value in enumerate(line)] for line in values]
-    best: list[set[str]] = []
-    for j, (*_, better) in enumerate(COLUMNS):
-        known = [(line[j], texts[i][j]) for i, line in enumerate(values) if line[j] is not None]
-        choose = {"low": min, "high": max}.get(better)
-        differ = len({text for _, text in known}) > 1
-        best.append({choose(known)[1]} if choose is not None and differ else set())
+    alike = [i for i, row in enumerate(rows) if row.settings_from != WORST_CASE]
+    if any(row.left_out for row in rows):
+        alike = []
+    best = [_best(rows, j, {i: (values[i][j], texts[i][j]) for i in alike}) for j in range(len(COLUMNS))]
     return [
         [
-            Cell(texts[i][j], _interval(row, key) if has else "", texts[i][j] in best[j])
+            Cell(texts[i][j], _interval(row, key) if has else "", i in alike and texts[i][j] in best[j])
             for j, (_, key, has, *_) in enumerate(COLUMNS)
         ]
         for i, row in enumerate(rows)
     ]
+
+
+def _best(rows: Sequence[Row], column: int, found: Mapping[int, tuple[Any, str]]) -> set[str]:
+    """The text of the best value of a column; none where all are alike, or better means nothing."""
+    better = COLUMNS[column][-1]
+    if better == "near":
+        # A failed attack has moved less: distances tell of those that succeed as often as any.
+        most = max((rows[i].success_ever or 0.0 for i in found), default=0.0)
+        found = {
+            i: one for i, one in found.items() if not rows[i].stop_on_success and rows[i].success_ever in (None, most)
+        }
+    known = [one for one in found.values() if one[0] is not None]
+    choose = {"low": min, "near": min, "high": max}.get(better)
+    differ = len({text for _, text in known}) > 1
+    return {choose(known)[1]} if choose is not None and differ else set()
 
 
 def shown_columns(rows: Sequence[Row]) -> list[int]:

@@ -1,9 +1,10 @@
-"""95 % intervals of a mean over problems that were each run under several seeds."""
+"""95 % intervals: of a mean over problems that were each run under several seeds, and of a share of images."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from statistics import NormalDist
 from typing import NamedTuple
 
 from torch import Tensor
@@ -46,6 +47,24 @@ def clustered(values: Tensor, level: float = 0.95) -> Interval:
         return Interval(mean, math.nan, math.nan)
     half = t_quantile(0.5 + level / 2, n - 1) * float(means.std()) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half)
+
+
+def wilson(count: int, number: int) -> Interval:
+    r"""A share of independent images with its 95 % score interval; NaN where there are none.
+
+    With p = count / n and z = 1.96, the shares that a test at 5 % does not reject:
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4 n^2}}{1 + z^2 / n}
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    if number == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    z = NormalDist().inv_cdf(0.975)
+    share, scale = count / number, 1 + z * z / number
+    middle = (share + z * z / (2 * number)) / scale
+    half = z * math.sqrt(share * (1 - share) / number + (z / (2 * number)) ** 2) / scale
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 @lru_cache

@@ -19,6 +19,10 @@ l1, l2, linf              distance of the last iterate from the original, mean o
                           ball, of the success with the lowest loss, or the best failed point where there is none
 misclassified             problems whose start was checked, for one query, and is a success: there was nothing to
                           attack. They are in no success rate, no queries to first success and no distance
+attacked                  problems that are neither that nor left out, since an earlier attack had broken them
+clean accuracy            share of images that are not misclassified; of one image, in any repeat
+robust accuracy           share of images that were attacked in every repeat and broken in none, with Wilson's interval
+                          over images
 queries_per_problem       points that the optimizer spent, the check of the start included, mean over all problems;
                           monitoring is counted apart
 ========================  ==========================================================================================
@@ -42,7 +46,7 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.results.intervals import Interval, clustered
+from zoracle.results.intervals import Interval, clustered, wilson
 from zoracle.results.result import Result
 
 DEFINITIONS: tuple[tuple[str, str], ...] = (
@@ -69,6 +73,11 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "misclassified",
         "Images that the model gets wrong as they are, found by one query each before the attack. They are in no "
         "success rate, no queries to first success and no distance. Where no start was checked there is no such count.",
+    ),
+    (
+        "clean, robust accuracy",
+        "Share of images that the model gets right as they are; and that are left after the attack: right, and broken "
+        "in no repeat. Of the worst case: by no attack. The interval is Wilson's for a share, over images.",
     ),
     (
         "95 % interval",
@@ -107,6 +116,14 @@ class Summary(NamedTuple):
     """Runs whose initial loss has no ratio to it."""
     misclassified: int
     """Runs whose start was a success already."""
+    attacked: int
+    """Runs that were neither that nor left out, since an earlier attack had broken the image."""
+    broken: int
+    """Those among them in which some evaluated point succeeded."""
+    clean: float | None
+    """Share of images that the model gets right as they are; None where nobody looked."""
+    robust: Interval
+    """Share of images that no repeat broke, those misclassified already counted as broken."""
 
 
 def final_loss(result: Result) -> Tensor:
@@ -163,9 +180,23 @@ def summarise(result: Result) -> Summary:
         seconds=float(result.seconds.sum()),
         non_finite_values=int(result.non_finite.sum()),
         non_finite_finals=int((~result.losses[..., -1].isfinite()).sum()),
-        ratio_undefined=int((ratios.isnan() & ~result.misclassified).sum()),
+        ratio_undefined=int((ratios.isnan() & result.attacked).sum()),
         misclassified=int(result.misclassified.sum()),
+        attacked=int(result.attacked.sum()),
+        broken=int((result.attacked & result.success_ever).sum()),
+        clean=_clean(result),
+        robust=wilson(int(standing(result).sum()), result.ids.shape[1]),
     )
+
+
+def standing(result: Result) -> Tensor:
+    """(P,) bool, images that were attacked in every repeat and broken in none."""
+    return (result.attacked & ~result.success_ever).all(0)
+
+
+def _clean(result: Result) -> float | None:
+    looked = bool((result.queries[..., 0] > 0).any()) or bool(result.misclassified.any())
+    return 1 - _mean(result.misclassified.any(0)) if looked else None
 
 
 def paired(one: Result, other: Result) -> dict[str, Interval]:
@@ -199,7 +230,7 @@ def _mean(values: Tensor) -> float:
 
 def _attacked(values: Tensor, result: Result) -> Tensor:
     """Values (S, P) as float64; NaN where there was nothing to attack."""
-    return values.double().masked_fill(result.misclassified, torch.nan)
+    return values.double().masked_fill(~result.attacked, torch.nan)
 
 
 def _known(values: Tensor) -> float | None:

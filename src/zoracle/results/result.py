@@ -71,6 +71,14 @@ class Result(NamedTuple):
         """(S, P) int64, points that the optimizer spent."""
         return self.queries[..., -1]
 
+    @property
+    def attacked(self) -> Tensor:
+        """(S, P) bool: not misclassified already, and not left out because an earlier attack had broken it.
+
+        Every problem that is run costs a query at least, so one without any was left out.
+        """
+        return (self.spent > 0) & ~self.misclassified
+
 
 def join(parts: Sequence[Result], dim: int) -> Result:
     """One result from several, along seeds (0) or problems (1)."""

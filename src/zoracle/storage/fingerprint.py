@@ -49,13 +49,19 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def differences(there: Any, asked: Any, name: str = "") -> list[str]:
-    """Where two trees of JSON values differ, one entry a leaf: ``optimizer.settings.lr: 0.1 there, 0.2 asked``."""
+    """Where two trees of JSON values differ, one entry a leaf: ``optimizers.0.lr: 0.1 there, 0.2 asked``."""
     if isinstance(there, dict) and isinstance(asked, dict):
         found = []
         for key in {**asked, **there}:
             found += differences(there.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
         return found
-    return [] if there == asked else [f"{name}: {_short(there)} there, {_short(asked)} asked"]
+    if _records(there) and _records(asked) and len(there) == len(asked):
+        pairs = enumerate(zip(there, asked, strict=True))
+        return [told for i, (one, other) in pairs for told in differences(one, other, f"{name}.{i}")]
+    if there == asked:
+        return []
+    one, other = _apart(str(there), str(asked))
+    return [f"{name}: {one} there, {other} asked"]
 
 
 def ids_hash(ids: Sequence[int]) -> str:
@@ -81,6 +87,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:21] + "..."
+def _records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+#: Characters of a value that are shown.
+_SHOWN = 24
+
+
+def _apart(one: str, other: str) -> tuple[str, str]:
+    """Two texts, long ones cut to a part in which they differ."""
+    first = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    begin = max(0, first - _SHOWN // 2) if max(len(one), len(other)) > _SHOWN else 0
+    return _cut(one, begin), _cut(other, begin)
+
+
+def _cut(text: str, begin: int) -> str:
+    part = text[begin : begin + _SHOWN]
+    return f"{'...' if begin else ''}{part}{'...' if begin + _SHOWN < len(text) else ''}"

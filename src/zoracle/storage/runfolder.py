@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,15 @@ import numpy.typing as npt
 
 from zoracle.errors import InputError
 from zoracle.storage.files import lock, read_json, sweep, write_bytes, write_json
-from zoracle.storage.fingerprint import config_hash, versions
+from zoracle.storage.fingerprint import config_hash, differences, versions
 from zoracle.storage.owned import is_at, open_owned
 
 #: The form of a run folder. A patch release keeps it; a run of another one is refused.
 FORMAT = 2
 CONFIG = "config.json"
 VERSIONS = "versions.json"
+#: Its entry that says when the run was begun.
+BEGUN = "begun"
 #: How the run was asked for. The config says what the numbers depend on and names no path of a machine; this may.
 COMMAND = "command.json"
 #: The log of network attempts, of targets that keep one; it may be there before the run is.
@@ -161,7 +164,7 @@ def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def _note_versions(path: Path) -> None:
-    """Write the versions; a run that is resumed with others keeps the first and notes the latest."""
+    """Write the versions and the time; a run that is resumed with others keeps the first and notes the latest."""
     now: dict[str, Any] = dict(versions())
     if path.is_file():
         first = read_json(path)
@@ -169,7 +172,9 @@ def _note_versions(path: Path) -> None:
         if known == now:
             return
         if known is not None:
-            now = {**known, "resumed_with": now}
+            now = {BEGUN: first.get(BEGUN), **known, "resumed_with": now}
+    else:
+        now = {BEGUN: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **now}
     write_json(path, now)
 
 
@@ -188,14 +193,8 @@ def _check_writable(path: Path) -> None:
 
 
 def _difference(there: Any, asked: dict[str, Any]) -> str:
-    """The first settings that differ, in a few words."""
+    """The first settings that differ, by name, and what they are here and there."""
     if not isinstance(there, dict):
         return "not one that zoracle wrote"
-    keys = [key for key in {**there, **asked} if there.get(key) != asked.get(key)]
-    told = [f"{key}: {_short(there.get(key))} there, {_short(asked.get(key))} asked" for key in keys[:2]]
-    return "; ".join(told) + ("; ..." if len(keys) > 2 else "")
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    told = differences(there, asked)
+    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
