@@ -158,3 +158,43 @@ def test_no_file_imports_in_a_circle() -> None:
 def test_every_place_is_taken() -> None:
     there = {room(path) for path in MODULES}
     assert there == frozenset().union(*ROWS)
+
+
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+#: What named tuples offer, the hard end of a process, and an attribute of a classifier of another library.
+NOT_OURS = {"_fields", "_replace", "_asdict", "_make", "_exit", "_predict_fn"}
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in NOT_OURS
+
+
+def private_names(tree: ast.AST) -> Iterator[str]:
+    """Private names that a test uses of what is not its own: of itself and of its base class it may."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zoracle"):
+            yield from (alias.name for alias in node.names if private(alias.name))
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            if ast.unparse(node.value) not in ("self", "super()"):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "getattr", "delattr")):
+            names = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            if ast.unparse(node.args[0]) != "self":
+                yield from (name for name in names if any(private(part) for part in name.split(".")))
+
+
+#: To be rid of.
+YET = {"test_ball_lstm.py", "test_metatrain.py", "test_evolution_training.py"}
+
+
+@pytest.mark.parametrize("path", [path for path in TESTS if path.name not in YET], ids=lambda path: path.name)
+def test_tests_use_no_private_names(path: Path) -> None:
+    found = sorted(set(private_names(ast.parse(path.read_text(encoding="utf-8")))))
+    assert not found, f"{path.name} uses {', '.join(found)}"
+
+
+def test_the_law_of_private_names_notices_who_breaks_it() -> None:
+    broken = "from zoracle.keyed import _mix\nkeyed._mix(1)\nf(x)._seen\npatch.setattr('zoracle.cli.main._say', 3)"
+    assert len(list(private_names(ast.parse(broken)))) == 4
+    kept = "state._replace(x=1)\nsuper()._evaluate(x)\nself._seen = 3\nos._exit(1)\nsetattr(self, '_seen', 1)"
+    assert not list(private_names(ast.parse(kept)))

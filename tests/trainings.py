@@ -44,7 +44,7 @@ class Sealed(Objective):
     def _evaluate(self, points, problem, step):
         assert not torch.is_grad_enabled(), "autograd was on"
         assert not points.requires_grad
-        return Evaluation(self.inner._evaluate(points, problem, step).loss)
+        return Evaluation(self.inner.evaluate(points, problem, step).loss)
 
 
 def config(**changes) -> TrainConfig:

@@ -44,15 +44,15 @@ def serve(seen: str, pause: float) -> None:
     from zoracle.cli.main import main
     from zoracle.objectives.attack import Attack
 
-    inner = Attack._evaluate
+    inner = Attack.evaluate
 
-    def evaluate(self, points, problem, step):
+    def evaluate(self, points, problem, *args, **settings):
         with open(seen, "ab", buffering=0) as file:
             file.write((" ".join(map(str, problem.tolist())) + "\n").encode())
         time.sleep(pause)
-        return inner(self, points, problem, step)
+        return inner(self, points, problem, *args, **settings)
 
-    Attack._evaluate = evaluate
+    Attack.evaluate = evaluate
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -26,7 +26,7 @@ def test_requests(datatype, outputs):
     request = json.loads(body)
     (tensor,) = request["inputs"]
     assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("x", [2, 1, 3, 3], datatype)
-    exact = np.asarray(batch, dtype=protocol._NUMBERS[datatype])
+    exact = np.asarray(batch, dtype=protocol.NUMBERS[datatype])
     assert np.array_equal(np.asarray(tensor["data"]).astype(exact.dtype), exact.ravel()), "to the bit"
     assert request.get("outputs", []) == [{"name": name} for name in outputs]
     assert headers == {"Content-Type": "application/json"}
@@ -49,9 +49,9 @@ def answer(outputs, data=b""):
     return head + data, (str(len(head)) if data else None)
 
 
-@pytest.mark.parametrize("datatype", list(protocol._NUMBERS))
+@pytest.mark.parametrize("datatype", list(protocol.NUMBERS))
 def test_answers_of_every_type(datatype):
-    values = np.array([[0, 1, 2], [3, 100, 7]]).astype(protocol._NUMBERS[datatype])
+    values = np.array([[0, 1, 2], [3, 100, 7]]).astype(protocol.NUMBERS[datatype])
     told = {"name": "y", "shape": [2, 3], "datatype": datatype}
     for data in (values.ravel().tolist(), values.tolist()):
         found = protocol.decode(*answer([{**told, "data": data}]))

@@ -85,7 +85,7 @@ def test_batches_change_nothing():
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, checkpoints):
     if checkpoints:
-        monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
     whole = FakeTask()
     expected = evaluate(sgd(), whole, RunSpec(ids=(20, 21), seeds=(0, 1), steps=4))
     task = FakeTask()

@@ -12,8 +12,9 @@ from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
 from zoracle.finetune import METHODS, ZerothOrder, replay
+from zoracle.finetune.engine import Engine
 from zoracle.finetune.noise import BLOCK, Draw, Signs, normals, uniforms, words
-from zoracle.finetune.tensors import nearest_power_of_two, power_of_two, snap
+from zoracle.finetune.tensors import nearest_power_of_two, power_of_two, slots, snap
 
 HALF = [torch.float16, torch.bfloat16]
 TYPES = [torch.float32, *HALF]
@@ -102,7 +103,8 @@ def test_moving_there_and_back_is_exact_for_every_number_of_half_precision(dtype
 def test_cycles_restore_every_bit(dtype, method, cycles):
     params = parameters(dtype)
     optimizer = made(params, method)
-    engine, probes = optimizer._engine, optimizer.method.probes
+    engine = Engine(slots(optimizer.param_groups, optimizer.state), optimizer.method)
+    probes = optimizer.method.probes
     start = [bits(p) for p in params]
     moved = 0
     for step in range(cycles):
@@ -153,13 +155,14 @@ def test_a_closure_that_raises_leaves_the_weights(method):
 def test_steps_smaller_than_the_spacing_add_up_in_half_precision():
     p = nn.Parameter(torch.full((4096,), 0.3, dtype=torch.bfloat16))
     optimizer = ZerothOrder([p], "mezo", lr=1.0, mu=2**-8)
+    (slot,) = slots(optimizer.param_groups, optimizer.state)
     slope, walk = 2e-5, torch.zeros(4096)
     for _ in range(100):  # spacing at .3 is 2e-3; each step is 2e-5 to one side
         seen = []
 
         def closure(seen=seen):
             seen.append(p.detach().float().clone())
-            return slope * optimizer.method.mu(optimizer._slots[0]) * (1 if len(seen) == 1 else -1)
+            return slope * optimizer.method.mu(slot) * (1 if len(seen) == 1 else -1)
 
         optimizer.step(closure)
         walk -= slope * (seen[0] - seen[1]).sign()

@@ -297,7 +297,7 @@ def test_options_of_all_kinds(folder, base, options):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.chdir(where)
         said = []
-        patch.setattr("zoracle.cli.main._say", lambda kind, message: said.append((kind, " ".join(message.split()))))
+        patch.setattr("zoracle.cli.main.say", lambda kind, message: said.append((kind, " ".join(message.split()))))
         code = main(["compare", *short, *argv])
     assert code in (0, 2)
     assert [kind for kind, _ in said if kind == "error"] == ["error"] * (code == 2), (argv, said)

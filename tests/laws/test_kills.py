@@ -120,17 +120,17 @@ class Broken:
         from zoracle.errors import BlackBoxError
         from zoracle.objectives.attack import Attack
 
-        inner = Attack._evaluate
+        inner = Attack.evaluate
         self.calls, self.at, self.points = 0, at, 0
 
-        def evaluate(attack, points, problem, step):
+        def evaluate(attack, points, *args, **settings):
             self.calls += 1
             self.points += len(points)
             if self.calls == self.at:
                 raise BlackBoxError("the server answered 503 five times")
-            return inner(attack, points, problem, step)
+            return inner(attack, points, *args, **settings)
 
-        monkeypatch.setattr(Attack, "_evaluate", evaluate)
+        monkeypatch.setattr(Attack, "evaluate", evaluate)
 
 
 def test_a_target_that_fails_for_good_is_one_line_and_what_was_paid_is_kept(tmp_path, monkeypatch, capsys):

@@ -127,7 +127,7 @@ def test_the_gradient_is_that_of_autograd(reduce: str, threat: dict) -> None:
     reduced = Reduced(attack(threat), reduce)
     z = points(reduced, 0.05).requires_grad_(True)
     loss, gradient = reduced.gradient(z.detach(), ROWS)
-    direct = reduced.inner._evaluate(reduced.upsampling.up(z), ROWS, None).loss
+    direct = reduced.inner.evaluate(reduced.upsampling.up(z), ROWS).loss
     (expected,) = torch.autograd.grad(direct.sum(), z)
     torch.testing.assert_close(loss, direct.detach())
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)

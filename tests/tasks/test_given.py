@@ -99,7 +99,7 @@ def test_a_run_counts_what_the_model_saw():
     made = build()
     result = evaluate(make("zo-sgd", num_directions=4), made, RunSpec(ids=made.ids("test"), steps=3))
     assert made.defaults.problems == 4
-    assert made._box.seen == int(result.spent.sum() + result.monitored.sum())
+    assert made.objective(made.ids("test")).black_box.seen == int(result.spent.sum() + result.monitored.sum())
 
 
 def test_what_is_given_is_told_by_hashes_and_nothing_else(tmp_path):

@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 #: Says where the JSON of a body with binary tensors ends.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-_NUMBERS = {
+NUMBERS = {
     "FP16": "<f2",
     "FP32": "<f4",
     "FP64": "<f8",
@@ -164,7 +164,7 @@ def encode(
         outputs: names of the outputs wanted; none asks for all.
         binary: whether tensors are sent and asked for as bytes.
     """
-    array = np.ascontiguousarray(batch, dtype=_NUMBERS[datatype])
+    array = np.ascontiguousarray(batch, dtype=NUMBERS[datatype])
     tensor: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype}
     request: dict[str, Any] = {"inputs": [tensor]}
     if outputs:
@@ -233,7 +233,7 @@ def _output(one: dict[str, Any], rest: memoryview, most: int) -> tuple[Array, me
         raise MalformedError(f"output {name!r} with the shape {_told(shape)}")
     if math.prod(shape) > most:
         raise MalformedError(f"output {name!r} of shape {_told(shape)}; expected no more than {most:,} values")
-    if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in _NUMBERS):
+    if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in NUMBERS):
         raise MalformedError(f"output {name!r} of type {_told(datatype)!r}; expected numbers or BYTES")
     parameters = one.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
@@ -260,7 +260,7 @@ def _numbers(data: Any, datatype: str, name: str) -> Array:
             raise ValueError
         with np.errstate(all="ignore"):
             # Kept as floating-point where it is not whole, so that a NaN is seen and not made a number.
-            return array if datatype[:2] != "FP" else array.astype(_NUMBERS[datatype])
+            return array if datatype[:2] != "FP" else array.astype(NUMBERS[datatype])
     except (ValueError, TypeError, OverflowError):
         raise MalformedError(f"output {name!r} with data that are no array of numbers") from None
 
@@ -282,7 +282,7 @@ def _flat(data: list[Any]) -> list[Any]:
 
 
 def _raw(data: memoryview, datatype: str, name: str) -> Array:
-    dtype = np.dtype(_NUMBERS[datatype])
+    dtype = np.dtype(NUMBERS[datatype])
     if len(data) % dtype.itemsize:
         raise MalformedError(f"output {name!r} of {len(data)} bytes, no whole number of {datatype}")
     return np.frombuffer(data, dtype)

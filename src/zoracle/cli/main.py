@@ -76,7 +76,7 @@ def cli(ctx: click.Context, threads: int | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 2 unusable input, 130 interrupted)."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: _say("warning", str(message))
+        warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
         return _run(argv)
 
 
@@ -87,13 +87,13 @@ def _run(argv: list[str] | None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        _say("error", error.format_message())
+        say("error", error.format_message())
         return 2
     except InputError as error:
-        _say("error", _as_options(str(error), sys.argv[1:] if argv is None else argv))
+        say("error", _as_options(str(error), sys.argv[1:] if argv is None else argv))
         return 2
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted", "what is done is kept in --out; the same command goes on there")
+        say("interrupted", "what is done is kept in --out; the same command goes on there")
         return 130
     except BrokenPipeError:
         # Whoever read us has left. Nothing more may be written, by Python's own flush at exit either.
@@ -119,7 +119,8 @@ def _as_options(message: str, argv: list[str]) -> str:
     return message
 
 
-def _say(kind: str, message: str) -> None:
+def say(kind: str, message: str) -> None:
+    """Write one line of this kind to standard error."""
     line = " ".join(message.split())
     click.echo(f"zoracle: {kind}: {line}", err=True)
 

@@ -24,7 +24,7 @@ from zoracle.storage.files import write_text
 from zoracle.tasks.base import Task
 from zoracle.types import Purpose
 
-_CHECKPOINT_SECONDS = 2.0
+CHECKPOINT_SECONDS = 2.0
 
 
 def run_shard(
@@ -66,7 +66,7 @@ def run_shard(
             seed=shard.seed,
             problem=torch.tensor(shard.ids),
             batch=spec.batch,
-            every=_CHECKPOINT_SECONDS,
+            every=CHECKPOINT_SECONDS,
             recheck=task.recheck,
             on_step=step,
             stop_on_success=bool(spec.stop_on_success),
@@ -98,7 +98,7 @@ class _Clock:
 
     def tick(self) -> None:
         now = time.perf_counter()
-        if self.path is not None and now - self.written >= _CHECKPOINT_SECONDS:
+        if self.path is not None and now - self.written >= CHECKPOINT_SECONDS:
             write_text(self.path, f"{self.seconds:.3f}")
             self.written = now
 

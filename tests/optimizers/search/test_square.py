@@ -83,7 +83,7 @@ def schedule(p_init: float, iteration: int, queries: int) -> float:
 def published_linf(x: np.ndarray, eps: float, loss, row: int, p_init: float, queries: int):
     """One image (c, h, w), as in the paper: yields each image that is evaluated and the best one after it."""
     c, h, w = x.shape
-    sign = np.array(draws(row, 0, [2] * (c * w), square._SIGNS)).reshape(c, w)
+    sign = np.array(draws(row, 0, [2] * (c * w), square.SIGNS)).reshape(c, w)
     best = np.empty_like(x)
     for i in range(h):
         best[:, i, :] = np.clip(x[:, i, :] + eps * (1 - 2 * sign), 0, 1)
@@ -92,10 +92,10 @@ def published_linf(x: np.ndarray, eps: float, loss, row: int, p_init: float, que
     for t in range(queries - 1):
         side = round(math.sqrt(schedule(p_init, t, queries) * h * w))
         side = min(max(side, 1), h - 1)
-        top, left = draws(row, t + 1, [h - side + 1, w - side + 1], square._PLACES)
+        top, left = draws(row, t + 1, [h - side + 1, w - side + 1], square.PLACES)
         new, attempt = best.copy(), 0
         while np.array_equal(new, best):
-            sign = draws(row, t + 1, [2] * c, square._SIGNS + attempt)
+            sign = draws(row, t + 1, [2] * c, square.SIGNS + attempt)
             for k in range(c):
                 for i in range(top, top + side):
                     for j in range(left, left + side):
@@ -130,8 +130,8 @@ def published_l2(x: np.ndarray, eps: float, loss, row: int, p_init: float, queri
     c, h, w = x.shape
     side = h // 5
     first = (h - 5 * side) // 2
-    coins = draws(row, 0, [2] * 25, square._COIN)
-    sign = 1 - 2 * np.array(draws(row, 0, [2] * (25 * c), square._SIGNS)).reshape(c, 25)
+    coins = draws(row, 0, [2] * 25, square.COIN)
+    sign = 1 - 2 * np.array(draws(row, 0, [2] * (25 * c), square.SIGNS)).reshape(c, 25)
     delta = np.zeros_like(x)
     for number in range(25):
         i, j = first + number // 5 * side, first + number % 5 * side
@@ -144,9 +144,9 @@ def published_l2(x: np.ndarray, eps: float, loss, row: int, p_init: float, queri
     for t in range(queries - 1):
         side = max(round(math.sqrt(schedule(p_init, t, queries) * h * w)), 3)
         side += side % 2 == 0
-        top, left, top2, left2 = draws(row, t + 1, [h - side + 1] * 4, square._PLACES)
-        (coin,) = draws(row, t + 1, [2], square._COIN)
-        sign = 1 - 2 * np.array(draws(row, t + 1, [2] * c, square._SIGNS))
+        top, left, top2, left2 = draws(row, t + 1, [h - side + 1] * 4, square.PLACES)
+        (coin,) = draws(row, t + 1, [2], square.COIN)
+        sign = 1 - 2 * np.array(draws(row, t + 1, [2] * c, square.SIGNS))
         one, two = np.zeros((h, w), bool), np.zeros((h, w), bool)
         one[top : top + side, left : left + side] = True
         two[top2 : top2 + side, left2 : left2 + side] = True
@@ -223,7 +223,7 @@ def test_windows_reach_every_pixel_and_have_their_sides() -> None:
     covered = torch.zeros(2, 1, 5, 7, dtype=torch.int64)
     for step in range(300):
         k = Key.start(0, torch.tensor([3, 4]))
-        _, masks = square._windows(k._replace(step=k.step + step), (1, 5, 7), sides, 2)
+        _, masks = square.windows(k._replace(step=k.step + step), (1, 5, 7), sides, 2)
         assert masks.shape == (2, 2, 1, 5, 7)
         assert (masks.flatten(2).sum(2) == 6).all()
         covered += masks.sum(0)

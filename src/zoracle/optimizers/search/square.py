@@ -24,7 +24,7 @@ P_LINF = 0.3
 P_L2 = 0.1
 
 # Streams of draws: where windows lie, which way the bump lies, and signs, a stream for each time they are drawn again.
-_PLACES, _COIN, _SIGNS = 0, 1, 2
+PLACES, COIN, SIGNS = 0, 1, 2
 # A window whose coordinates have no room at all never changes; all others have done so long before.
 _REDRAWS = 64
 
@@ -136,11 +136,11 @@ def window_sides(share: Tensor, shape: tuple[int, int, int], *, odd: bool) -> tu
     return tall, wide
 
 
-def _windows(key: Key, shape: tuple[int, int, int], sides: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+def windows(key: Key, shape: tuple[int, int, int], sides: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
     """Upper left corners (B, 2 count) of windows at random places, and where each window lies (count, B, 1, h, w)."""
     _, height, width = shape
     rooms = torch.stack((height - sides[0] + 1, width - sides[1] + 1), dim=1).repeat(1, count)
-    corners = keyed.integers(key, rooms, 2 * count, _PLACES)
+    corners = keyed.integers(key, rooms, 2 * count, PLACES)
     masks = []
     for i in range(count):
         inside = []
@@ -155,7 +155,7 @@ def _windows(key: Key, shape: tuple[int, int, int], sides: tuple[Tensor, Tensor]
 def _stripes(state: SquareAttackState) -> Tensor:
     """Vertical stripes at the bounds, a sign for each channel and column."""
     channels, height, width = image_shape(state.space)
-    sign = keyed.signs(state.key, channels * width, _SIGNS).view(-1, channels, 1, width)
+    sign = keyed.signs(state.key, channels * width, SIGNS).view(-1, channels, 1, width)
     up = (sign > 0).expand(-1, channels, height, width).reshape(state.x.shape).to(state.x.device)
     return torch.where(up, state.space.high, state.space.low)
 
@@ -163,17 +163,17 @@ def _stripes(state: SquareAttackState) -> Tensor:
 def _square(state: SquareAttackState, sides: tuple[Tensor, Tensor]) -> Tensor:
     """The iterate with one window at its bounds, a sign for each channel; it differs from the iterate."""
     x, shape = state.x, image_shape(state.space)
-    _, masks = _windows(state.key, shape, sides, 1)
+    _, masks = windows(state.key, shape, sides, 1)
     window = masks[0].to(x.device)
     high, low, old = (part.view(-1, *shape) for part in (state.space.high, state.space.low, x))
     # Whether a sign changes anything, by channel (B, c): signs can then be drawn again without the points.
     rises, falls = (((bound != old) & window).flatten(2).any(2).cpu() for bound in (high, low))
-    up = keyed.signs(state.key, shape[0], _SIGNS) > 0
+    up = keyed.signs(state.key, shape[0], SIGNS) > 0
     for attempt in range(1, _REDRAWS):
         idle = ~torch.where(up, rises, falls).any(1)
         if not bool(idle.any()):
             break
-        again = keyed.signs(state.key, shape[0], _SIGNS + attempt) > 0
+        again = keyed.signs(state.key, shape[0], SIGNS + attempt) > 0
         up = torch.where(idle.unsqueeze(1), again, up)
     bound = torch.where(up.to(x.device)[:, :, None, None], high, low)
     return torch.where(window, bound, old).reshape(x.shape)
@@ -186,8 +186,8 @@ def _grid(state: SquareAttackState) -> Tensor:
     tall, wide = max(1, height // 5), max(1, width // 5)
     rows, columns = min(5, height), min(5, width)
     count = rows * columns
-    coin = keyed.integers(state.key, 2, count, _COIN)
-    sign = keyed.signs(state.key, channels * count, _SIGNS, x.dtype).view(-1, channels, count, 1, 1).to(x.device)
+    coin = keyed.integers(state.key, 2, count, COIN)
+    sign = keyed.signs(state.key, channels * count, SIGNS, x.dtype).view(-1, channels, count, 1, 1).to(x.device)
     bumps = bump_pair(tall, wide)[coin].to(x).unsqueeze(1) * sign
     grid = bumps.view(-1, channels, rows, columns, tall, wide).transpose(3, 4)
     top, left = (height - rows * tall) // 2, (width - columns * wide) // 2
@@ -201,12 +201,12 @@ def _grid(state: SquareAttackState) -> Tensor:
 def _moved_bump(state: SquareAttackState, sides: tuple[Tensor, Tensor]) -> Tensor:
     """The iterate with the norm of one window moved to a bump in another."""
     x, shape = state.x, image_shape(state.space)
-    corners, masks = _windows(state.key, shape, sides, 2)
+    corners, masks = windows(state.key, shape, sides, 2)
     one, two = masks.to(x.device)
     old = x.view(-1, *shape)
-    coin = keyed.integers(state.key, 2, 1, _COIN)[:, 0]
+    coin = keyed.integers(state.key, 2, 1, COIN)[:, 0]
     bump = placed_bumps(shape, sides, corners, coin).to(x).unsqueeze(1)
-    sign = keyed.signs(state.key, shape[0], _SIGNS, x.dtype).to(x.device)[:, :, None, None]
+    sign = keyed.signs(state.key, shape[0], SIGNS, x.dtype).to(x.device)[:, :, None, None]
     there = old * one
     new = bump * sign + there / (1e-10 + _norm(there, (2, 3)))
     left = (state.space.radius[:, None, None, None].square() - _norm(old, (1, 2, 3)).square()).clamp(min=0)
