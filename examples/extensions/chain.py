@@ -7,8 +7,8 @@ from torch import Tensor
 
 from zoracle.errors import InputError
 from zoracle.keyed import normal
-from zoracle.objectives.base import Objective
-from zoracle.tasks.base import Task, TaskDefaults
+from zoracle.objectives import Objective
+from zoracle.tasks import Task, TaskDefaults
 from zoracle.types import Evaluation, Key
 
 

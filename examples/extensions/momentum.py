@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers import DescentOptimizer, Positive, SamplingConfig, Share, Start
 from zoracle.types import Key
 
 

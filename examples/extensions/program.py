@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import Tensor
 
-from zoracle.blackboxes.base import BlackBox
+from zoracle.blackboxes import BlackBox
 from zoracle.errors import BlackBoxError
 
 #: The program: it scores ten classes by how bright ten stripes of the pixels are. Yours is any other.

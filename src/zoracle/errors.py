@@ -5,6 +5,25 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+__all__ = [
+    "BlackBoxError",
+    "BudgetError",
+    "ChangedTargetWarning",
+    "CheckpointError",
+    "DamagedWarning",
+    "DivergenceWarning",
+    "FailedCallWarning",
+    "InputError",
+    "MisclassifiedWarning",
+    "MissingExtraError",
+    "MuTooSmallWarning",
+    "NoSignalWarning",
+    "NonFiniteWarning",
+    "WorkerError",
+    "one_line",
+    "require",
+]
+
 
 class InputError(ValueError):
     """Something the caller gave is unusable; the command line prints it as one line and exits with code 2."""

@@ -15,6 +15,17 @@ from torch import Tensor
 
 from zoracle.types import Key
 
+__all__ = [
+    "START_STREAM",
+    "generator",
+    "integers",
+    "mix",
+    "normal",
+    "permutation",
+    "signs",
+    "uniform",
+]
+
 #: Keys starting points, apart from the draws of optimizers under the same seed, problem and step.
 START_STREAM = 101
 

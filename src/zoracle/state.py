@@ -10,6 +10,19 @@ from torch import Tensor
 
 from zoracle.errors import CheckpointError
 
+__all__ = [
+    "Tree",
+    "assign",
+    "concatenate",
+    "detach",
+    "flatten",
+    "like",
+    "parted",
+    "select",
+    "tree_map",
+    "unflatten",
+]
+
 Tree = TypeVar("Tree")
 
 

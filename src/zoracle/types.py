@@ -12,6 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Choice",
+    "Evaluation",
+    "Key",
+    "Purpose",
+    "Queries",
+    "Space",
+    "StopReason",
+    "Trajectory",
+]
+
 
 class Purpose(StrEnum):
     """What a query was spent on. The oracle counts each purpose by itself."""

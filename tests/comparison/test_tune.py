@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 
 import pytest
 
 from valleys import FakeTask
-from zoracle.comparison import tune as module
+from zoracle import comparison as module
 from zoracle.comparison.tune import Axis, tune
 from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
-from zoracle.results import tuned as records
 from zoracle.results.tuned import read_tuned, tuned, write_tuned
 
 IDS = {"ids": (10, 11, 12, 13), "steps": 6}
@@ -126,7 +126,7 @@ def test_stored_settings_are_found_again(tmp_path, monkeypatch):
     assert read_tuned(path) == [record, other]
     write_tuned(path, [record._replace(chosen={"lr": 1.0})])
     assert [r.chosen for r in read_tuned(path)] == [{"lr": 1.0}, record.chosen]
-    monkeypatch.setattr(records, "files", lambda package: tmp_path)
+    monkeypatch.setattr(import_module("zoracle.results.tuned"), "files", lambda package: tmp_path)
     config = record.task_config
     assert tuned({**config, "eps": None, "data_sha256": "1"}, "zo-sgd", 99, record.num_directions) == other
     assert tuned(config, "zo-sgd", 98, record.num_directions) is None

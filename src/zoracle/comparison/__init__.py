@@ -1,1 +1,29 @@
 """Several optimizers on the same problems: entries, tuning, and the run folder they share."""
+
+from __future__ import annotations
+
+from zoracle.comparison.compare import Comparison, Output, compare
+from zoracle.comparison.entries import OnProgress, Tuning, folder, sentence
+from zoracle.comparison.named import load_named_optimizers, use_of
+from zoracle.comparison.progress import Display, shown
+from zoracle.comparison.tune import GRIDS, Axis, Criterion, tunable, tune, untouched
+
+__all__ = [
+    "GRIDS",
+    "Axis",
+    "Comparison",
+    "Criterion",
+    "Display",
+    "OnProgress",
+    "Output",
+    "Tuning",
+    "compare",
+    "folder",
+    "load_named_optimizers",
+    "sentence",
+    "shown",
+    "tunable",
+    "tune",
+    "untouched",
+    "use_of",
+]

@@ -9,12 +9,19 @@ from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Named
 from zoracle.experiments.weights import NO_UPDATE, PAPER, own_form, paper_weights, training_steps
 from zoracle.experiments.work import Work
-from zoracle.optimizers.base import with_settings
-from zoracle.optimizers.registry import make
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.lines import BAND, best_line, lines_figure, loss_line
-from zoracle.reporting.tables import Array, Table, differences_table, rows_table
-from zoracle.tasks.base import Task
+from zoracle.optimizers import make, with_settings
+from zoracle.reporting import (
+    BAND,
+    Array,
+    Figure,
+    Table,
+    best_line,
+    differences_table,
+    lines_figure,
+    loss_line,
+    rows_table,
+)
+from zoracle.tasks import Task
 
 _HAND_DESIGNED = ("zo-sgd",)
 

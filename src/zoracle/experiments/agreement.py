@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from zoracle.estimators import default_mu, forward_points, slopes
-from zoracle.metatrain.config import Stage
-from zoracle.metatrain.oracle import TrainingOracle, ValueKind
-from zoracle.optimizers.base import Optimizer, with_settings
-from zoracle.rollout import Step, rollout
-from zoracle.rollout.oracle import Oracle
+from zoracle.metatrain import Stage, TrainingOracle, ValueKind
+from zoracle.optimizers import Optimizer, with_settings
+from zoracle.rollout import Oracle, Step, rollout
 from zoracle.state import detach, tree_map
-from zoracle.tasks.base import Task
+from zoracle.tasks import Task
 from zoracle.types import Evaluation, Purpose
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}

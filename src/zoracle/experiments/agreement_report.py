@@ -10,23 +10,19 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.comparison.named import load_named_optimizers, use_of
+from zoracle.comparison import load_named_optimizers, use_of
 from zoracle.errors import InputError
 from zoracle.estimators import default_mu
 from zoracle.experiments import agreement
 from zoracle.experiments.agreement import PRECISIONS, Case, order, relative
 from zoracle.experiments.context import Context, described
 from zoracle.experiments.weights import PAPER, paper_config
-from zoracle.metatrain.config import TrainConfig
-from zoracle.optimizers.base import Positive
-from zoracle.optimizers.registry import make
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.lines import BAND, Line, line, lines_figure
-from zoracle.reporting.tables import Array, Cell, Table, records_table
-from zoracle.tasks import task
-from zoracle.tasks.base import Task
-from zoracle.tasks.mnist import MNISTAttack
+from zoracle.metatrain import TrainConfig
+from zoracle.optimizers import Positive, make
+from zoracle.reporting import BAND, Array, Cell, Figure, Line, Table, line, lines_figure, records_table
+from zoracle.tasks import Task, available, task
 
+_MNIST = "mnist"
 _SMOOTH = "binary-classification"
 _PLACES = 3
 #: Optimizers whose meta-gradients are compared, and whether their weights are trained.
@@ -159,9 +155,9 @@ def _mnist(context: Context, settings: Agreement) -> Task | None:
     if not settings.mnist:
         return None
     try:
-        if not MNISTAttack.has_target():
+        if not available(_MNIST):
             raise InputError("no target network")  # asked first: the images alone would be downloaded
-        made = task(MNISTAttack.name)
+        made = task(_MNIST)
         made.ids("train")
     except InputError as error:
         context.note(f"mnist was left out of the agreement: {error}")
@@ -195,7 +191,7 @@ def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> _Me
     first = Case(CASES[0], make(config.optimizer, **config.settings), stage)
     meta: dict[tuple[str, int, str], dict[str, Tensor]] = {}
     wanted: list[tuple[Case, int]] = []
-    if made.name != MNISTAttack.name:
+    if made.name != _MNIST:
         paper = paper_config(made, context.quick)
         # No weights that ship were trained on the smooth problem.
         cases = [first] if made.name == _SMOOTH else [first, Case(CASES[1], trained, stage)]

@@ -12,11 +12,21 @@ from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_
 from zoracle.experiments.context import Context, Named
 from zoracle.experiments.external import count, external
 from zoracle.experiments.work import Work
-from zoracle.optimizers.pretrained import shipped
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.lines import BAND, Line, best_line, lines_figure, loss_line, panels_figure
-from zoracle.reporting.tables import Array, Table, differences_table, rows_table
-from zoracle.tasks.base import Task
+from zoracle.optimizers import shipped
+from zoracle.reporting import (
+    BAND,
+    Array,
+    Figure,
+    Line,
+    Table,
+    best_line,
+    differences_table,
+    lines_figure,
+    loss_line,
+    panels_figure,
+    rows_table,
+)
+from zoracle.tasks import Task
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,20 +7,16 @@ from typing import Any
 
 import msgspec
 
-from zoracle.comparison.named import load_named_optimizers, use_of
-from zoracle.comparison.tune import GRIDS
+from zoracle.comparison import GRIDS, load_named_optimizers, use_of
 from zoracle.errors import InputError
 from zoracle.experiments.ball_rows import Attacked, BallRow, Targeted, attacked, rows_named
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import comparison_queries, verdict
 from zoracle.experiments.context import Compared, Context
 from zoracle.experiments.work import Work
-from zoracle.optimizers.pretrained import PLAIN
-from zoracle.reporting.curves import success_panels
-from zoracle.reporting.tables import Array, Table, records_table
-from zoracle.results.intervals import clustered
-from zoracle.results.metrics import paired, summarise
-from zoracle.results.result import Result
+from zoracle.optimizers import PLAIN
+from zoracle.reporting import Array, Table, records_table, success_panels
+from zoracle.results import Result, clustered, paired, summarise
 
 #: The hand-designed methods and the learned controllers by the norm of the ball, where no others are named.
 RIVALS = {

@@ -12,14 +12,10 @@ from torch import Tensor
 from zoracle import keyed
 from zoracle.errors import InputError
 from zoracle.experiments.context import Context
-from zoracle.objectives.attack import Attack
-from zoracle.objectives.threat import ThreatModel
-from zoracle.rollout.oracle import Oracle
-from zoracle.storage.fingerprint import config_hash, ids_hash
-from zoracle.tasks import Task, task
-from zoracle.tasks.config import task_config
-from zoracle.tasks.given import GivenImages, ImageSet
-from zoracle.tasks.image_attack import AttackTask, ImageData
+from zoracle.objectives import Attack, ThreatModel
+from zoracle.rollout import Oracle
+from zoracle.storage import config_hash, ids_hash
+from zoracle.tasks import AttackTask, GivenImages, ImageData, ImageSet, Task, task, task_config
 from zoracle.types import Purpose
 
 Targeted = Literal["no", "random", "runner-up"]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from zoracle.experiments.context import Context
 from zoracle.experiments.work import Work
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.tables import Array, Table
+from zoracle.reporting import Array, Figure, Table
 
 
 class Outcome(NamedTuple):

@@ -13,11 +13,21 @@ from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_
 from zoracle.experiments.context import Context
 from zoracle.experiments.weights import PAPER, paper_weights, training_steps
 from zoracle.experiments.work import Work
-from zoracle.metatrain.config import TrainConfig, parse
-from zoracle.optimizers.base import Optimizer
-from zoracle.reporting.lines import BAND, Line, best_line, lines_figure, panels_figure, points_line
-from zoracle.reporting.tables import Array, Table, differences_table, rows_table
-from zoracle.results.metrics import ratio
+from zoracle.metatrain import TrainConfig, parse
+from zoracle.optimizers import Optimizer
+from zoracle.reporting import (
+    BAND,
+    Array,
+    Line,
+    Table,
+    best_line,
+    differences_table,
+    lines_figure,
+    panels_figure,
+    points_line,
+    rows_table,
+)
+from zoracle.results import ratio
 
 _TUNED = (*BASELINES, "snes")
 

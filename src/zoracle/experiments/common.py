@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zoracle.comparison.tune import GRIDS
+from zoracle.comparison import GRIDS
 from zoracle.experiments.context import Named
-from zoracle.optimizers.registry import make
-from zoracle.reporting.output import curve_arrays
-from zoracle.reporting.tables import Array
-from zoracle.results.result import Result
+from zoracle.optimizers import make
+from zoracle.reporting import Array, curve_arrays
+from zoracle.results import Result
 
 #: The hand-designed optimizers of the paper.
 BASELINES = ("zo-sgd", "zo-signsgd", "zo-adam")

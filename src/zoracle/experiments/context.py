@@ -12,29 +12,28 @@ import torch
 from torch import Tensor
 
 from zoracle import __version__
-from zoracle.comparison.entries import folder, sentence
-from zoracle.comparison.named import load_named_optimizers, use_of
-from zoracle.comparison.progress import Display
-from zoracle.comparison.tune import GRIDS, Axis, Criterion, tunable, tune, untouched
+from zoracle.comparison import (
+    GRIDS,
+    Axis,
+    Criterion,
+    Display,
+    folder,
+    load_named_optimizers,
+    sentence,
+    tunable,
+    tune,
+    untouched,
+    use_of,
+)
 from zoracle.errors import CheckpointError, InputError
-from zoracle.evaluation.evaluate import evaluate
-from zoracle.evaluation.spec import RunSpec
-from zoracle.evaluation.workers import Workers
+from zoracle.evaluation import RunSpec, Workers, evaluate
 from zoracle.experiments.work import Work
-from zoracle.metatrain.config import TrainConfig
-from zoracle.metatrain.trainer import Report, Trainer
-from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
-from zoracle.optimizers.pretrained import Loaded, Use
-from zoracle.reporting.rows import Row, rows_of
-from zoracle.results.result import Result
-from zoracle.results.tuned import Tuned, tuned
-from zoracle.storage.files import read_tensors, write_tensors
-from zoracle.storage.fingerprint import config_hash, ids_hash, optimizer_config
-from zoracle.storage.runfolder import Run
-from zoracle.tasks import task
-from zoracle.tasks.base import Task
-from zoracle.tasks.config import task_config
-from zoracle.tasks.mnist import MNISTAttack
+from zoracle.metatrain import Report, TrainConfig, Trainer
+from zoracle.optimizers import Loaded, Optimizer, Use, directions_of, with_directions, with_settings
+from zoracle.reporting import Row, rows_of
+from zoracle.results import Result, Tuned, tuned
+from zoracle.storage import Run, config_hash, ids_hash, optimizer_config, read_tensors, write_tensors
+from zoracle.tasks import Task, available, names, task, task_config
 
 _FORMAT = "zoracle-measurement-1"
 _HISTORY = "history.jsonl"
@@ -131,7 +130,7 @@ class Context:
         if not self.quick:
             return task(name, **settings)
         try:
-            if name == MNISTAttack.name and not MNISTAttack.has_target():
+            if name in names() and not available(name):
                 raise InputError("no target network")  # asked first: the images alone would be downloaded
             made = task(name, **settings)
             made.ids("test")

@@ -9,10 +9,8 @@ from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries, queries_to
 from zoracle.experiments.context import Context
 from zoracle.experiments.work import Work
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.lines import BAND, lines_figure, points_line
-from zoracle.reporting.tables import Array, Table, records_table
-from zoracle.results.intervals import clustered
+from zoracle.reporting import BAND, Array, Figure, Table, lines_figure, points_line, records_table
+from zoracle.results import clustered
 
 _TUNED = (*BASELINES, "snes")
 

@@ -13,16 +13,11 @@ from zoracle.experiments.context import Context, Named, described
 from zoracle.experiments.shadow import MEASURES, shadow_estimates
 from zoracle.experiments.weights import PAPER, own_form, paper_weights, training_steps
 from zoracle.experiments.work import Work
-from zoracle.optimizers.base import with_directions, with_settings
-from zoracle.optimizers.registry import make
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.lines import BAND, line, lines_figure
-from zoracle.reporting.tables import Table, records_table
-from zoracle.results.intervals import clustered
-from zoracle.results.tuned import tuned
-from zoracle.storage.fingerprint import optimizer_config
-from zoracle.tasks.base import Task
-from zoracle.tasks.config import task_config
+from zoracle.optimizers import make, with_directions, with_settings
+from zoracle.reporting import BAND, Figure, Table, line, lines_figure, records_table
+from zoracle.results import clustered, tuned
+from zoracle.storage import optimizer_config
+from zoracle.tasks import Task, task_config
 
 _GROUP = 10  # problems that are kept as one
 

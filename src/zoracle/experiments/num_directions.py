@@ -10,10 +10,9 @@ from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import arrays, baselines, comparison_queries
 from zoracle.experiments.context import Context
 from zoracle.experiments.work import Work
-from zoracle.optimizers.base import with_directions
-from zoracle.reporting.lines import BAND, lines_figure, points_line
-from zoracle.reporting.tables import Array, Table, rows_table
-from zoracle.results.metrics import ratio
+from zoracle.optimizers import with_directions
+from zoracle.reporting import BAND, Array, Table, lines_figure, points_line, rows_table
+from zoracle.results import ratio
 
 _TUNED = ("zo-sgd", "zo-adam")
 

@@ -11,20 +11,15 @@ import msgspec
 from rich.console import Console
 
 from zoracle import __version__
-from zoracle.comparison.entries import OnProgress
-from zoracle.comparison.named import load_named_optimizers
-from zoracle.comparison.progress import shown
+from zoracle.comparison import OnProgress, load_named_optimizers, shown
 from zoracle.errors import InputError, MissingExtraError
-from zoracle.evaluation.workers import check_workers, started
+from zoracle.evaluation import check_workers, started
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
-from zoracle.optimizers.pretrained import Use
-from zoracle.reporting.figures import write_figure
-from zoracle.reporting.page import check_extra, write_page
-from zoracle.reporting.tables import markdown
-from zoracle.results.tuned import write_tuned
-from zoracle.storage.files import read_json, write_json, write_text
-from zoracle.storage.runfolder import VERSIONS, locked, open_run, write_npz
+from zoracle.optimizers import Use
+from zoracle.reporting import check_extra, markdown, write_figure, write_page
+from zoracle.results import write_tuned
+from zoracle.storage import VERSIONS, locked, open_run, read_json, write_json, write_npz, write_text
 
 #: Parts of an experiment that can be left out by setting them to 0.
 _OPTIONAL = ("panels", "external")

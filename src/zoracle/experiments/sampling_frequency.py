@@ -9,10 +9,9 @@ from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context
 from zoracle.experiments.weights import PAPER, paper_weights, training_steps
 from zoracle.experiments.work import Work
-from zoracle.optimizers.base import with_settings
-from zoracle.reporting.lines import BAND, lines_figure, points_line
-from zoracle.reporting.tables import rows_table
-from zoracle.results.metrics import queries_to_success, ratio
+from zoracle.optimizers import with_settings
+from zoracle.reporting import BAND, lines_figure, points_line, rows_table
+from zoracle.results import queries_to_success, ratio
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

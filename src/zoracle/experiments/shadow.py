@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from zoracle.experiments.context import Named
-from zoracle.optimizers.base import FiniteDifferenceOptimizer, Optimizer
-from zoracle.rollout import Step, rollout
-from zoracle.rollout.oracle import Oracle
+from zoracle.optimizers import FiniteDifferenceOptimizer, Optimizer
+from zoracle.rollout import Oracle, Step, rollout
 from zoracle.state import select
-from zoracle.tasks.base import Task
+from zoracle.tasks import Task
 from zoracle.types import Purpose, Queries
 
 #: What is measured of an estimator at each iterate.

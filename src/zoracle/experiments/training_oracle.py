@@ -14,9 +14,8 @@ from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Trained
 from zoracle.experiments.weights import recipe
 from zoracle.experiments.work import Work
-from zoracle.metatrain.config import TrainConfig, parse
-from zoracle.reporting.lines import Line, lines_figure
-from zoracle.reporting.tables import differences_table, records_table, rows_table
+from zoracle.metatrain import TrainConfig, parse
+from zoracle.reporting import Line, differences_table, lines_figure, records_table, rows_table
 from zoracle.tasks import task
 
 #: Name, the optimizee's gradient, and what training answers queries with.

@@ -11,11 +11,9 @@ from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import BASELINES, arrays, baselines, comparison_queries, verdict
 from zoracle.experiments.context import Context
 from zoracle.experiments.work import Work
-from zoracle.optimizers.pretrained import Loaded, resolve, shipped
-from zoracle.reporting.figures import Figure
-from zoracle.reporting.lines import BAND, best_line, panels_figure
-from zoracle.reporting.tables import Table, records_table, rows_table
-from zoracle.results.metrics import paired
+from zoracle.optimizers import Loaded, resolve, shipped
+from zoracle.reporting import BAND, Figure, Table, best_line, panels_figure, records_table, rows_table
+from zoracle.results import paired
 from zoracle.tasks import names, task
 
 _TUNED = (*BASELINES, "snes")

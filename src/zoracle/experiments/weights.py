@@ -7,12 +7,11 @@ from typing import Any
 
 import msgspec
 
-from zoracle.comparison.named import load_named_optimizers, use_of
+from zoracle.comparison import load_named_optimizers, use_of
 from zoracle.experiments.context import Context
-from zoracle.metatrain.config import TrainConfig, parse
-from zoracle.optimizers.base import Optimizer
-from zoracle.tasks.base import Task
-from zoracle.tasks.config import task_config
+from zoracle.metatrain import TrainConfig, parse
+from zoracle.optimizers import Optimizer
+from zoracle.tasks import Task, task_config
 
 PAPER, NO_UPDATE = "zo-lstm-paper", "zo-lstm-no-update"
 

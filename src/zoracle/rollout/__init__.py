@@ -1,5 +1,8 @@
 """The one optimization loop, the oracle that counts its queries, and what survives an interruption."""
 
-from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, take_step
+from __future__ import annotations
 
-__all__ = ["Queue", "Snapshot", "Step", "blank", "rollout", "take_step"]
+from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, take_step
+from zoracle.rollout.oracle import Oracle
+
+__all__ = ["Oracle", "Queue", "Snapshot", "Step", "blank", "rollout", "take_step"]

@@ -1,1 +1,23 @@
 """Files that users rely on: written whole, locked, hashed, never pickles."""
+
+from __future__ import annotations
+
+from zoracle.storage.files import read_json, read_tensors, write_json, write_tensors, write_text
+from zoracle.storage.fingerprint import config_hash, ids_hash, optimizer_config
+from zoracle.storage.runfolder import VERSIONS, Run, locked, open_run, write_npz
+
+__all__ = [
+    "VERSIONS",
+    "Run",
+    "config_hash",
+    "ids_hash",
+    "locked",
+    "open_run",
+    "optimizer_config",
+    "read_json",
+    "read_tensors",
+    "write_json",
+    "write_npz",
+    "write_tensors",
+    "write_text",
+]

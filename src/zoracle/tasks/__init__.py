@@ -11,8 +11,26 @@ from zoracle.errors import InputError
 from zoracle.objectives.threat import ThreatModel
 from zoracle.storage.code import is_named, load_subclass
 from zoracle.tasks.base import SPLITS, Pictures, Task, TaskDefaults
+from zoracle.tasks.config import task_config
+from zoracle.tasks.given import GivenImages, ImageSet, image_set
+from zoracle.tasks.image_attack import AttackTask, ImageAttackTask, ImageData
 
-__all__ = ["SPLITS", "Pictures", "Task", "TaskDefaults", "names", "task"]
+__all__ = [
+    "SPLITS",
+    "AttackTask",
+    "GivenImages",
+    "ImageAttackTask",
+    "ImageData",
+    "ImageSet",
+    "Pictures",
+    "Task",
+    "TaskDefaults",
+    "available",
+    "image_set",
+    "names",
+    "task",
+    "task_config",
+]
 
 # Read only when asked for, so that a data set's module costs nothing to the others.
 _TASKS = {
@@ -36,6 +54,22 @@ def names() -> tuple[str, ...]:
     return tuple(_TASKS)
 
 
+def available(name: str) -> bool:
+    """Whether the files that a task needs are here, apart from those that it downloads. Nothing is downloaded.
+
+    Args:
+        name: one of :func:`names`.
+    """
+    has_target = getattr(_built_in(name), "has_target", None)
+    return has_target is None or bool(has_target())
+
+
+def _built_in(name: str) -> type[Task]:
+    module, _, attribute = _TASKS[name].partition(":")
+    cls: type[Task] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return cls
+
+
 def task(name: str, **settings: Any) -> Task:
     """A task by name.
 
@@ -51,11 +85,7 @@ def task(name: str, **settings: Any) -> Task:
         close = difflib.get_close_matches(name, _TASKS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"task {name!r} is unknown; expected one of {', '.join(_TASKS)}, or my_file.py:MyTask{hint}")
-    if name in _TASKS:
-        module, _, attribute = _TASKS[name].partition(":")
-        cls: type[Task] = getattr(import_module(f"{__name__}.{module}"), attribute)
-    else:
-        cls = load_subclass(name, Task)
+    cls = _built_in(name) if name in _TASKS else load_subclass(name, Task)
     known = list(signature(cls).parameters)
     parts = ThreatModel.__struct_fields__ if "threat" in known else ()
     if unknown := [key for key in settings if key not in (*known, *parts)]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from zoracle.experiments.external.evosax import Evosax
 from zoracle.experiments.external.pycma import PyCMA
-from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers import Optimizer
 
 
 class _Package(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoracle.errors import require
 from zoracle.keyed import mix
-from zoracle.optimizers.base import Config, Optimizer, Positive, Start
+from zoracle.optimizers import Config, Optimizer, Positive, Start
 from zoracle.types import Key, Queries
 
 _CLASSES = {"snes": "SNES", "les": "LearnedES", "cma-anchored-les": "CMAAnchoredLES"}
