@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit docs reproduce-quick test-slow test-gpu bench chaos format clean
+.PHONY: help demo test lint types unit docs notebooks reproduce-quick test-slow test-gpu bench chaos format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
 	@echo "make test       lint, types and tests"
 	@echo "make docs       the documentation site, build/site/index.html; a warning is an error"
+	@echo "make notebooks  execute the notebooks of the site again"
 	@echo "make reproduce-quick  all experiments in their quick forms, some minutes; writes runs/quick"
 	@echo "make test-slow  the tests that take minutes (ZORACLE_DATA adds those on real data)"
 	@echo "make test-gpu   the tests that need a CUDA device"
@@ -43,6 +44,9 @@ reproduce-quick: $(READY)
 	rm -rf runs/quick
 	$(BIN)/zoracle reproduce all --quick --out runs/quick
 
+notebooks: $(READY)
+	$(BIN)/python -m scripts.notebooks
+
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
@@ -60,4 +64,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist .cache

@@ -50,6 +50,8 @@ PUBLIC = (
     "zoracle.images",
     "zoracle.finetune",
     "zoracle.testing",
+    "zoracle.types",
+    "zoracle.errors",
 )
 
 _FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
