@@ -220,11 +220,7 @@ def private_names(tree: ast.AST) -> Iterator[str]:
                 yield from (name for name in names if any(private(part) for part in name.split(".")))
 
 
-#: To be rid of.
-YET = {"test_metatrain.py", "test_evolution_training.py"}
-
-
-@pytest.mark.parametrize("path", [path for path in TESTS if path.name not in YET], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_tests_use_no_private_names(path: Path) -> None:
     found = sorted(set(private_names(ast.parse(path.read_text(encoding="utf-8")))))
     assert not found, f"{path.name} uses {', '.join(found)}"

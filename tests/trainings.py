@@ -8,6 +8,7 @@ import torch
 from problems import Bowls
 from zoracle.keyed import normal
 from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation
+from zoracle.metatrain.trainer import ESTIMATORS, Trainer
 from zoracle.objectives.base import Objective
 from zoracle.tasks.base import Task
 from zoracle.types import Evaluation, Key
@@ -65,3 +66,9 @@ def config(**changes) -> TrainConfig:
 def families(**settings) -> TrainConfig:
     two = (Family(task="bowls"), Family(task="bowls", problems=3, weight=3.0, rescale=50.0))
     return config(task=None, families=two, optimizer="zo-lstm", settings={"num_directions": 4}, **settings)
+
+
+def meta_gradient(trainer: Trainer, stage: Stage) -> list[torch.Tensor]:
+    """Of the next unroll's first update, for each parameter."""
+    next(ESTIMATORS[stage.estimator](trainer.unroll(stage)).updates())
+    return [p.grad.clone() for p in trainer.module.parameters()]

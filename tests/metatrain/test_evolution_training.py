@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainings import BowlTask, Sealed, config, families
+from trainings import BowlTask, Sealed, config, families, meta_gradient
 from zoracle.errors import InputError
 from zoracle.metatrain.config import Family, Stage
 from zoracle.metatrain.evolution import Whole, ascent
@@ -76,12 +76,12 @@ def test_evolution_trains_by_queries_alone_resumes_to_the_same_bits_and_counts(t
         values="queries",
     )
     trainer = Trainer(chosen, SealedTask(), tmp_path / "whole")
-    begun = trainer._weights()
+    begun = trainer.weights()
     whole = trainer.run().state_dict()
     assert any(not torch.equal(begun[name], tensor) for name, tensor in whole.items())
     # 4 unrolls of 2 pairs, of 2 problems and 6 steps of 5 points; the last loss is one more.
-    assert trainer.spent["points"] == 4 * 4 * 2 * (6 * 5 + 1)
-    assert not trainer.spent.get("gradients")
+    assert trainer.progress.spent["points"] == 4 * 4 * 2 * (6 * 5 + 1)
+    assert not trainer.progress.spent.get("gradients")
 
     def stop(told):
         raise KeyboardInterrupt
@@ -97,9 +97,9 @@ def test_a_stage_may_train_single_weights_and_nothing_else() -> None:
     stage = msgspec.structs.replace(STAGE, train=("pacing.bias", "gates"))
     chosen = config(optimizer="zo-lstm", settings={"num_directions": 4, "adaptive": True}, stages=(stage,))
     trainer = Trainer(chosen, BowlTask())
-    begun = trainer._weights()
+    begun = trainer.weights()
     trainer.run()
-    moved = {name for name, tensor in trainer._weights().items() if not torch.equal(begun[name], tensor)}
+    moved = {name for name, tensor in trainer.weights().items() if not torch.equal(begun[name], tensor)}
     assert moved == {"pacing.bias", *(name for name in begun if name.startswith("gates."))}
     wrong = msgspec.structs.replace(STAGE, train=("pacing.bia",))
     with pytest.raises(InputError, match=r"stage trains pacing.bia; the optimizer has .*rnn, gates, pacing"):
@@ -112,10 +112,8 @@ def test_each_familys_gradient_is_clipped_by_itself() -> None:
     def found(clip: float | None, *weights: float) -> torch.Tensor:
         two = tuple(Family(task="bowls", weight=weight, displacement=10.0**n) for n, weight in enumerate(weights))
         chosen = families(stages=(msgspec.structs.replace(stage, clip_family=clip),), dtype="float64")
-        trainer, seen = Trainer(msgspec.structs.replace(chosen, families=two), (BowlTask(),) * 2), []
-        trainer._update = lambda stage, progress: seen.extend(p.grad.flatten() for p in trainer.module.parameters())
-        trainer._unroll(stage=trainer.config.stages[0])
-        return torch.cat(seen)
+        trainer = Trainer(msgspec.structs.replace(chosen, families=two), (BowlTask(),) * 2)
+        return torch.cat([slope.flatten() for slope in meta_gradient(trainer, trainer.config.stages[0])])
 
     torch.testing.assert_close(found(1e9, 1, 1), found(None, 1, 1), rtol=1e-12, atol=1e-15)
     first, second = found(1e-6, 1, 1e-12), found(1e-6, 1e-12, 1)

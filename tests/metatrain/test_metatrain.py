@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from problems import Bowls
-from trainings import DIM, ROWS, START, BowlTask, Sealed, config, families
+from trainings import DIM, ROWS, START, BowlTask, Sealed, config, families, meta_gradient
 from zoracle.errors import CheckpointError, InputError
 from zoracle.metatrain import config as configs
-from zoracle.metatrain import validation
+from zoracle.metatrain import recipe, validation
+from zoracle.metatrain.checkpoint import CHECKPOINT
 from zoracle.metatrain.config import Family, Stage, Validation
 from zoracle.metatrain.families import Problems
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle
-from zoracle.metatrain.trainer import CHECKPOINT, Trainer
+from zoracle.metatrain.trainer import Trainer
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.pretrained import CARD, load_optimizer
 from zoracle.optimizers.registry import make
@@ -159,9 +160,9 @@ def test_directional_training_takes_one_gradient_a_step() -> None:
 
 def test_a_frozen_part_stays_as_it_is_and_the_trained_one_moves() -> None:
     trainer = Trainer(config(stages=config().stages[:1]), BowlTask())
-    before = trainer._weights()
+    before = trainer.weights()
     trainer.run()
-    after = trainer._weights()
+    after = trainer.weights()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(name.startswith("update_rnn") for name in moved)
@@ -249,7 +250,7 @@ def test_a_family_may_have_a_meta_batch_of_its_own(tmp_path) -> None:
     assert "weight 1; 5 in a meta-batch." in told
     assert "on 2 problems each unless said above" in told
     # One gradient a step and problem, and one more where a run begins.
-    assert trainer.spent["gradients"] == (2 + 5) * (3 + 1)
+    assert trainer.progress.spent["gradients"] == (2 + 5) * (3 + 1)
 
 
 def test_families_take_turns_and_may_be_answered_in_their_own_way(tmp_path) -> None:
@@ -261,14 +262,14 @@ def test_families_take_turns_and_may_be_answered_in_their_own_way(tmp_path) -> N
     )
     chosen = msgspec.structs.replace(families(stages=(stage,)), families=three)
     trainer, begun = Trainer(chosen, (BowlTask(),) * 3, tmp_path), []
-    begin = trainer._begin
+    begin = trainer.begin
 
     def noted(stage, number, family):
         run = begin(stage, number, family)
-        begun.append((trainer.unroll, number, run.oracle.values))
+        begun.append((trainer.progress.unroll, number, run.oracle.values))
         return run
 
-    trainer._begin = noted
+    trainer.begin = noted
     trainer.run()
     first, second, third = chosen.values, "directional", "queries"
     assert begun == [
@@ -290,7 +291,7 @@ def test_weights_of_new_inputs_begin_at_zero(tmp_path) -> None:
     first = config(optimizer="zo-lstm", settings=before, stages=(stage,))
     trained = Trainer(first, BowlTask(), tmp_path / "first").run().state_dict()
     wider = msgspec.structs.replace(first, initial=str(tmp_path / "first"), settings={**before, "believing": True})
-    begun = Trainer(wider, BowlTask())._weights()
+    begun = Trainer(wider, BowlTask()).weights()
     for key, weight in trained.items():
         inputs = weight.shape[-1]
         assert torch.equal(begun[key][..., :inputs], weight)
@@ -314,7 +315,7 @@ def test_what_training_goes_on_from_is_kept_where_nothing_better_comes(tmp_path,
     after = Trainer(msgspec.structs.replace(first, initial=str(tmp_path / "first")), BowlTask())
     kept = after.run().state_dict()
     assert all(torch.equal(trained[key], weight) for key, weight in kept.items()) == keeps
-    assert after.validated == min(scores)
+    assert after.progress.validated == min(scores)
 
 
 def test_training_goes_on_from_trained_weights(tmp_path) -> None:
@@ -322,9 +323,9 @@ def test_training_goes_on_from_trained_weights(tmp_path) -> None:
     first = config(optimizer="zo-lstm", settings={"num_directions": 4}, stages=(stage,))
     trained = Trainer(first, BowlTask(), tmp_path / "first").run().state_dict()
     plain = msgspec.structs.replace(first, initial=str(tmp_path / "first"))
-    assert all(torch.equal(trained[key], value) for key, value in Trainer(plain, BowlTask())._weights().items())
+    assert all(torch.equal(trained[key], value) for key, value in Trainer(plain, BowlTask()).weights().items())
     more = msgspec.structs.replace(plain, settings={"num_directions": 4, "adaptive": True})
-    begun = Trainer(more, BowlTask())._weights()
+    begun = Trainer(more, BowlTask()).weights()
     assert all(torch.equal(trained[key], begun[key]) for key in trained)
     fresh = make("zo-lstm", **more.settings).state_dict()
     added = set(begun) - set(trained)
@@ -340,6 +341,23 @@ def test_training_goes_on_from_trained_weights(tmp_path) -> None:
             Trainer(msgspec.structs.replace(plain, **wrong), BowlTask())
 
 
+def test_every_kind_of_recipe_is_a_training(tmp_path) -> None:
+    short = "steps = 2\n"
+    stage = f'task = "quadratic"\n[[stages]]\nunrolls = 2\nmeta_batch = 2\n{short}[validation]\nproblems = 2\n{short}'
+    told = []
+    training = recipe.training(recipe.parse(stage), tmp_path)
+    assert (training.done, training.total) == (0, 2)
+    training.run(told.append)
+    assert [(each.done, each.figures["unroll"]) for each in told] == [(1, 1), (2, 2)]
+    assert recipe.training(recipe.parse(stage), tmp_path).done == 2
+    by_likelihood = recipe.parse(
+        'optimizer = "spectral-search"\n[[networks]]\nname = "a"\ntask = "digits"\nside = 8\nkind = "conv"\n'
+    )
+    assert recipe.training(by_likelihood, tmp_path).total == 2
+    with pytest.raises(InputError, match="networks"):
+        recipe.parse('optimizer = "spectral-search"\nnetworks = []')
+
+
 def test_the_meta_gradient_of_families_is_the_weighted_mean_of_theirs() -> None:
     stage = Stage(unrolls=1, steps=3, truncation=3, meta_batch=2, loss=MetaLoss(form="log", penalty=0.1))
 
@@ -348,10 +366,7 @@ def test_the_meta_gradient_of_families_is_the_weighted_mean_of_theirs() -> None:
         trainer = Trainer(
             msgspec.structs.replace(families(stages=(stage,), dtype="float64"), families=two), (BowlTask(),) * 2
         )
-        seen = []
-        trainer._update = lambda stage, progress: seen.extend(p.grad.clone() for p in trainer.module.parameters())
-        trainer._unroll(stage)
-        return seen
+        return meta_gradient(trainer, stage)
 
     # w1 g1 + w2 g2 over w1 + w2 is linear in the share of the first.
     even, first, second = found(1, 1), found(3, 1), found(1, 3)

@@ -12,11 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zoracle.errors import InputError, require
-from zoracle.metatrain import config as configs
-from zoracle.metatrain import spectral_training
-from zoracle.metatrain.trainer import Report, Trainer
+from zoracle.metatrain import recipe
+from zoracle.metatrain.recipe import TrainingReport
 from zoracle.storage.files import check_writable
-from zoracle.tasks import task
 
 
 @click.command("train")
@@ -26,45 +24,31 @@ from zoracle.tasks import task
 def command(config: str, out: Path, tensorboard: bool) -> None:
     """Train a learned optimizer. CONFIG is a TOML file, or the name of a recipe that comes with the package."""
     text, where = _text(config)
-    if spectral_training.is_spectral(text):
-        recipe = spectral_training.parse(text, where)
-        check_writable(out / "networks" / "written")
-        spectral_training.train(recipe, out, click.echo)
-        click.echo(f"trained optimizer: {out}")
-        return
-    parsed = configs.parse(text, where)
+    made = recipe.parse(text, where)
     check_writable(out / "history.jsonl")
     writer = _tensorboard(out) if tensorboard else None
-    trainer = Trainer(parsed, [task(one.task, **one.settings) for one in parsed.drawn_from()], out)
+    training = recipe.training(made, out)
     console = Console()
-    total = sum(stage.unrolls for stage in parsed.stages)
-    before = sum(stage.unrolls for stage in parsed.stages[: trainer.stage])
-    if before + trainer.unroll:
-        console.print(f"resuming after {before + trainer.unroll} of {total} unrolls", highlight=False)
+    if training.done:
+        console.print(f"resuming after {training.done} of {training.total} unrolls", highlight=False)
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("training", total=total, completed=before + trainer.unroll)
+        bar = bars.add_task("training", total=training.total, completed=training.done)
 
-        def report(told: Report) -> None:
-            done = sum(stage.unrolls for stage in parsed.stages[: told.stage]) + told.unroll
-            bars.update(bar, completed=done, description=f"stage {told.stage + 1}, ratio {told.ratio:.4f}")
-            with (out / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
-            if told.skipped:
-                console.print(f"{done}/{total}: {told.skipped} meta-gradients were not finite and changed nothing")
-            if told.valid is not None:
-                console.print(
-                    f"{done}/{total}: validation {parsed.validation.criterion} {told.valid:.4f}, "
-                    f"best of the stage {told.best:.4f}",
-                    highlight=False,
-                )
+        def report(told: TrainingReport) -> None:
+            bars.update(bar, completed=told.done, description=told.brief)
+            if told.figures:
+                with (out / "history.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"done": told.done, **told.figures}) + "\n")
+            for line in told.lines:
+                console.print(f"{told.done}/{told.total}: {line}", highlight=False, markup=False)
             if writer is not None:
-                writer(done, told)
+                writer(told)
 
-        trainer.run(report)
+        training.run(report)
     console.print(f"trained optimizer: {out}", highlight=False, soft_wrap=True)
 
 
@@ -90,17 +74,17 @@ def _text(config: str) -> tuple[str, str]:
     raise InputError(f"config {config!r} is no file and no recipe; recipes are {', '.join(recipes()) or 'none here'}")
 
 
-def _tensorboard(out: Path) -> Callable[[int, Report], None]:
+def _tensorboard(out: Path) -> Callable[[TrainingReport], None]:
     require("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(out / "tensorboard"))
 
-    def write(done: int, told: Report) -> None:
+    def write(told: TrainingReport) -> None:
         for name in ("meta_loss", "ratio", "valid"):
-            value = getattr(told, name)
+            value = told.figures.get(name)
             if value is not None:
-                writer.add_scalar(name, value, done)
+                writer.add_scalar(name, value, told.done)
         writer.flush()
 
     return write

@@ -28,7 +28,7 @@ from zoracle.comparison import (
 from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation import RunSpec, Workers, evaluate
 from zoracle.experiments.work import Work
-from zoracle.metatrain import Report, TrainConfig, Trainer
+from zoracle.metatrain import TrainConfig, Trainer, UnrollReport
 from zoracle.optimizers import Loaded, Optimizer, Use, directions_of, with_directions, with_settings
 from zoracle.reporting import Row, rows_of
 from zoracle.results import Result, Tuned, tuned
@@ -277,7 +277,7 @@ class Context:
         total = sum(stage.unrolls for stage in config.stages)
         tell = self.display.steps_of(f"training {key}")
 
-        def report(told: Report) -> None:
+        def report(told: UnrollReport) -> None:
             done = sum(stage.unrolls for stage in config.stages[: told.stage]) + told.unroll
             with (place / _HISTORY).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"done": done, **told._asdict()}) + "\n")
@@ -291,11 +291,12 @@ class Context:
             name: torch.tensor([float(known.get(i + 1, {}).get(name, math.nan)) for i in range(total)])
             for name in ("meta_loss", "ratio")
         }
-        for purpose, count in trainer.spent.items():
+        at = trainer.progress
+        for purpose, count in at.spent.items():
             self.meter.add(f"training, {purpose}", count)
         self.meter.trained += sum(s.unrolls * s.steps * s.meta_batch for s in config.stages)
-        self.meter.training_seconds += trainer.seconds
-        return Trained(optimizer, history, trainer.validated, trainer.seconds, dict(trainer.spent))
+        self.meter.training_seconds += at.seconds
+        return Trained(optimizer, history, at.validated, at.seconds, dict(at.spent))
 
     def kept(
         self, key: str, made: Task, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]

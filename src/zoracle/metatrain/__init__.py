@@ -5,16 +5,16 @@ from __future__ import annotations
 from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation, load, parse
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle, ValueKind
-from zoracle.metatrain.trainer import Report, Trainer
+from zoracle.metatrain.trainer import Trainer, UnrollReport
 
 __all__ = [
     "Family",
     "MetaLoss",
-    "Report",
     "Stage",
     "TrainConfig",
     "Trainer",
     "TrainingOracle",
+    "UnrollReport",
     "Validation",
     "ValueKind",
     "load",

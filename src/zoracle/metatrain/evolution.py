@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from zoracle import keyed
 from zoracle.errors import InputError
-from zoracle.metatrain.unroll import Run
+from zoracle.metatrain.families import TrainingFamily
+from zoracle.metatrain.gradients import GradientEstimator, Summary, Update
+from zoracle.metatrain.unroll import Run, Unroll
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
 
@@ -17,6 +21,7 @@ from zoracle.rollout.oracle import Oracle
 _MOST = 1.0
 #: A run that blew up counts as this many times its initial loss.
 _BLOWN_UP = 100.0
+_STREAM = 3  # of the seed
 
 
 class Whole(NamedTuple):
@@ -51,7 +56,7 @@ def whole(run: Run, steps: int) -> Whole:
     return Whole(float(run.loss.of(losses)), float((losses[-1] / initial).mean()), points)
 
 
-class Found(NamedTuple):
+class Ascent(NamedTuple):
     """What the pairs of one family gave."""
 
     gradient: list[Tensor | None]
@@ -62,7 +67,7 @@ class Found(NamedTuple):
     """Mean final / initial loss over all runs."""
 
 
-def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma: float, key: int) -> Found:
+def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma: float, key: int) -> Ascent:
     r"""The gradient of the meta-loss F, smoothed by N(0, \sigma^2 I), from antithetic pairs.
 
     .. math:: g = \frac1n \sum_i \frac{F(\theta + \sigma e_i) - F(\theta - \sigma e_i)}{2 \sigma}\, e_i,
@@ -105,4 +110,43 @@ def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma
         p.copy_(centre)
     each = iter(slopes)
     gradient = [next(each) if p.requires_grad else None for p in parameters]
-    return Found(gradient, sum(values) / len(values), sum(ratios) / len(ratios))
+    return Ascent(gradient, sum(values) / len(values), sum(ratios) / len(ratios))
+
+
+class Evolution(GradientEstimator):
+    """Compares whole unrolls with weights moved up and down at random, by real queries; one update an unroll.
+
+    Args:
+        unroll: what is compared.
+    """
+
+    def __init__(self, unroll: Unroll) -> None:
+        self.unroll = unroll
+
+    def updates(self) -> Generator[Update, None, Summary]:
+        """As of every estimator."""
+        unroll, stage = self.unroll, self.unroll.stage
+        seed, number_of_stage, number_of_unroll = unroll.words
+        total, ratios = 0.0, []
+        for (number, family), share in zip(unroll.families, unroll.shares(), strict=True):
+            with torch.no_grad():
+                found = ascent(
+                    unroll.module,
+                    partial(self._whole, number, family),
+                    pairs=stage.pairs,
+                    sigma=stage.sigma,
+                    key=keyed.mix(seed, _STREAM, number_of_stage, number_of_unroll, number),
+                )
+            for p, slope in zip(unroll.module.parameters(), found.gradient, strict=True):
+                if slope is not None:
+                    p.grad = share * slope if p.grad is None else p.grad + share * slope
+            total += share * found.value
+            ratios.append(found.ratio)
+        yield Update(0, 1)
+        return Summary(total, unroll.mean_ratio(ratios))
+
+    def _whole(self, number: int, family: TrainingFamily) -> Whole:
+        """Whole runs of one family."""
+        found = whole(self.unroll.begin(number, family), self.unroll.stage.steps)
+        self.unroll.spend("points", found.points)
+        return found

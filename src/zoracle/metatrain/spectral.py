@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoracle import keyed
+from zoracle.metatrain.gradients import Descent, Differentiated, Update
 from zoracle.optimizers.learned.spectral import basis, patterns
 from zoracle.optimizers.learned.spectral.basis import Shape, basis_of
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
@@ -155,16 +156,10 @@ def _pattern_loss(net: nn.Module, examples: Sequence[Example], step: int, seed: 
 
 def _descend(net: nn.Module, loss: Callable[[int], Tensor], also: nn.Parameter | None, steps: int, lr: float) -> float:
     """Adam along a line of step sizes; the mean loss over the last tenth."""
-    parameters = [*net.parameters(), *([] if also is None else [also])]
-    adam = torch.optim.Adam(parameters, lr)
-    last = []
-    for step in range(steps):
-        adam.param_groups[0]["lr"] = lr * (1 - step / steps)
-        value = loss(step)
-        adam.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        adam.step()
-        if step >= 0.9 * steps:
-            last.append(value.item())
-    return sum(last) / len(last)
+    descent = Descent([*net.parameters(), *([] if also is None else [also])], lr, clip_norm=1.0)
+
+    def step(update: Update) -> None:
+        if descent.clip():
+            descent.step(lr * (1 - update.number / update.of))
+
+    return descent.follow(Differentiated(loss, steps), step).loss

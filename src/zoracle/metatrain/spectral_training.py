@@ -60,14 +60,6 @@ class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: int = 0
 
 
-def is_spectral(text: str) -> bool:
-    """Whether a TOML text is a recipe of this kind."""
-    try:
-        return tomllib.loads(text).get("optimizer") == NAME
-    except tomllib.TOMLDecodeError:
-        return False
-
-
 def parse(text: str, where: str = "config") -> SpectralRecipe:
     """A recipe from TOML text.
 

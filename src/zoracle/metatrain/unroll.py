@@ -1,16 +1,17 @@
-"""What a training keeps of an unroll while it goes on."""
+"""One unroll of a training: the runs of the families whose turn it is, and what estimators of its gradient share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from zoracle.metatrain.families import Beginning
+from zoracle.metatrain.config import Stage
+from zoracle.metatrain.families import Beginning, TrainingFamily
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.optimizers.base import Optimizer
@@ -44,6 +45,31 @@ class Run:
         step = self.state.key.step if self.oracle.objective.stochastic else None
         with torch.no_grad():
             self.first = self.oracle.linearise(self.start.x0, self.rows, step)[0]
+
+
+class Unroll(NamedTuple):
+    """One unroll, as an estimator of its meta-gradient sees it."""
+
+    module: nn.Module
+    """Whose weights are trained."""
+    stage: Stage
+    families: tuple[tuple[int, TrainingFamily], ...]
+    """Those whose turn it is, with their numbers."""
+    begin: Callable[[int, TrainingFamily], Run]
+    """Starts a run of a family; the same one however often it is asked for."""
+    spend: Callable[[str, int], None]
+    """Is told what was evaluated, and how often."""
+    words: tuple[int, int, int]
+    """Seed, stage and unroll, which key what is drawn."""
+
+    def shares(self) -> list[float]:
+        """The weight of each family in the mean over them."""
+        weights = sum(family.weight for _, family in self.families)
+        return [family.weight / weights for _, family in self.families]
+
+    def mean_ratio(self, ratios: Sequence[float]) -> float:
+        """The weighted geometric mean of the families' ratios."""
+        return geometric_mean(ratios, [family.weight for _, family in self.families])
 
 
 def begin(

@@ -1,0 +1,138 @@
+"""Recipes of every kind, and the trainings that follow them: what the command line knows of a training."""
+
+from __future__ import annotations
+
+import tomllib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoracle.metatrain import config, spectral_training
+from zoracle.metatrain.config import TrainConfig
+from zoracle.metatrain.spectral_training import SpectralRecipe
+from zoracle.metatrain.trainer import Trainer, UnrollReport
+from zoracle.tasks import task
+
+Recipe = TrainConfig | SpectralRecipe
+
+
+class TrainingReport(NamedTuple):
+    """What a training of any kind tells as it goes on."""
+
+    done: int
+    total: int
+    """Pieces of work, unrolls say."""
+    figures: dict[str, Any]
+    """Numbers of this piece of work; a history holds them."""
+    brief: str = ""
+    """How it goes, in some words."""
+    lines: tuple[str, ...] = ()
+    """What a reader wants to know."""
+
+
+class Training(ABC):
+    """A training: started in a folder, stopped at any moment, and gone on with there."""
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Pieces of work."""
+
+    @property
+    @abstractmethod
+    def done(self) -> int:
+        """Those that are behind it."""
+
+    @abstractmethod
+    def run(self, on_report: Callable[[TrainingReport], None]) -> None:
+        """Do what is left; the result lies in the folder then."""
+
+
+class ByUnrolls(Training):
+    """A training by unrolls of the optimizer."""
+
+    def __init__(self, recipe: TrainConfig, folder: Path) -> None:
+        self.recipe = recipe
+        self.trainer = Trainer(recipe, [task(one.task, **one.settings) for one in recipe.drawn_from()], folder)
+
+    @property
+    def total(self) -> int:
+        """Unrolls of all stages."""
+        return sum(stage.unrolls for stage in self.recipe.stages)
+
+    @property
+    def done(self) -> int:
+        """Unrolls that are behind it."""
+        at = self.trainer.progress
+        return self._before(at.stage) + at.unroll
+
+    def run(self, on_report: Callable[[TrainingReport], None]) -> None:
+        """As of every training; a report an unroll."""
+
+        def told(unroll: UnrollReport) -> None:
+            done = self._before(unroll.stage) + unroll.unroll
+            lines = []
+            if unroll.skipped:
+                lines.append(f"{unroll.skipped} meta-gradients were not finite and changed nothing")
+            if unroll.valid is not None:
+                criterion = self.recipe.validation.criterion
+                lines.append(f"validation {criterion} {unroll.valid:.4f}, best of the stage {unroll.best:.4f}")
+            brief = f"stage {unroll.stage + 1}, ratio {unroll.ratio:.4f}"
+            on_report(TrainingReport(done, self.total, unroll._asdict(), brief, tuple(lines)))
+
+        self.trainer.run(told)
+
+    def _before(self, stage: int) -> int:
+        return sum(each.unrolls for each in self.recipe.stages[:stage])
+
+
+class ByLikelihood(Training):
+    """A training by maximum likelihood on what many networks tell."""
+
+    def __init__(self, recipe: SpectralRecipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.count = 0
+
+    @property
+    def total(self) -> int:
+        """Networks, and the fit."""
+        return len(self.recipe.networks) + len(self.recipe.targets) + 1
+
+    @property
+    def done(self) -> int:
+        """Those that were looked at in this process; networks in the folder are not trained again."""
+        return self.count
+
+    def run(self, on_report: Callable[[TrainingReport], None]) -> None:
+        """As of every training; a report a line."""
+
+        def told(line: str) -> None:
+            self.count = min(self.count + 1, self.total)
+            on_report(TrainingReport(self.count, self.total, {}, line.split(":")[0], (line,)))
+
+        spectral_training.train(self.recipe, self.folder, told)
+
+
+def parse(text: str, where: str = "config") -> Recipe:
+    """A recipe from TOML text; one with networks trains by likelihood on them, any other by unrolls.
+
+    Raises:
+        InputError: not TOML, an unknown name, a wrong type, or a value out of range.
+    """
+    try:
+        by_likelihood = "networks" in tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        by_likelihood = False
+    return spectral_training.parse(text, where) if by_likelihood else config.parse(text, where)
+
+
+def training(recipe: Recipe, folder: Path) -> Training:
+    """The training that follows a recipe.
+
+    Raises:
+        InputError: the recipe does not fit the task or the optimizer.
+        CheckpointError: the folder holds a training with another recipe.
+    """
+    return ByUnrolls(recipe, folder) if isinstance(recipe, TrainConfig) else ByLikelihood(recipe, folder)
