@@ -129,7 +129,8 @@ def test_an_attack_on_ones_own_images_and_model(capsys):
     assert found["success"][0, :3].any()
     assert found["queries"][0, 3] == 1
     queries = json.loads(Path("run/queries.json").read_text())
-    assert count == queries["optimise"]["zo-sgd"] + queries["monitor"]["zo-sgd"] + queries["pictures"]
+    counts = [queries[part]["zo-sgd"] for part in ("optimise", "monitor", "verify")]
+    assert count == sum(counts) + queries["pictures"]
     there = config()["task"]
     assert (there["name"], there["target"], there["norm"], there["eps"]) == ("images", "house:classify", "linf", 0.2)
 
@@ -235,7 +236,7 @@ def test_a_folder_of_pictures(capsys, plain):
         ("--eps 0.1 is the radius of a ball", "{both} --eps .1"),
         ("no images are given for the valid split", "{both} --split valid"),
         ("--tune needs validation images", "{both} --tune"),
-        ("--workers is 2, and your own target", "{both} --workers 2"),
+        ("a server is asked by one process; use --conc", "--target http://x/v2/models/m --data own.npz --workers 2"),
         ("reduce is 'tile'", "{both} --reduce tile"),
         ("option timeout goes with OpenInference", "{both} --timeout 3"),
         ("preprocess has 2 channels", "{both} --mean 0,0 --std 1,1"),

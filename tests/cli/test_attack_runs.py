@@ -231,6 +231,7 @@ def test_a_server_that_fails_and_comes_back(capsys):
     assert sum(one["images"] for one in log) == attempts["images_sent"]
     assert attempts["images_sent"] == attempts["images_answered"] + attempts["images_in_failed_attempts"]
     counted = queries["optimise"]["zo-sgd"] + queries["monitor"]["zo-sgd"] + queries["pictures"]
+    counted += queries["verify"]["zo-sgd"]
     assert queries["interrupted"]["zo-sgd"] == 1, "a stored point was asked for again"
     counted += 1
     failed = counted - attempts["images_answered"]

@@ -59,7 +59,7 @@ def test_what_one_breaks_the_next_leaves_alone_and_every_query_is_in_one_count(t
     assert (worst.spent <= 61).all()
     ledger = json.loads((tmp_path / "queries.json").read_text())
     assert set(ledger["optimise"]) == {"first", "square", "last"}, "the worst case made no query of its own"
-    assert model.seen == sum(sum(ledger[part].values()) for part in ("optimise", "monitor"))
+    assert model.seen == sum(sum(ledger[part].values()) for part in ("optimise", "monitor", "verify"))
     with np.load(tmp_path / "adversarial-worst-case.npz") as saved:
         images, success = torch.from_numpy(saved["adversarial"][0]), saved["success"][0]
         assert (saved["queries"] == worst.spent.numpy()).all()

@@ -52,6 +52,7 @@ def attack(
     norm: Norm = "l1",
     eps: float | None = None,
     confidence: float = 0.0,
+    bits: int | None = None,
     outputs: Outputs | None = None,
     stop_on_success: bool | None = None,
     check_start: bool | None = None,
@@ -85,6 +86,8 @@ def attack(
         norm: "l1" or "l2"; of a ball "l2" or "linf".
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: by how much the wrong class has to lead, in nats.
+        bits: every image that the model is asked about is a picture of so many bits a channel, rounded within the ball:
+            8 makes what succeeds do so as a saved picture. Images have to be such pictures themselves.
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
             first answer. None takes what the :class:`BlackBox` was declared to return, "auto" where it was not.
         stop_on_success: leave an image at its first success instead of making the perturbation smaller; None does
@@ -124,7 +127,7 @@ def attack(
         raise InputError(f"batch is {batch}; expected at least 1 image")
     seed = whole("seed", seed)
     chunk = None if chunk is None else whole("chunk", chunk)
-    threat = ThreatModel(norm=norm, eps=eps, c=c, confidence=confidence).within_pixels()
+    threat = ThreatModel(norm=norm, eps=eps, c=c, confidence=confidence, bits=bits).within_pixels()
     start_std = threat.start_std if start_std is None else amount("start_std", start_std)
     x = as_tensor("images", images)
     y = as_tensor("labels", labels)

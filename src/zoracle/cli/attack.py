@@ -31,6 +31,12 @@ _FEW = 4
     is_flag=True,
     help="Every attack of the ensemble on every image; by default what one breaks is left alone by those that follow.",
 )
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Ask about each adversarial image once more at the end, outside the budget.",
+)
 @resume_option()
 @click.pass_context
 def command(ctx: click.Context, /, **_: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,11 +10,13 @@ import click
 import torch
 
 from zoracle.blackboxes.v2_protocol import clip
-from zoracle.cli.options import Request, task_for, threat_model
-from zoracle.cli.target_options import Target, flags, open_target, take, target_options
+from zoracle.cli.options import Request
+from zoracle.cli.target_options import flags, open_target, take, target_options
+from zoracle.cli.threat_options import task_for
 from zoracle.errors import InputError
 from zoracle.images import LabelledImages, read_labelled
 from zoracle.images.classes import Numbering
+from zoracle.objectives.threat import ThreatModel
 from zoracle.tasks import Task, names
 from zoracle.tasks.given import GivenImages, ImageSet
 from zoracle.tasks.image_attack import ImageData
@@ -92,16 +94,16 @@ def attacked(request: Request, inputs: Inputs) -> Task:
     """
     if inputs.target is None and inputs.data is None:
         _refuse_options(inputs)
-        return task_for(request.task, request.threat, request.eps, request.reduce)
+        return task_for(request.task, request.threat)
     source = click.get_current_context().get_parameter_source("task")
     if source is not None and source is not click.core.ParameterSource.DEFAULT:
         raise InputError(f"--task {request.task} has a target and images of its own; give it, or --target and --data")
     if inputs.target is None or inputs.data is None:
         given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
         raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
-    if request.workers > 1:
-        raise InputError(f"--workers is {request.workers}, and your own target is called by one process; leave it out")
-    made = _given(request, inputs, inputs.data, inputs.target)
+    if request.workers > 1 and inputs.target.lower().startswith(("http://", "https://")):
+        raise InputError(f"--workers is {request.workers}, and a server is asked by one process; use --concurrency")
+    made = _given(request, inputs, inputs.data)
     if request.tune:
         try:
             made.ids("valid")
@@ -112,25 +114,52 @@ def attacked(request: Request, inputs: Inputs) -> Task:
     return made
 
 
-def _given(request: Request, inputs: Inputs, data: str, spec: str) -> GivenImages:
-    source = _built_in(data, inputs) if data in names() else _own(inputs, data)
-    threat = threat_model(request.threat, request.eps, source.radii)
-    for note in source.notes:
+class NamedImages(GivenImages):
+    """Images and a target as the options name them, so that a worker can make them again from these names.
+
+    Args:
+        inputs: what the options say, :class:`Inputs` as JSON values.
+        threat: what perturbations are allowed.
+        reduce: search among coarse perturbations only.
+
+    Attributes:
+        notes: what whoever asked should know of how images were read.
+
+    Raises:
+        InputError: data or a target that cannot be used.
+    """
+
+    def __init__(self, *, inputs: Mapping[str, Any], threat: ThreatModel, reduce: str | None = None) -> None:
+        asked = Inputs(**{**inputs, **{name: inputs[name] and Path(inputs[name]) for name in ("labels", "classes")}})
+        assert asked.data is not None
+        assert asked.target is not None
+        source = _built_in(asked.data, asked) if asked.data in names() else _own(asked, asked.data)
+        kept = _targeted(source, asked.targets)
+        left_out = len(source.data.labels) - len(kept.data.labels)
+        more = (f"images of class {asked.targets} already, left out: {left_out}",) if left_out else ()
+        target = open_target(asked.target, asked.arguments, source.class_names or None)
+        super().__init__(
+            target.box,
+            kept,
+            name=asked.data if asked.data in names() else "images",
+            target=target.description,
+            target_file=target.file,
+            threat=threat,
+            reduce=reduce,
+        )
+        self.inputs = dict(inputs)
+        self.notes = (*source.notes, *more)
+
+
+def _given(request: Request, inputs: Inputs, data: str) -> GivenImages:
+    radii = _built_in(data, inputs).radii if data in names() else {}
+    plain = inputs._asdict() | {
+        name: path and str(path) for name, path in (("labels", inputs.labels), ("classes", inputs.classes))
+    }
+    made = NamedImages(inputs=plain, threat=request.threat.model(radii), reduce=request.threat.reduce)
+    for note in made.notes:
         click.echo(clip(note, 2000))  # it may hold names of classes
-    kept = _targeted(source, inputs.targets)
-    left_out = len(source.data.labels) - len(kept.data.labels)
-    if left_out:
-        click.echo(f"images of class {inputs.targets} already, left out: {left_out}")
-    target: Target = open_target(spec, inputs.arguments, source.class_names or None)
-    return GivenImages(
-        target.box,
-        kept,
-        name=data if data in names() else "images",
-        target=target.description,
-        target_file=target.file,
-        threat=threat,
-        reduce=request.reduce,
-    )
+    return made
 
 
 def _built_in(name: str, inputs: Inputs) -> ImageSet:

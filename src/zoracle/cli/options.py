@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,16 +10,13 @@ import click
 import torch
 from rich.console import Console
 
+from zoracle.cli.threat_options import Threat, take_threat, threat_options
 from zoracle.comparison.compare import Comparison, Ensemble, Output, compare
 from zoracle.comparison.named import load_named_optimizers, use_of
-from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
-from zoracle.objectives.threat import NAMES, ThreatModel
 from zoracle.optimizers.pretrained import PLAIN, Loaded
-from zoracle.optimizers.spelling import named_optimizer
-from zoracle.tasks import Task, names, task
-from zoracle.tasks.image_attack import AttackTask
+from zoracle.tasks import Task, names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,16 +27,15 @@ class Request(NamedTuple):
     task: str
     spec: RunSpec
     optimizers: str | None = None
-    threat: str = "minimise"
-    eps: float | None = None
-    reduce: str | None = None
+    threat: Threat = Threat()
     tune: bool = False
     every: bool = False
+    verify: bool = True
     workers: int = 1
     out: Path | None = None
 
 
-def take_request(options: Mapping[str, Any]) -> Request:
+def take_request(options: dict[str, Any]) -> Request:
     """The options of :func:`run_options` as one request.
 
     Raises:
@@ -48,86 +44,12 @@ def take_request(options: Mapping[str, Any]) -> Request:
     if options["ids"] is not None and options["problems"] is not None:
         raise InputError("--ids and --problems were both given; expected one of them")
     ids = None if options["ids"] is None else tuple(read_ids(options["ids"]))
+    threat, first = take_threat(options), options.pop("seed")
+    if first:
+        options["seeds"] = tuple(range(first, first + options["seeds"]))
     how = {name: options[name] for name in RunSpec.__struct_fields__ if name in options}
     what = {name: value for name, value in options.items() if name not in how}
-    return Request(**what, spec=RunSpec(**{**how, "ids": ids}))
-
-
-def threat_option() -> Callable[[F], F]:
-    """The option that says what an attack may do."""
-    return click.option(
-        "--threat",
-        type=click.Choice(list(NAMES)),
-        default="minimise",
-        show_default=True,
-        help="Small perturbations (in l1, or l2), or any within a ball of that norm.",
-    )
-
-
-def eps_option() -> Callable[[F], F]:
-    """The option that says how large the ball is."""
-    return click.option(
-        "--eps", type=click.FloatRange(min=0, min_open=True), help="Radius of the ball; by default the task's."
-    )
-
-
-def reduce_option() -> Callable[[F], F]:
-    """The option that makes the search space smaller."""
-    return click.option(
-        "--reduce",
-        metavar="MAP",
-        help="Coarse perturbations only: tile:2 (cells of 2 by 2 pixels), tile:14x14 (cells), or bilinear:14 (a grid).",
-    )
-
-
-def task_for(name: str, threat: str, eps: float | None, reduce: str | None = None) -> Task:
-    """The task of a name under a threat model, in a smaller space where one is asked for.
-
-    Args:
-        name: what ``--task`` says: a name, and settings if needed, spelt like those of optimizers
-            (``cifar10:network=resnet44``).
-        threat: what ``--threat`` says.
-        eps: what ``--eps`` says.
-        reduce: what ``--reduce`` says.
-
-    Raises:
-        InputError: the task is no attack on images, a setting is unknown, is an option of its own, or a radius is
-            given where there is no ball.
-    """
-    name, settings = named_optimizer(name)
-    if own := [setting for setting in settings if setting in ("threat", "norm", "eps", "reduce")]:
-        raise InputError(f"--task {name} was given {own[0]}; expected it by --threat, --eps or --reduce")
-    plain = task(name, **settings)
-    asked = {"--threat": None if threat == "minimise" else threat, "--reduce": reduce, "--eps": eps}
-    if not isinstance(plain, AttackTask):
-        for option, value in asked.items():
-            if value is not None:
-                raise InputError(f"{option} {value} is for attacks on images, and task {name} is none")
-        return plain
-    if reduce is not None:
-        settings["reduce"] = reduce
-    return task(name, threat=threat_model(threat, eps, plain.radii), **settings)
-
-
-def threat_model(name: str, eps: float | None, radii: Mapping[str, float]) -> ThreatModel:
-    """The threat model that the options name.
-
-    Args:
-        name: what ``--threat`` says.
-        eps: what ``--eps`` says.
-        radii: by norm, the radius of a ball where none was said; none where there is no usual one.
-
-    Raises:
-        InputError: a radius is given where there is no ball, or none where there is one.
-    """
-    if name.startswith("minimise"):
-        if eps is not None:
-            raise InputError(f"--eps {eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
-        return ThreatModel.named(name)
-    eps = radii.get(name) if eps is None else eps
-    if eps is None:
-        raise InputError(f"--threat {name} needs --eps, the radius of the ball, where images are your own")
-    return ThreatModel.named(name, eps)
+    return Request(**what, threat=threat, spec=RunSpec(**{**how, "ids": ids}))
 
 
 #: How many processes share the work.
@@ -138,11 +60,6 @@ workers_option = click.option(
     show_default=True,
     help="Processes that share the work, and the threads; one a core is fastest.",
 )
-
-
-def criterion_for(threat: str) -> Criterion:
-    """What is tuned by: small losses, and within a ball, where a success ends the search, the queries until then."""
-    return "ratio" if threat.startswith("minimise") else "queries"
 
 
 #: The attacks that are made in a ball where none are named, by the ball's norm: the learned one, and of the others the
@@ -176,9 +93,7 @@ def run_options(
             metavar="NAME",
             help=f"One of {', '.join(names())}; with settings if needed (cifar10:network=resnet44).",
         ),
-        threat_option(),
-        eps_option(),
-        reduce_option(),
+        threat_options(),
         click.option(
             "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
         ),
@@ -192,6 +107,13 @@ def run_options(
             f"{','.join(default_optimizers('linf', one=one))}.",
         ),
         click.option("--seeds", type=click.IntRange(min=1), default=default_seeds, show_default=True, help="Repeats."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0, max=2**62),
+            default=0,
+            show_default=True,
+            help="Of the first repeat; keys starts and directions.",
+        ),
         click.option("--steps", type=click.IntRange(min=1), help="Steps; by default the task's, or the budget's."),
         click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions a step."),
         click.option("--budget", type=click.IntRange(min=1), help="Queries that each problem may cost at most."),
@@ -283,7 +205,7 @@ def run_comparison(
     spec = request.spec
     if spec.problems is not None and spec.problems > (available := len(made.ids(spec.split))):
         raise InputError(f"--problems is {spec.problems}; the {spec.split} split of {made.name} has {available}")
-    names = request.optimizers or ",".join(default_optimizers(request.threat, one=attack))
+    names = request.optimizers or ",".join(default_optimizers(request.threat.threat, one=attack))
     loaded = load_named_optimizers(names, use_of(made))
     together = attack and request.optimizers is None and len(loaded) > 1
     return compare(
@@ -293,7 +215,7 @@ def run_comparison(
         tuning="fresh" if request.tune else "stored",
         ensemble=Ensemble(every=request.every) if together else None,
         workers=request.workers,
-        out=Output(request.out, title, attack, weights_of(loaded), command),
+        out=Output(request.out, title, attack, weights_of(loaded), request.verify, command),
         console=Console(),
     )
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
-from zoracle.cli.options import (
-    criterion_for,
-    eps_option,
-    reduce_option,
-    task_for,
-    threat_option,
-    workers_option,
-)
+from zoracle.cli.options import workers_option
+from zoracle.cli.threat_options import Threat, task_for, threat_options
 from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.comparison.tune import GRIDS, tunable, tune
 from zoracle.errors import InputError
@@ -27,9 +22,7 @@ from zoracle.storage.files import check_writable
 
 @click.command("tune")
 @click.option("--task", "task_name", default="digits", show_default=True, help="What for.")
-@threat_option()
-@eps_option()
-@reduce_option()
+@threat_options()
 @click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Which.")
 @click.option("--problems", type=click.IntRange(min=1), default=50, show_default=True, help="Validation problems.")
 @click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
@@ -38,21 +31,20 @@ from zoracle.storage.files import check_writable
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file that is written.")
 def command(
     task_name: str,
-    threat: str,
-    eps: float | None,
-    reduce: str | None,
     optimizers: str,
     problems: int,
     steps: int | None,
     num_directions: int | None,
     workers: int,
     out: Path,
+    **threat: Any,
 ) -> None:
     """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched.
 
     Within a ball the fewest queries to success are best, otherwise the lowest loss.
     """
-    made = task_for(task_name, threat, eps, reduce)
+    asked = Threat(**threat)
+    made = task_for(task_name, asked)
     check_writable(out)
     q = made.defaults.num_directions if num_directions is None else num_directions
     spec = RunSpec(split="valid", ids=made.ids("valid")[:problems], steps=steps, num_directions=q)
@@ -70,7 +62,7 @@ def command(
                 made,
                 optimizer,
                 spec,
-                criterion=criterion_for(threat),
+                criterion=asked.criterion,
                 resume_dir=out.with_suffix(".pieces") / label,
                 workers=pool,
             )

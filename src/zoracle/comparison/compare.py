@@ -18,6 +18,7 @@ from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
+from zoracle.evaluation.verification import Verified, verify
 from zoracle.evaluation.workers import Workers, check_workers, started
 from zoracle.objectives.attack import ImageAttack
 from zoracle.objectives.base import Objective
@@ -28,7 +29,7 @@ from zoracle.reporting.tables import WORST_CASE
 from zoracle.reporting.terminal import rich_table
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned
-from zoracle.storage.fingerprint import optimizer_config
+from zoracle.storage.fingerprint import config_hash, optimizer_config
 from zoracle.storage.runfolder import Run, locked, open_run
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
@@ -66,6 +67,9 @@ class Output(NamedTuple):
     several."""
     weights: Mapping[str, str] = {}
     """What the weights of some labels are called, where the label is another name."""
+    verify: bool = True
+    """Of an attack: adversarial images are asked about once more at the end, see
+    :mod:`zoracle.evaluation.verification`."""
     command: Mapping[str, Any] | None = None
     """How the run was asked for, JSON values; kept in the folder, and read by nobody here."""
 
@@ -146,10 +150,13 @@ def compare(
         else:
             results = run_ensemble(task, entries, specs, ensemble, run, pool, display)
         found = Found(results, _worst(results, objective) if output.attack else {})
+        verified = _verified(found, objective, run) if output.attack and output.verify else {}
+        notes += [_unsteady(label, one) for label, one in verified.items() if one.failed]
         rows = _rows(found, entries, spec, output, ensemble)
         heading = output.title or f"{task.name}: {len(entries)} optimizers compared"
         paths = {}
         if run is not None:
+            found = found._replace(verified=verified)
             paths = write_run(run, task, objective, rows, found, records, notes, heading, attack=output.attack)
     if console is not None:
         console.print(rich_table(rows, heading, console.width))
@@ -185,6 +192,26 @@ def _worst(results: Mapping[str, Result], objective: Objective) -> dict[str, Res
     return {WORST: worst_case(list(results.values()), objective)}
 
 
+def _verified(found: Found, objective: Objective, run: Run | None) -> dict[str, Verified]:
+    """The adversarial images that are reported, asked about once more."""
+    told: dict[str, Verified] = {}
+    if not isinstance(objective, ImageAttack):
+        return told
+    for label, result in found.drawn.items():
+        keep = None if run is None else run.pieces / f"verified-{folder(len(told), label)}.safetensors"
+        about = {} if run is None else {"config_sha256": config_hash(run.config), "label": label}
+        told[label] = verify(objective, result, keep, about)
+    return told
+
+
+def _unsteady(label: str, verified: Verified) -> str:
+    """What is said of a target that takes back what it said."""
+    return (
+        f"{label}: {verified.failed:,} of {verified.queries:,} broken images are not broken when asked about again: "
+        "the target does not give the same answer twice, and its successes are in part luck"
+    )
+
+
 def _rows(
     found: Found, entries: Sequence[Entry], spec: RunSpec, output: Output, ensemble: Ensemble | None
 ) -> list[Row]:
@@ -194,6 +221,8 @@ def _rows(
     shared: dict[str, Any] = {"stopping": bool(spec.stop_on_success), "attack": output.attack}
     rows = rows_of(found.results, settings, sources, ranked=ensemble is None, **shared)
     rows = [row._replace(weights=output.weights.get(row.optimizer)) for row in rows]
+    if ensemble is not None:  # the first attack looked at the images for all
+        rows = [row._replace(clean_accuracy=rows[0].clean_accuracy) for row in rows]
     return [*rows, *rows_of(found.worst, {}, dict.fromkeys(found.worst, WORST_CASE), **shared)]
 
 

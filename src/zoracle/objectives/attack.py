@@ -13,6 +13,7 @@ from zoracle.errors import BlackBoxError, InputError
 from zoracle.objectives import outputs as answers
 from zoracle.objectives.base import Objective
 from zoracle.objectives.outputs import Outputs as Outputs
+from zoracle.objectives.rounding import check_levels, rounded
 from zoracle.objectives.threat import ThreatModel
 from zoracle.types import Evaluation, Space
 
@@ -60,7 +61,9 @@ class Attack(ImageAttack):
     coordinate; an l2 ball is entered along the straight line to x, which keeps pixels in range.
 
     Points are flattened perturbations delta. Any point is allowed, since clipping (and the ball) happen inside, and
-    the distance is that of the clipped image. Loss and success come from one call of the model.
+    the distance is that of the clipped image. With ``threat.bits`` that image is rounded to a picture in the ball, so
+    that what succeeds does so as it is saved; the loss has no gradient then. Loss and success come from one call of the
+    model.
     A point succeeds where the predicted class is another one than the label (is the target), by the gap at least.
 
     Args:
@@ -95,12 +98,14 @@ class Attack(ImageAttack):
     ) -> None:
         if not checked:
             _check_images(images)
+        if threat.bits is not None:
+            check_levels(images, threat.bits)
         check_outputs(outputs)
         self.black_box = black_box
         self.shape = tuple(images.shape[1:])
         self.dim = math.prod(self.shape)
         self.num_problems = images.shape[0]
-        self.differentiable = black_box.differentiable
+        self.differentiable = black_box.differentiable and threat.bits is None
         self.threat = threat
         self.constrained = self.ends_at_success = threat.ball
         self.outputs = outputs
@@ -185,7 +190,8 @@ class Attack(ImageAttack):
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         """Images and clipped adversarial images, (N, d) each, in memory of their own."""
         x = self._x.index_select(0, problem.to(self._x.device)).to(points)
-        return x, (x + self._within(x, points)).clamp_(0, 1)
+        moved = (x + self._within(x, points)).clamp_(0, 1)
+        return x, moved if self.threat.bits is None else rounded(x, moved, self.threat)
 
     def _within(self, x: Tensor, points: Tensor) -> Tensor:
         """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball."""

@@ -40,15 +40,19 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         c: weight of the distance, at least 0; None takes what suits the images (0.1 where nothing else is known).
         confidence: gap k by which the wrong class (the target) has to lead, in nats; at least 0.
+        bits: every image that the model is asked about is a picture of so many bits a channel, 1 to 16, rounded within
+            the ball; None sends any numbers.
 
     Raises:
-        InputError: a value out of its range, or a norm that does not go with the radius.
+        InputError: a value out of its range, a norm that does not go with the radius, or a ball that holds no other
+            picture of so many bits.
     """
 
     norm: Norm = "l1"
     eps: float | None = None
     c: float | None = None
     confidence: float = 0.0
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("norm", self.norm, ("l1", "l2", "linf") if self.eps is None else ("l2", "linf"))
@@ -66,15 +70,32 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             value = getattr(self, name)
             msgspec.structs.force_setattr(self, name, None if value is None else float(value))
 
+        if self.bits is not None:
+            self._check_bits(self.bits)
+
+    def _check_bits(self, bits: int) -> None:
+        if not 1 <= bits <= 16:
+            raise InputError(f"bits is {bits}; expected 1 to 16, as pictures have a channel")
+        if self.eps is not None and self.eps * (2**bits - 1) < 1 - 1e-3:
+            raise InputError(
+                f"eps is {self.eps:g}, and a picture of {bits} bits changes by 1/{2**bits - 1} = "
+                f"{1 / (2**bits - 1):.4g} at least; expected a larger radius, or more bits"
+            )
+
     @classmethod
-    def named(cls, name: str, eps: float | None = None) -> ThreatModel:
+    def named(cls, name: str, eps: float | None = None, **others: Any) -> ThreatModel:
         """The threat model of a name of :data:`NAMES`; a ball's has a radius.
 
+        Args:
+            name: which.
+            eps: the radius.
+            others: ``c``, ``confidence``, ``bits``.
+
         Raises:
-            InputError: there is none of this name, or the radius does not go with it.
+            InputError: there is none of this name, or something does not go with it.
         """
         _check_choice("threat", name, tuple(NAMES))
-        return cls(norm=NAMES[name], eps=eps).within_pixels()
+        return cls(norm=NAMES[name], eps=eps, **others).within_pixels()
 
     def within_pixels(self) -> ThreatModel:
         """The same; refused where a ball of linf is larger than the range of pixels, so that its unit must be wrong.
@@ -122,9 +143,11 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """What perturbations are allowed, and wanted, in words."""
         goal = "a given class for each image" if targeted else "any other class than the label"
         lead = f", by {self.confidence:g} nats at least" if self.confidence else ""
+        as_pictures = f"; images are pictures of {self.bits} bits a channel" if self.bits else ""
         if self.eps is None:
-            return f"{goal}{lead}, by a perturbation as small as possible: its {self.norm} norm weighs {self.weight:g}"
-        return f"{goal}{lead}, by a perturbation whose {self.norm} norm is at most {self.eps:g}"
+            how = f"as small as possible: its {self.norm} norm weighs {self.weight:g}"
+            return f"{goal}{lead}, by a perturbation {how}{as_pictures}"
+        return f"{goal}{lead}, by a perturbation whose {self.norm} norm is at most {self.eps:g}{as_pictures}"
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

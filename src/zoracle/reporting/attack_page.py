@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
 
 from zoracle.objectives.attack import Attack
 from zoracle.results.result import Result
@@ -12,13 +14,29 @@ from zoracle.results.result import Result
 NAMED = 60
 
 
+class Again(Protocol):
+    """Adversarial images that were asked about once more."""
+
+    @property
+    def holds(self) -> Tensor:
+        """(S, P) bool, those that succeeded again."""
+
+    @property
+    def queries(self) -> int:
+        """Points evaluated."""
+
+    @property
+    def lost(self) -> int:
+        """Points asked for again because an interruption lost their answers."""
+
+
 class AttackPage(NamedTuple):
     """The parts, as text."""
 
     facts: list[tuple[str, str]]
     """What was attacked and how: a word, and what it was."""
     counts: list[tuple[str, list[str]]]
-    """An optimizer, and its images attacked, broken, misclassified already, and queries by purpose."""
+    """An optimizer, and its numbers under :data:`COUNTS`."""
     target: list[tuple[str, str]]
     """What the target reports of itself: a word and a value."""
     misclassified: list[str]
@@ -30,15 +48,20 @@ class AttackPage(NamedTuple):
 
 
 #: The headings of ``AttackPage.counts``.
-COUNTS = ("attacked", "broken", "misclassified already", "queries", "monitoring", "asked again")
+COUNTS = (
+    "attacked", "broken", "broken when asked again", "misclassified already", "queries", "monitoring", "asked again",
+)  # fmt: skip
 
 
 def attack_page(
     objective: Attack,
     config: Mapping[str, Any],
     results: Mapping[str, Result],
+    verified: Mapping[str, Again],
+    *,
     pictures: int,
     target: Mapping[str, Any],
+    begun: str | None = None,
 ) -> AttackPage:
     """Put together what a reader has to know of an attack.
 
@@ -46,14 +69,16 @@ def attack_page(
         objective: the attack.
         config: of the run.
         results: by label.
+        verified: by label, what came of asking about adversarial images once more.
         pictures: queries for the predictions that the report shows.
         target: what the black box reports of itself.
+        begun: when the run began, in words.
     """
-    first = next(iter(results.values()))
+    first, looked = next(iter(results.values())), bool(config.get("check_start"))
     wrong = first.ids[0][first.misclassified.any(0)].tolist()
     return AttackPage(
-        facts=_facts(objective, config, first),
-        counts=[(label, _counts(result)) for label, result in results.items()],
+        facts=[*([("begun", begun)] if begun else []), *_facts(objective, config, first)],
+        counts=[(label, _counts(result, verified.get(label), looked)) for label, result in results.items()],
         target=[(name, str(value)) for name, value in _leaves(target)],
         misclassified=[str(one) for one in wrong[:NAMED]],
         more=max(0, len(wrong) - NAMED),
@@ -75,7 +100,7 @@ def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list
         ("target", name),
         ("images", f"{result.ids.shape[1]:,} of {shape}, repeats: {result.ids.shape[0]:,}"),
         ("looking for", objective.threat.sentence(objective.targets is not None)),
-        ("budget", f"{budget:,} queries an image" if budget else f"{int(result.allowance.max()):,} queries an image"),
+        ("budget", f"{budget or int(result.allowance.max()):,} queries an image{_shared(config)}"),
         ("an image is left", stop),
     ]
     if config.get("check_start"):
@@ -83,12 +108,20 @@ def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list
     return facts
 
 
-def _counts(result: Result) -> list[str]:
-    wrong = int(result.misclassified.sum())
+def _shared(config: Mapping[str, Any]) -> str:
+    """Whose the budget of an image is, where there are several attacks."""
+    number = len(config.get("optimizers", ()))
+    if number < 2:
+        return ""
+    return f", which {number} attacks share" if config.get("ensemble") else " and attack"
+
+
+def _counts(result: Result, again: Again | None, looked: bool) -> list[str]:
     return [
-        f"{result.ids.numel() - wrong:,}",
-        f"{int(result.success_ever.sum()) - wrong:,}",
-        f"{wrong:,}" if bool((result.queries[..., 0] > 0).any()) else "not looked",
+        f"{int(result.attacked.sum()):,}",
+        f"{int((result.attacked & result.success_ever).sum()):,}",
+        "-" if again is None else f"{int(again.holds.sum()):,}",
+        f"{int(result.misclassified.sum()):,}" if looked else "not looked",
         f"{int(result.spent.sum()):,}",
         f"{int(result.monitored.sum()):,}",
         f"{int(result.lost.sum()):,}",

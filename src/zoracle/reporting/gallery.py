@@ -9,13 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.errors import CheckpointError
 from zoracle.objectives.attack import ImageAttack
 from zoracle.results.result import Result
-from zoracle.rollout.journal import Journal
+from zoracle.rollout.once import once
 from zoracle.rollout.oracle import Oracle
-from zoracle.rollout.resume import journal_path
-from zoracle.storage.files import read_tensors, write_tensors
 from zoracle.tasks.base import Pictures
 
 #: How many problems a report draws.
@@ -149,19 +146,9 @@ def _predictions(
 ) -> tuple[list[Tensor], int]:
     """The predicted classes of each of some lists of points, and how many points were lost on the way."""
     oracle = Oracle(objective)
-    if keep is None:
-        return [oracle.predict(some, rows) for some in points], 0
-    if keep.is_file():
-        tensors, metadata = read_tensors(keep, sealed=True)
-        if metadata.get("format") != _FORMAT or metadata.get("fingerprint") != fingerprint:
-            raise CheckpointError(f"{keep} belongs to another run; choose another folder")
-        return [tensors[f"classes.{i}"] for i in range(len(points))], int(tensors["lost"])
-    with Journal(journal_path(keep)) as journal:
-        journal.resume(0, torch.zeros(objective.num_problems, dtype=torch.int64))
-        oracle.journal = journal
-        classes = [oracle.predict(some, rows) for some in points]
-        named = {f"classes.{i}": one for i, one in enumerate(classes)}
-        named["lost"] = journal.lost.sum()
-        write_tensors(keep, named, {"format": _FORMAT, "fingerprint": fingerprint})
-        journal.forget(0)
-    return classes, int(named["lost"])
+
+    def ask() -> dict[str, Tensor]:
+        return {f"classes.{i}": oracle.predict(some, rows) for i, some in enumerate(points)}
+
+    tensors, lost = once(oracle, ask, keep, _FORMAT, fingerprint)
+    return [tensors[f"classes.{i}"] for i in range(len(points))], lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from zoracle.errors import InputError, MissingExtraError
 from zoracle.objectives.attack import Attack, ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.objectives.reduced import Reduced
-from zoracle.reporting.attack_page import attack_page
+from zoracle.reporting.attack_page import Again, attack_page
 from zoracle.reporting.gallery import Gallery, best_points, drawn, make_gallery
 from zoracle.reporting.page import check_extra
 from zoracle.reporting.report import write_report
@@ -27,7 +27,7 @@ from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned, write_tuned
 from zoracle.storage.files import read_json, write_json, write_text
 from zoracle.storage.fingerprint import config_hash
-from zoracle.storage.runfolder import VERSIONS, Run, write_npz
+from zoracle.storage.runfolder import BEGUN, VERSIONS, Run, write_npz
 from zoracle.tasks.base import Task
 from zoracle.types import StopReason
 
@@ -38,6 +38,8 @@ class Found(NamedTuple):
     results: dict[str, Result]
     worst: dict[str, Result]
     """The worst case of several attacks, which made no query of its own; empty where there is none."""
+    verified: Mapping[str, Again] = {}
+    """What came of asking about adversarial images once more, where that was done."""
 
     @property
     def all(self) -> dict[str, Result]:
@@ -98,7 +100,10 @@ def write_run(
         names = file_names(list(found.all))
         for label, result in found.all.items():
             paths[f"adversarial {label}"] = run.path / f"adversarial-{names[label]}.npz"
-            write_npz(paths[f"adversarial {label}"], adversarial_arrays(task, objective, result))
+            arrays = adversarial_arrays(task, objective, result)
+            if label in found.verified:
+                arrays["verified"] = found.verified[label].holds.numpy()
+            write_npz(paths[f"adversarial {label}"], arrays)
     if tuned_here:
         paths["tuned"] = run.path / "tuned.json"
         write_tuned(paths["tuned"], tuned_here)
@@ -111,14 +116,22 @@ def write_run(
         draws = False
     else:
         gallery = _gallery(run, task, objective, found.drawn, attack)
-    ledger = _ledger(found.results, tuned_here, gallery, objective)
+    ledger = _ledger(found, tuned_here, gallery, objective)
     write_json(paths["queries"], ledger)
     if draws:
         paths["report"] = run.path / "report.html"
         page = None
         attacked = _innermost(objective)
         if attack and isinstance(attacked, Attack):
-            page = attack_page(attacked, run.config, found.all, ledger["pictures"], ledger.get("target", {}))
+            page = attack_page(
+                attacked,
+                run.config,
+                found.all,
+                found.verified,
+                pictures=ledger["pictures"],
+                target=ledger.get("target", {}),
+                begun=read_json(run.path / VERSIONS).get(BEGUN),
+            )
         write_report(
             paths["report"],
             title=title,
@@ -179,6 +192,11 @@ def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict
         "queries_to_success": result.first_success,
         **{name: torch.stack([one[name] for one in distances]) for name in ("l1", "l2", "linf")},
     }
+    bits = objective.threat.bits
+    if bits is not None:  # the levels, so that what is saved is the picture that was asked about
+        kind = torch.uint8 if bits <= 8 else torch.int32
+        for name in ("images", "adversarial"):
+            arrays[name] = (arrays[name].double() * (2**bits - 1)).round().to(kind)
     words = np.array([reason.name.lower() for reason in StopReason])
     return {**{name: value.cpu().numpy() for name, value in arrays.items()}, "reason": words[result.reason.numpy()]}
 
@@ -209,24 +227,24 @@ def file_names(labels: Sequence[str]) -> dict[str, str]:
 _LONGEST = 100
 
 
-def _ledger(
-    results: dict[str, Result], records: Sequence[Tuned], gallery: Gallery | None, objective: Objective
-) -> dict[str, Any]:
+def _ledger(found: Found, records: Sequence[Tuned], gallery: Gallery | None, objective: Objective) -> dict[str, Any]:
     """Every point that the numbers of this run needed, by what it was evaluated for.
 
     Under "interrupted" are those that were asked for again, because a process was killed or a call did not return:
     the target may have seen them, and they are in no other count. Under "target" is what the black box reports itself,
     attempts over a network and what of them is billed.
     """
-    attacked = _innermost(objective)
+    attacked, results = _innermost(objective), found.results
     target = attacked.black_box.report() if isinstance(attacked, Attack) else {}
     return {
         "optimise": {label: int(result.spent.sum()) for label, result in results.items()},
         "monitor": {label: int(result.monitored.sum()) for label, result in results.items()},
         "tuning": {record.optimizer: record.queries for record in records},
         "pictures": 0 if gallery is None else gallery.queries,
+        **({"verify": {label: one.queries for label, one in found.verified.items()}} if found.verified else {}),
         "interrupted": {
             **{label: int(result.lost.sum()) for label, result in results.items()},
+            **({"verify": sum(one.lost for one in found.verified.values())} if found.verified else {}),
             "pictures": 0 if gallery is None else gallery.lost,
         },
         **({"target": target} if target else {}),

@@ -25,7 +25,8 @@ def task_config(task: Task) -> dict[str, Any]:
         if isinstance(value, Path) and value.is_file():
             described[f"{name}_sha256"] = hashlib.sha256(value.read_bytes()).hexdigest()
         elif isinstance(value, ThreatModel):
-            described |= msgspec.to_builtins(value)
+            told = msgspec.to_builtins(value)
+            described |= {key: leaf for key, leaf in told.items() if key != "bits" or leaf is not None}
         elif value is None or isinstance(value, bool | int | float | str):
             described[name] = value
     if (source := source_of(type(task))) is not None:
