@@ -9,7 +9,7 @@ import torch
 
 from problems import Bowls, Linear
 from zoracle.errors import InputError
-from zoracle.optimizers.base import FiniteDifferenceOptimizer
+from zoracle.optimizers.finite_difference import FiniteDifferenceOptimizer
 from zoracle.optimizers.radius import Radius, centred, schedule
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.rollout import rollout

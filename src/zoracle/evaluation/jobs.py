@@ -83,7 +83,7 @@ def job(optimizer: Optimizer[Any, Any], task: Task, shard: Shard) -> Job:
         raise InputError(f"{type(optimizer).__name__} draws from a source of your own; run it without workers")
     return Job(
         task=Blueprint.of("task", task, settings),
-        optimizer=Blueprint.of("optimizer", optimizer, optimizer.config.plain(), weights),
+        optimizer=Blueprint.of("optimizer", optimizer, optimizer.settings(), weights),
         shard=shard,
     )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoracle.optimizers.base import (
     Config,
-    DescentOptimizer,
-    FiniteDifferenceOptimizer,
     Optimizer,
     Positive,
     SamplingConfig,
@@ -15,6 +13,7 @@ from zoracle.optimizers.base import (
     with_directions,
     with_settings,
 )
+from zoracle.optimizers.finite_difference import DescentOptimizer, FiniteDifferenceOptimizer
 from zoracle.optimizers.pretrained import PLAIN, Loaded, Use, load_optimizer, resolve, save_optimizer, shipped
 from zoracle.optimizers.registry import REGISTRY, Entry, make
 

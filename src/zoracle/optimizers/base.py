@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -13,14 +12,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from zoracle import directions, estimators
+from zoracle import estimators
 from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.optimizers.radius import Radius, schedule
 from zoracle.types import Key, Queries, Space
-
-#: Where standard directions come from: a key of B problems, q, and a tensor (B, d) whose type and device they take.
-DirectionSource = Callable[[Key, int, Tensor], Tensor]
-
 
 #: A number that has to be positive, and one that is a share.
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -91,6 +86,9 @@ class Start(NamedTuple):
 
 
 S = TypeVar("S")
+#: Inside the class, ``Config`` is that of the optimizer.
+_AnyConfig = Config
+
 OptimizerT = TypeVar("OptimizerT", bound="Optimizer[Any, Any]")
 C = TypeVar("C", bound=Config)
 
@@ -101,7 +99,8 @@ class Optimizer(ABC, Generic[S, C]):
     Settings are given by name, ``ZOSGD(lr=0.01)``, or as a config, ``ZOSGD(ZOSGDConfig(lr=0.01))``.
 
     Attributes:
-        config: the settings.
+        config: the settings of a run.
+        architecture: the settings that weights were made for; a run with these weights cannot change them.
         fewest: smallest ``num_directions``.
         follows_noise: whether ``minimize`` measures the noise of f first, because the optimizer goes by it.
         order: 1 where ``tell`` needs the gradient at the point asked for, 0 where values are enough.
@@ -111,22 +110,45 @@ class Optimizer(ABC, Generic[S, C]):
     """
 
     Config: ClassVar[type[Config]]
+    Architecture: ClassVar[type[_AnyConfig]] = _AnyConfig
+    """Settings that weights are made for; an optimizer without weights has none."""
     fewest: ClassVar[int] = 1
     follows_noise: ClassVar[bool] = False
     order: int = 0
     config: C
+    architecture: _AnyConfig
 
     def __init__(self, config: C | None = None, **settings: Any) -> None:
+        fixed = {name: settings.pop(name) for name in self.Architecture.__struct_fields__ if name in settings}
+        self.architecture = self._converted(self.Architecture, fixed)
         self.config = self.checked(config, settings)
+        self.check_together(self.config)
+
+    def check_together(self, config: C) -> None:
+        """Raise an InputError where settings of a run do not go with the architecture."""
+        return
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as JSON values; the class makes the same optimizer of them, apart from its weights."""
+        return {**self.config.plain(), **self.architecture.plain()}
 
     @classmethod
     def checked(cls, config: C | None, settings: dict[str, Any]) -> C:
         """A config from settings by name on top of a config, types and names checked."""
         given = msgspec.structs.asdict(config) if config is not None else {}
+        made = cls._converted(cls.Config, {**given, **settings})
+        if (q := getattr(made, "num_directions", cls.fewest)) < cls.fewest:
+            raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least {cls.fewest}")
+        if (mu := getattr(made, "mu", None)) is not None and not mu > 0:
+            raise InputError(f"{cls.__name__}: mu is {mu}; expected a positive number")
+        return made  # type: ignore[return-value]
+
+    @classmethod
+    def _converted(cls, kind: type[_AnyConfig], settings: dict[str, Any]) -> _AnyConfig:
         try:
-            made = msgspec.convert({**given, **settings}, cls.Config)
+            return msgspec.convert(settings, kind)
         except msgspec.ValidationError as error:
-            known = cls.Config.__struct_fields__
+            known = (*cls.Config.__struct_fields__, *cls.Architecture.__struct_fields__)
             if unknown := next((name for name in settings if name not in known), None):
                 close = get_close_matches(unknown, known, 1)
                 hint = f"did you mean {close[0]}? " if close else ""
@@ -134,11 +156,6 @@ class Optimizer(ABC, Generic[S, C]):
             else:
                 told = f"cannot use its settings: {error}; they are {', '.join(known)}"
             raise InputError(f"optimizer {cls.__name__} {told}") from error
-        if (q := getattr(made, "num_directions", cls.fewest)) < cls.fewest:
-            raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least {cls.fewest}")
-        if (mu := getattr(made, "mu", None)) is not None and not mu > 0:
-            raise InputError(f"{cls.__name__}: mu is {mu}; expected a positive number")
-        return made  # type: ignore[return-value]
 
     @property
     @abstractmethod
@@ -282,95 +299,29 @@ class Optimizer(ABC, Generic[S, C]):
         return float(mu)
 
 
-SC = TypeVar("SC", bound=SamplingConfig)
-
-
-class FiniteDifferenceOptimizer(Optimizer[S, SC]):
-    """An optimizer that follows a gradient estimated from finite differences along random directions.
-
-    Args:
-        config: settings.
-        source: where directions come from instead of ``config.directions``: recorded ones, or your own.
-        settings: settings by name.
-    """
-
-    def __init__(self, config: SC | None = None, *, source: DirectionSource | None = None, **settings: Any) -> None:
-        super().__init__(config, **settings)
-        self.source = source
-
-    @property
-    def queries_per_step(self) -> int:
-        """Q + 1 points with forward differences, 2q with central ones."""
-        q = self.config.num_directions
-        return 2 * q if self.config.difference == "central" else q + 1
-
-    @property
-    def evaluates_iterate(self) -> bool:
-        """Whether the first point of each step is the iterate itself."""
-        return self.config.difference == "forward"
-
-    def draw(self, key: Key, like: Tensor, q: int | None = None) -> Tensor:
-        """Directions (B, q, d) with E[u u^T] = I for this key."""
-        q = self.config.num_directions if q is None else q
-        if self.source is not None:
-            return self.source(key, q, like)
-        return directions.draw(self.config.directions, key, q, like)
-
-    def distance(self, state: S) -> Tensor:
-        """The distance (B,) that directions are probed at in this step."""
-        mu: Tensor = state.mu  # type: ignore[attr-defined]
-        if not self.config.reach:
-            return mu
-        (radius,) = state.radius  # type: ignore[attr-defined]
-        at: Tensor = radius.at(state.key.step.to(mu.device), mu)  # type: ignore[attr-defined]
-        return at
-
-    def queries(self, x: Tensor, u: Tensor, mu: Tensor, aux: Any = ()) -> Queries:
-        """The points that the estimate along u needs: (B, m, d)."""
-        along = estimators.central_points if self.config.difference == "central" else estimators.forward_points
-        return Queries(along(x.detach(), u.detach(), mu), u, aux)
-
-    def estimate(self, queries: Queries, values: Tensor, mu: Tensor, far: Tensor | None = None) -> Tensor:
-        """The gradient estimate (B, d) from the values of these queries.
-
-        Args:
-            queries: what was asked for.
-            values: (B, m).
-            mu: (B,) the distance of their directions.
-            far: (B,) bool, rows in which that is more than the smoothing parameter: what all differences share is
-                taken off there, since over a distance it comes from curvature and ripples.
-        """
-        if self.config.difference == "central":
-            return estimators.central_difference(values, queries.directions, mu)
-        control: bool | Tensor = self.config.control_variate or (False if far is None else far)
-        return estimators.forward_difference(values, queries.directions, mu, control)
-
-    def estimated(self, state: S, queries: Queries, values: Tensor) -> Tensor:
-        """The estimate (B, d) from the values of what was asked for in this state."""
-        distance = self.distance(state)
-        far = distance > state.mu if self.config.reach else None  # type: ignore[attr-defined]
-        return self.estimate(queries, values, distance, far)
-
-
-class DescentOptimizer(FiniteDifferenceOptimizer[S, SC]):
-    """A hand-designed optimizer whose step is a function of the gradient estimate and its state."""
-
-    def _ask(self, state: S) -> Queries:
-        x, key = state.x, state.key  # type: ignore[attr-defined]
-        return self.queries(x, self.draw(key, x), self.distance(state))
-
-    def _tell(self, state: S, queries: Queries, values: Tensor, gradients: Tensor | None) -> S:
-        return self._step(state, self.estimated(state, queries, values))
-
-    @abstractmethod
-    def _step(self, state: S, gradient: Tensor) -> S: ...
+def check_architecture(architecture: Config, settings: dict[str, Any]) -> None:
+    """Raise an InputError where settings would change what weights were made for."""
+    for name, value in settings.items():
+        if name in architecture.__struct_fields__ and (there := getattr(architecture, name)) != value:
+            raise InputError(
+                f"{name} is {there!r} in these weights and part of their architecture, so a run cannot have {value!r}; "
+                "leave it out, or train weights of that architecture"
+            )
 
 
 def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
-    """The same optimizer with some settings changed; weights are shared, the given one is left as it was."""
+    """The same optimizer with some settings changed; weights are shared, the given one is left as it was.
+
+    Raises:
+        InputError: a setting is unknown, of the wrong type, out of range, or part of the architecture.
+    """
+    check_architecture(optimizer.architecture, settings)
+    settings = {name: value for name, value in settings.items() if name not in optimizer.Architecture.__struct_fields__}
     copy = object.__new__(type(optimizer))
     copy.__dict__.update(optimizer.__dict__)
-    object.__setattr__(copy, "config", optimizer.checked(optimizer.config, settings))
+    config = optimizer.checked(optimizer.config, settings)
+    optimizer.check_together(config)
+    object.__setattr__(copy, "config", config)
     return copy
 
 

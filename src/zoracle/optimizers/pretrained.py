@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from zoracle.errors import CheckpointError, InputError
-from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.base import Optimizer, check_architecture
 from zoracle.optimizers.registry import REGISTRY, RETIRED, check_retired, make
 from zoracle.storage.code import is_named, load_subclass
 from zoracle.storage.files import read_tensors, write_tensors
@@ -53,7 +53,7 @@ def save_optimizer(folder: Path | str, name: str, optimizer: Optimizer[Any, Any]
         "format": FORMAT,
         "version": VERSION,
         "name": name,
-        "config": optimizer.config.plain(),
+        "config": optimizer.settings(),
         "training": training,
     }
     write_tensors(path, dict(optimizer.state_dict()), metadata)
@@ -69,7 +69,7 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
 
     Raises:
         CheckpointError: the file is missing, truncated, foreign, of a newer format, or its tensors do not fit.
-        InputError: a setting is unknown.
+        InputError: a setting is unknown, or part of the architecture of the weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -91,9 +91,10 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no settings of {name}; expected a file that `zoracle train` wrote")
     try:
-        make(name, **config)
+        made = make(name, **config)
     except InputError as error:
         raise CheckpointError(f"{path} was made with settings that this zoracle does not know ({error})") from error
+    check_architecture(made.architecture, settings)
     optimizer = make(name, **{**config, **settings})
     assert isinstance(optimizer, nn.Module)
     expected = {key: tuple(value.shape) for key, value in optimizer.state_dict().items()}

@@ -31,7 +31,7 @@ _OPTIONAL = {
 
 def optimizer_config(optimizer: Any) -> dict[str, Any]:
     """Class, settings, and where there are weights their SHA-256."""
-    described = {"class": type(optimizer).__name__, "settings": optimizer.config.plain()}
+    described = {"class": type(optimizer).__name__, "settings": optimizer.settings()}
     if (source := source_of(type(optimizer))) is not None:
         described["source_sha256"] = source
     if isinstance(optimizer, nn.Module):

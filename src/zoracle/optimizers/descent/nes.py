@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zoracle.optimizers.ball import Ball, ball_of, unit_step
-from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.base import Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.finite_difference import DescentOptimizer
 from zoracle.optimizers.radius import Radius
 from zoracle.types import Key, Queries
 

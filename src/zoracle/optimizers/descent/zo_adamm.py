@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.base import Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.finite_difference import DescentOptimizer
 from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 

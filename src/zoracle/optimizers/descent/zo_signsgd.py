@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import DescentOptimizer, Positive, SamplingConfig, Start
+from zoracle.optimizers.base import Positive, SamplingConfig, Start
+from zoracle.optimizers.finite_difference import DescentOptimizer
 from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 

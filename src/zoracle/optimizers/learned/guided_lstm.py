@@ -12,10 +12,18 @@ from zoracle.directions import cached, orthogonal_to, orthonormalise
 from zoracle.errors import InputError
 from zoracle.estimators import combine, forward_points
 from zoracle.keyed import mix, normal
-from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Start
+from zoracle.optimizers.base import Start
+from zoracle.optimizers.finite_difference import DirectionSource, FiniteDifferenceOptimizer
 from zoracle.optimizers.learned import belief, scouting, spectrum
 from zoracle.optimizers.learned.guided_search import Reaching, taken
-from zoracle.optimizers.learned.guided_state import GuidedLSTMConfig, GuidedLSTMState, Made, Seen, Shared
+from zoracle.optimizers.learned.guided_state import (
+    GuidedLSTMArchitecture,
+    GuidedLSTMConfig,
+    GuidedLSTMState,
+    Made,
+    Seen,
+    Shared,
+)
 from zoracle.optimizers.learned.recurrent import CoordinatewiseLSTM, Gates, Hidden, Pacing, blockwise, step
 from zoracle.optimizers.radius import Radius
 from zoracle.types import Key, Queries
@@ -70,17 +78,20 @@ class GuidedLSTM(Reaching, nn.Module):
     """
 
     Config = GuidedLSTMConfig
+    Architecture = GuidedLSTMArchitecture
+    architecture: GuidedLSTMArchitecture
 
     def __init__(
         self, config: GuidedLSTMConfig | None = None, *, source: DirectionSource | None = None, **settings: Any
     ) -> None:
         nn.Module.__init__(self)
         FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
-        g, seed = self.config.guesses, self.config.weight_seed
-        features, more = (_FEATURES + belief.FEATURES, belief.SCALARS) if self.config.believing else (_FEATURES, 0)
+        arch = self.architecture
+        g, seed = arch.guesses, arch.weight_seed
+        features, more = (_FEATURES + belief.FEATURES, belief.SCALARS) if arch.believing else (_FEATURES, 0)
         self.rnn = CoordinatewiseLSTM(
             features,
-            self.config.hidden,
+            arch.hidden,
             g + 5,
             head_scale=0.1,
             bias=True,
@@ -100,31 +111,33 @@ class GuidedLSTM(Reaching, nn.Module):
         # An untrained one goes on to longer steps where a step won most of what its slope promised.
         self.pacing = (
             Pacing(_SCALARS + g + 2 + len(RATES) + more, {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
-            if self.config.adaptive
+            if arch.adaptive
             else None
         )
-        if self.config.believing:
+        if arch.believing:
             self.trust = belief.gates(_SCALARS + g + more, mix(seed, 5))
-        if self.config.spectral:
+        if arch.spectral:
             self.spectrum = spectrum.Spectrum(mix(seed, 6))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
 
     @classmethod
     def checked(cls, config: GuidedLSTMConfig | None, settings: dict[str, Any]) -> GuidedLSTMConfig:
-        """A config whose numbers go together."""
+        """Settings of a run that go together."""
         made = super().checked(config, settings)
-        if not 1 <= made.guesses <= 4 or made.guesses > made.num_directions:
-            raise InputError(
-                f"guesses is {made.guesses} of {made.num_directions} directions; expected 1 .. 4, and no more than q"
-            )
         if made.difference != "forward" or made.control_variate:
             raise InputError(
                 f"difference is {made.difference!r}, control_variate {made.control_variate}; this optimizer's estimate "
                 "is made of plain forward differences, expected 'forward' and false"
             )
-        if made.believing and not made.adaptive:
-            raise InputError("believing is true and adaptive is false; expected both, or believing = false")
         return made
+
+    def check_together(self, config: GuidedLSTMConfig) -> None:
+        """Raise an InputError where there are more guesses than directions, or a belief without its scale."""
+        guesses, q = self.architecture.guesses, config.num_directions
+        if not 1 <= guesses <= min(4, q):
+            raise InputError(f"guesses is {guesses} of {q} directions; expected 1 .. 4, and no more than q")
+        if self.architecture.believing and not self.architecture.adaptive:
+            raise InputError("believing is true and adaptive is false; expected both, or believing = false")
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """Minus the logarithm of the cosine between the estimate and the gradient, (B,)."""
@@ -137,7 +150,7 @@ class GuidedLSTM(Reaching, nn.Module):
         x = start.x
         b, d = x.shape
         zero = torch.zeros_like(x)
-        first = normal(start.key, (self.config.guesses, d), _FIRST, x.dtype).to(x.device)
+        first = normal(start.key, (self.architecture.guesses, d), _FIRST, x.dtype).to(x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon)
         scouts = self.config.scouting if self.config.reach else 0
         scouted = scouting.steps(scouts, self.config.num_directions, horizon).to(x.device)
@@ -145,7 +158,7 @@ class GuidedLSTM(Reaching, nn.Module):
         until = start.mu.new_full((b,), self.config.reach_until)
         if scouts:
             reach, until = scouting.near(reach, until, scouted == 0)
-        shape = (start.space.shape.clone(),) if self.config.spectral and start.space is not None else ()
+        shape = (start.space.shape.clone(),) if self.architecture.spectral and start.space is not None else ()
         return GuidedLSTMState(
             x=x,
             key=start.key,
@@ -164,15 +177,15 @@ class GuidedLSTM(Reaching, nn.Module):
             lowest=x.new_zeros(b),
             norm=x.new_zeros(b),
             first_norm=x.new_zeros(b),
-            pace=x.new_full((b,), math.log(start.scale) if self.config.adaptive else 0.0),
+            pace=x.new_full((b,), math.log(start.scale) if self.architecture.adaptive else 0.0),
             hidden=self.rnn.start(zero),
-            belief=(belief.start(x),) if self.config.believing else (),
+            belief=(belief.start(x),) if self.architecture.believing else (),
             tally=(scouting.start(x),) if scouts else (),
             shape=shape,
         )
 
     def _search(self, state: GuidedLSTMState) -> Queries:
-        g, q, (b, d) = self.config.guesses, self.config.num_directions, state.x.shape
+        g, q, (b, d) = self.architecture.guesses, self.config.num_directions, state.x.shape
         # Where a guess is zero, or depends on those before it, a random direction takes its place.
         guesses = orthonormalise(
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
@@ -228,7 +241,7 @@ class GuidedLSTM(Reaching, nn.Module):
         loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
         progress = (taken(state).to(state.x) / state.radius.horizon.to(state.x)).clamp(max=1)
         unit = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
-        eta = unit * state.pace.exp() if self.config.adaptive else unit
+        eta = unit * state.pace.exp() if self.architecture.adaptive else unit
         away = state.x - state.origin
 
         first_loss = torch.where(started, state.first_loss, loss)
@@ -237,13 +250,13 @@ class GuidedLSTM(Reaching, nn.Module):
         first_norm = torch.where(started, state.first_norm, norm.detach())
         mean_norm = torch.where(started, 0.9 * state.norm + 0.1 * norm.detach(), norm.detach())
         scalars = self._scalars(state, loss, first_loss - lowest, norm, mean_norm, first_norm, away, eta, started)
-        explained = along[:, : self.config.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
+        explained = along[:, : self.architecture.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
         scalars = torch.cat((scalars, explained), dim=1)
         more = scalars[:, :0]
         against = self._against(state, gradient)
         measured: belief.Measured | None = None
         if state.belief:
-            g, u = self.config.guesses, queries.directions
+            g, u = self.architecture.guesses, queries.directions
             measured = belief.measured(along, known, u, state.belief[0], g, against, state.memories, started)
             more = measured.scalars
         every = torch.cat((scalars, more), dim=1)
@@ -258,7 +271,7 @@ class GuidedLSTM(Reaching, nn.Module):
         kept = state.belief
         believed = state.x.new_empty((state.x.shape[0], 0, d))
         if measured is not None:
-            g, u = self.config.guesses, queries.directions
+            g, u = self.architecture.guesses, queries.directions
             kept = (belief.corrected(self.trust, every, measured, along, u, state.belief[0], g),)
             steps = taken(state).to(square) + 1
             believed = belief.features(kept[0].mean, memories[:, 1:], square, steps, _SQUARES)
@@ -358,7 +371,7 @@ class GuidedLSTM(Reaching, nn.Module):
             belief=self._scaled(seen.belief),
             gain=(powers * self.pace.to(powers.dtype)).sum(1).exp().unsqueeze(1),
             gates=gates,
-            head=head * head.new_tensor([[1], [3], [2.5], [3], [3], *[[1]] * self.config.guesses]) + constant,
+            head=head * head.new_tensor([[1], [3], [2.5], [3], [3], *[[1]] * self.architecture.guesses]) + constant,
         )
 
     @staticmethod

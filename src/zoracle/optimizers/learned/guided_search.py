@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import FiniteDifferenceOptimizer
+from zoracle.optimizers.finite_difference import FiniteDifferenceOptimizer
 from zoracle.optimizers.learned import scouting
 from zoracle.optimizers.learned.guided_state import GuidedLSTMConfig, GuidedLSTMState
 from zoracle.optimizers.radius import centred

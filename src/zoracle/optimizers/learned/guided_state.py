@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import Count, Positive, SamplingConfig, Share
+from zoracle.optimizers.base import Config, Count, Positive, SamplingConfig, Share
 from zoracle.optimizers.learned.belief import Belief
 from zoracle.optimizers.learned.recurrent import Hidden
 from zoracle.optimizers.learned.scouting import Tally
@@ -14,19 +14,12 @@ from zoracle.optimizers.radius import Radius
 from zoracle.types import Key
 
 
-class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
-    """Settings.
+class GuidedLSTMArchitecture(Config, frozen=True, kw_only=True):
+    """What the weights are made for.
 
     Attributes:
         guesses: G, how many of the q directions lie along guesses of the gradient, 1 to 4.
         hidden: hidden size of the LSTM.
-        step_size: eta at the start, the unit that steps are made in, in units of x.
-        last_step: share of it that is left at the end of the run, where it falls to linearly.
-        cap: longest step of a coordinate in units of eta.
-        horizon: steps that the schedule is stretched over where the run does not say how many it will take.
-        scouting: S, steps at the start that find out whether to probe at a distance at all, as
-            :mod:`zoracle.optimizers.learned.scouting` says; at most 2 % of the run, and a run that is too short for
-            any stays near. 0 takes ``reach`` as it is given.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
         believing: whether a belief of the gradient is kept beside the running means of its estimates, and inputs tell
@@ -38,15 +31,30 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
 
     guesses: int = 4
     hidden: int = 12
+    adaptive: bool = False
+    believing: bool = False
+    spectral: bool = False
+    weight_seed: int = 0
+
+
+class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
+    """Settings of a run.
+
+    Attributes:
+        step_size: eta at the start, the unit that steps are made in, in units of x.
+        last_step: share of it that is left at the end of the run, where it falls to linearly.
+        cap: longest step of a coordinate in units of eta.
+        horizon: steps that the schedule is stretched over where the run does not say how many it will take.
+        scouting: S, steps at the start that find out whether to probe at a distance at all, as
+            :mod:`zoracle.optimizers.learned.scouting` says; at most 2 % of the run, and a run that is too short for
+            any stays near. 0 takes ``reach`` as it is given.
+    """
+
     step_size: Positive = 0.02
     last_step: Share = 0.03
     cap: Positive = 5.0
     horizon: int = 200
     scouting: Count = 0
-    adaptive: bool = False
-    believing: bool = False
-    spectral: bool = False
-    weight_seed: int = 0
 
 
 class GuidedLSTMState(NamedTuple):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from zoracle import directions
 from zoracle.errors import InputError
 from zoracle.keyed import mix, uniform
-from zoracle.optimizers.base import DirectionSource, FiniteDifferenceOptimizer, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.base import Config, Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.finite_difference import DirectionSource, FiniteDifferenceOptimizer
 from zoracle.optimizers.learned.recurrent import CoordinatewiseLSTM, Hidden
 from zoracle.optimizers.radius import Radius
 from zoracle.types import Key, Queries
@@ -18,8 +19,22 @@ from zoracle.types import Key, Queries
 _COIN = 7  # stream of the coin, apart from the directions' streams
 
 
+class PaperLSTMArchitecture(Config, frozen=True, kw_only=True):
+    """What the weights are made for.
+
+    Attributes:
+        hidden: hidden size of both LSTMs.
+        head_scale: scale of the heads' initial weights.
+        weight_seed: keys the initial weights.
+    """
+
+    hidden: int = 10
+    head_scale: float = 0.1
+    weight_seed: int = 0
+
+
 class PaperLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
-    """Settings of ZO-LSTM; the defaults are the published form.
+    """Settings of a run of ZO-LSTM; the defaults are the published form.
 
     Attributes:
         query: what shapes the query directions: "learned" by QueryRNN; "gaussian", the ablation no-query;
@@ -30,11 +45,8 @@ class PaperLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         sampling_probability: share of the steps that draw from the learned covariance; the others draw from N(0, I),
             by one coin a step.
         lr: step size where ``update`` is "sgd"; None takes 4 / d.
-        hidden: hidden size of both LSTMs.
-        head_scale: scale of the heads' initial weights.
         guided_alpha: share of Guided-ES that stays isotropic.
         guided_scaling: "published" or "balanced", see :func:`zoracle.directions.guided`.
-        weight_seed: keys the initial weights.
     """
 
     query: Literal["learned", "gaussian", "guided-es"] = "learned"
@@ -42,11 +54,8 @@ class PaperLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     gradient: Literal["estimate", "true"] = "estimate"
     sampling_probability: Share = 0.5
     lr: Positive | None = None
-    hidden: int = 10
-    head_scale: float = 0.1
     guided_alpha: Share = 0.5
     guided_scaling: Literal["published", "balanced"] = "balanced"
-    weight_seed: int = 0
 
 
 class PaperLSTMState(NamedTuple):
@@ -95,6 +104,8 @@ class PaperLSTM(FiniteDifferenceOptimizer[PaperLSTMState, PaperLSTMConfig], nn.M
     """
 
     Config = PaperLSTMConfig
+    Architecture = PaperLSTMArchitecture
+    architecture: PaperLSTMArchitecture
 
     @classmethod
     def checked(cls, config: PaperLSTMConfig | None, settings: dict[str, Any]) -> PaperLSTMConfig:
@@ -109,7 +120,7 @@ class PaperLSTM(FiniteDifferenceOptimizer[PaperLSTMState, PaperLSTMConfig], nn.M
     ) -> None:
         nn.Module.__init__(self)
         FiniteDifferenceOptimizer.__init__(self, config, source=source, **settings)
-        hidden, scale, seed = self.config.hidden, self.config.head_scale, self.config.weight_seed
+        hidden, scale, seed = self.architecture.hidden, self.architecture.head_scale, self.architecture.weight_seed
         self.update_rnn = CoordinatewiseLSTM(1, hidden, head_scale=scale, seed=mix(seed, 1))
         self.query_rnn = CoordinatewiseLSTM(2, hidden, head_scale=scale, seed=mix(seed, 2))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
