@@ -36,6 +36,10 @@ from zoracle.rollout.oracle import Oracle
 from zoracle.tasks import task
 
 NAMES = registry.names()
+#: Those whose packages are installed.
+RUNNABLE = [
+    name for name in NAMES if all(find_spec(module) is not None for module, _ in registry.experiment(name).needs)
+]
 drawn = pytest.mark.skipif(not (find_spec("matplotlib") and find_spec("jinja2")), reason="the extra report draws")
 
 #: Smaller still than the quick forms, so that all of them together take seconds.
@@ -57,6 +61,7 @@ TINY = {
         ),
     },
     "transfer": {"problems": 2, "budget": 105},
+    "bbob": {"budgets": (3,), "functions": (1,), "methods": ("minimize", "scipy-powell"), "noisy_dimensions": ()},
 }
 
 
@@ -90,7 +95,7 @@ def finished(tmp_path_factory):
 
 
 @drawn
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_every_experiment_writes_its_folder(name, finished):
     done, out = finished(name)
     config = json.loads((out / "config.json").read_text())
@@ -221,7 +226,7 @@ def test_a_killed_process_goes_on(tmp_path):
 @pytest.mark.slow
 def test_all_quick_forms_run(tmp_path, capsys):
     assert main(["reproduce", "all", "--quick", "--out", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir() if path.name != "cache"} == {f"{name}-quick" for name in NAMES}
+    assert {path.name for path in tmp_path.iterdir() if path.name != "cache"} == {f"{name}-quick" for name in RUNNABLE}
 
 
 def test_whoever_never_gets_there_counts_at_the_whole_budget():

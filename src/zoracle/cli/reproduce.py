@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from zoracle.cli.options import workers_option
-from zoracle.errors import InputError
+from zoracle.errors import InputError, MissingExtraError
 from zoracle.experiments import registry
 from zoracle.experiments.reproduce import changed, reproduce, spoken
 
@@ -55,6 +55,11 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: 
                 workers=workers,
                 console=console,
             )
+        except MissingExtraError as error:
+            if not (every and quick):
+                raise
+            console.print(f"  skipped: {error}", markup=False, highlight=False)  # a quick look at what is there
+            continue
         except InputError as error:
             if not every:
                 raise

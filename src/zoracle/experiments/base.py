@@ -34,3 +34,5 @@ class Experiment(NamedTuple):
     run: Callable[[Context], Outcome]
     work: Callable[[Any], Work]
     """Of settings."""
+    needs: tuple[tuple[str, str], ...] = ()
+    """Modules that it cannot do without, and the extras that install them."""

@@ -21,6 +21,7 @@ EXPERIMENTS: dict[str, str] = {
     "sampling-frequency": "sampling_frequency:EXPERIMENT",
     "training-oracle": "training_oracle:EXPERIMENT",
     "transfer": "transfer:EXPERIMENT",
+    "bbob": "bbob:EXPERIMENT",
 }
 
 

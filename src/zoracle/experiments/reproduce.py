@@ -12,7 +12,7 @@ from rich.console import Console
 
 from zoracle import __version__
 from zoracle.comparison import OnProgress, load_named_optimizers, shown
-from zoracle.errors import InputError, MissingExtraError
+from zoracle.errors import InputError, MissingExtraError, require
 from zoracle.evaluation import check_workers, started
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
@@ -66,8 +66,11 @@ def reproduce(
 
     Raises:
         InputError: data are missing, an optimizer is unknown, or the folder cannot be used.
+        MissingExtraError: the experiment needs a package that is not installed.
     """
     check_workers(workers)
+    for module, extra in experiment.needs:
+        require(module, extra)
     if optimizers is not None:
         load_named_optimizers(optimizers, Use())  # a wrong name is told before there is a folder
     settings = settings or (experiment.quick if quick else experiment.full)

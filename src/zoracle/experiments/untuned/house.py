@@ -1,0 +1,47 @@
+"""This package's optimizers with no setting, as :func:`zoracle.minimize` runs them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from zoracle.api import minimize
+from zoracle.errors import one_line
+from zoracle.experiments.untuned.asking import Answer, Method, Question
+
+
+def house(optimizer: str | None) -> Method:
+    """A method that calls :func:`zoracle.minimize`.
+
+    Args:
+        optimizer: its name; None leaves the choice to :func:`zoracle.minimize`.
+    """
+    named: dict[str, Any] = {} if optimizer is None else {"optimizer": optimizer}
+
+    def answer(question: Question) -> Answer:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they tell a user of doubts; here the numbers are looked at
+            try:
+                found = minimize(
+                    question.objective,
+                    torch.from_numpy(question.x0).unsqueeze(0),
+                    budget=question.budget,
+                    bounds=question.bounds,
+                    seed=question.seed,
+                    **named,
+                )
+            except Exception as error:
+                return Answer(float("inf"), 0, [], one_line(error))
+        record = found.trajectory
+        queries = int(record.total_queries[0])
+        steps = zip(record.queries[:, 0].tolist(), record.best[:, 0].tolist(), strict=True)
+        curve: list[tuple[int, float]] = []
+        # A last evaluation of the iterate may be lower than every step's.
+        for spent, value in (*steps, (queries, float(record.best_loss[0]))):
+            if value < (curve[-1][1] if curve else float("inf")):
+                curve.append((int(spent), value))
+        return Answer(float(record.best_loss[0]), queries, curve)
+
+    return answer
