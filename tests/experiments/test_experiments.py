@@ -61,6 +61,12 @@ TINY = {
         ),
     },
     "transfer": {"problems": 2, "budget": 105},
+    "black-boxes": {
+        "problems": ("rover", "attack"),
+        "budget": 20,
+        "methods": ("minimize", "scipy-powell", "ars"),
+        "repeats": 2,
+    },
     "bbob": {"budgets": (3,), "functions": (1,), "methods": ("minimize", "scipy-powell"), "noisy_dimensions": ()},
 }
 

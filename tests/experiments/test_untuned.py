@@ -14,11 +14,13 @@ import torch
 from zoracle.cli.main import main
 from zoracle.errors import CheckpointError, InputError
 from zoracle.experiments import registry
+from zoracle.experiments.black_boxes import PROBLEMS, final_values
 from zoracle.experiments.reproduce import reproduce
 from zoracle.experiments.untuned import METHODS, available, known
-from zoracle.experiments.untuned.asking import Question, foreign, restarted
+from zoracle.experiments.untuned.asking import Answer, Question, foreign, restarted
 from zoracle.experiments.untuned.coco import TARGETS, area, reached
 from zoracle.experiments.untuned.ranking import mean_ranks, places
+from zoracle.experiments.untuned.shards import Ran
 from zoracle.objectives import CallableObjective
 
 coco = pytest.mark.skipif(find_spec("cocoex") is None, reason="the extra coco has the suites")
@@ -208,3 +210,52 @@ def test_starts_are_alike_for_all_methods_and_budgets(tmp_path):
     assert len(first) == 1
     with pytest.raises(InputError, match="function 31 is unknown"):
         bbob(tmp_path / "wrong", functions=(31,))
+
+
+def test_a_failed_run_counts_with_the_highest_value_that_another_ended_at():
+    def one(value: float, failure: str = "") -> Ran:
+        return Ran(Answer(value, 1, [], failure), 0.0)
+
+    values = final_values(
+        {"a": [one(1.0), one(math.inf)], "b": [one(0.1, "raised"), one(2.0)], "c": [one(5.0), one(3.0)]}
+    )
+    assert {name: got.tolist() for name, got in values.items()} == {"a": [1, 3], "b": [5, 2], "c": [5, 3]}
+
+
+def black_boxes(out, **settings):
+    experiment = registry.experiment("black-boxes")
+    settings = {"budget": 40, "repeats": 3, "methods": ("minimize", "scipy-powell"), **settings}
+    return reproduce(experiment, out, quick=True, settings=msgspec.structs.replace(experiment.quick, **settings))
+
+
+def test_black_boxes_compare_with_the_default_in_pairs(tmp_path):
+    done = black_boxes(tmp_path / "out", problems=("rover",))
+    (table,) = [table for table in done.outcome.tables if table.name == "rover"]
+    records = {record["method"]: record for record in table.records}
+    default, other = (done.outcome.curves[f"rover/{name}.value"] for name in ("minimize", "scipy-powell"))
+    assert records["scipy-powell"]["difference"] == pytest.approx(float((other - default).mean()))
+    assert records["minimize"]["value"] == pytest.approx(float(default.mean()))
+    assert all(record["queries"] <= 40 for record in table.records)
+    assert len(set(default.tolist())) == 3, "each repeat is a problem of its own"
+    pieces = sorted((tmp_path / "out" / "pieces").rglob("*.safetensors"))
+    kept = {path: path.stat().st_mtime_ns for path in pieces[1:]}
+    pieces[0].unlink()
+    again = black_boxes(tmp_path / "out", problems=("rover",))
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    for key, curve in done.outcome.curves.items():
+        np.testing.assert_array_equal(again.outcome.curves[key], curve)
+
+
+def test_augmented_random_search_is_for_policies():
+    assert [name for name, problem in PROBLEMS.items() if problem.policy] == ["pendulum", "swimmer", "half-cheetah"]
+
+
+def test_a_kind_that_cannot_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    done = black_boxes(tmp_path / "out", problems=("pendulum", "rover"), repeats=2)
+    assert any(note.startswith("pendulum was left out: gymnasium is not installed") for note in done.notes)
+    with pytest.raises(InputError, match="none of pendulum can run here"):
+        black_boxes(tmp_path / "none", problems=("pendulum",))
+    with pytest.raises(InputError, match="problem 'rovr' is unknown"):
+        black_boxes(tmp_path / "wrong", problems=("rovr",))
+    assert not (tmp_path / "wrong").exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,10 @@ FIRST_IDS = {
     "random-network": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "ripples": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
     "teacher": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "rover": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "lasso": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "hyperparameters": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
+    "policy": {"train": (0, 1, 2), "valid": (1000, 1001, 1002), "test": (2000, 2001, 2002)},
 }
 SIZES = {
     "digits": (550, 100, 200),
@@ -56,10 +61,16 @@ SIZES = {
     "random-network": (1000, 100, 100),
     "ripples": (1000, 100, 100),
     "teacher": (1000, 100, 100),
+    "rover": (1000, 100, 100),
+    "lasso": (1000, 100, 100),
+    "hyperparameters": (1000, 100, 100),
+    "policy": (1000, 100, 100),
 }
 
 
 def made(name: str, **settings) -> Task:
+    if name == "policy" and find_spec("gymnasium") is None:
+        pytest.skip("the extra gymnasium has the environments")
     if name in NEEDS and find_data(NEEDS[name]) is None:
         pytest.skip(f"ZORACLE_DATA names no folder with {NEEDS[name]}")
     return task(name, **settings)

@@ -22,6 +22,7 @@ EXPERIMENTS: dict[str, str] = {
     "training-oracle": "training_oracle:EXPERIMENT",
     "transfer": "transfer:EXPERIMENT",
     "bbob": "bbob:EXPERIMENT",
+    "black-boxes": "black_boxes:EXPERIMENT",
 }
 
 

@@ -46,6 +46,10 @@ _TASKS = {
     "random-network": "random_network:RandomNetworkAttack",
     "ripples": "ripples:RipplesTask",
     "teacher": "teacher:TeacherTask",
+    "rover": "rover:RoverTask",
+    "lasso": "lasso:LassoTask",
+    "hyperparameters": "hyperparameters:HyperparametersTask",
+    "policy": "policy:PolicyTask",
 }
 
 
