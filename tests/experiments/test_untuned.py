@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -259,3 +260,17 @@ def test_a_kind_that_cannot_run_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="problem 'rovr' is unknown"):
         black_boxes(tmp_path / "wrong", problems=("rovr",))
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("cocopp") is None, reason="the extra coco has cocopp")
+def test_cocopp_draws_its_pages(tmp_path):
+    bbob(tmp_path / "out", noisy_dimensions=(), methods=("scipy-powell", "snes"))
+    folders = sorted((tmp_path / "out" / "coco" / "bbob-largescale").iterdir())
+    command = [sys.executable, "-W", "ignore", "-m", "cocopp", "-o", tmp_path / "pages", *folders]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert "Using 2 data sets" in told
+    assert "ALL done" in told
+    pages = "".join(path.read_text() for path in (tmp_path / "pages").rglob("*.html"))
+    assert "snes-3d" in pages
+    assert "scipy-powell-3d" in pages
