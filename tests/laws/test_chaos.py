@@ -28,8 +28,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from problems import Bowls
 from zoracle.errors import BlackBoxError, CheckpointError, InputError
 from zoracle.optimizers.registry import make
+from zoracle.rollout.checkpoint import journal_path
 from zoracle.rollout.oracle import Oracle
-from zoracle.rollout.resume import Interrupted, journal_path, resumable_rollout
+from zoracle.rollout.resume import Interrupted, resumable_rollout
 from zoracle.types import Purpose
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9, no fork and no limit there")

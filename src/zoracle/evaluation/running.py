@@ -17,9 +17,10 @@ from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
 from zoracle.results.result import Result
 from zoracle.rollout import Step
+from zoracle.rollout.checkpoint import journal_path
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.oracle import Oracle
-from zoracle.rollout.resume import journal_path, resumable_rollout
+from zoracle.rollout.resume import resumable_rollout
 from zoracle.storage.files import write_text
 from zoracle.tasks.base import Task
 from zoracle.types import Purpose

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoracle.errors import CheckpointError
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.oracle import Oracle
-from zoracle.rollout.resume import journal_path
+from zoracle.rollout.checkpoint import journal_path
 from zoracle.storage.files import read_tensors, write_tensors
 
 

@@ -15,17 +15,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoracle.errors import BlackBoxError, ChangedTargetWarning, CheckpointError, InputError
+from zoracle.errors import BlackBoxError, ChangedTargetWarning, InputError
 from zoracle.optimizers.base import Optimizer, on_device
+from zoracle.rollout import checkpoint
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, stopped_at
 from zoracle.rollout.oracle import Oracle
-from zoracle.state import flatten, unflatten
-from zoracle.storage.files import read_tensors, sweep, write_tensors
-from zoracle.storage.fingerprint import differences
+from zoracle.storage.files import sweep
 from zoracle.types import Purpose, StopReason, Trajectory
 
-_FORMAT = "zoracle-run-3"
 _WRITING = 20  # at most one part in so many of the time goes into checkpoints
 
 
@@ -107,104 +105,149 @@ def resumable_rollout(
         return optimizer.init(start, seed=seed, problem=ids[rows], horizon=steps, scale=objective.scale, space=space)
 
     begin(torch.arange(number)[:1])  # what an optimizer cannot take is told before there are files
-    trajectory = _room(steps, x0)
-    fingerprint = json.loads(json.dumps(fingerprint))
-    # What there is to go on from at any moment.
-    so_far = Snapshot(torch.arange(0), None, trajectory)
-    mine = path is not None and oracle.journal is None
-    if path is not None:
-        sweep(path.parent, path.name)
-        if mine:
-            oracle.journal = Journal(journal_path(path))
-    try:
-        if path is not None and path.is_file():
-            so_far = _load(path, fingerprint, begin, trajectory, oracle)
-            if recheck:
-                _recheck(so_far.trajectory, oracle, x0)
-        elif oracle.journal is not None:
-            oracle.journal.resume(0, torch.zeros(objective.num_problems, dtype=torch.int64))
-        last, cost = time.monotonic(), 0.0
-        fresh = finite_start and bool((so_far.trajectory.steps == 0).all())
-
-        def save(failed: bool = False) -> None:
-            nonlocal last, cost
-            # While answers are left of a process that was killed, its checkpoint and they hold all that was paid for.
-            if path is not None and (failed or oracle.journal is None or not oracle.journal.answering):
-                began = time.monotonic()
-                _save(path, fingerprint, so_far, oracle, failed)
-                last = time.monotonic()
-                cost = last - began
-
-        if path is not None and not path.is_file():
-            save()  # a folder that cannot be written to is told before anything is queried
-
+    kept = _Kept(oracle, path, json.loads(json.dumps(fingerprint)), every, blank_run=lambda: _room(steps, x0))
+    kept.on_step = on_step
+    with kept.journal():
+        kept.open(begin)
+        if recheck and kept.resumed:
+            _recheck(kept.so_far.trajectory, oracle, x0)
+        kept.wants_finite = finite_start and bool((kept.so_far.trajectory.steps == 0).all())
         with _interruptible(lambda: on_interrupt == "stop" and path is None and oracle.calling) as interrupted:
-
-            def changed(now: Snapshot) -> None:
-                nonlocal so_far, fresh
-                if oracle.journal is not None:
-                    oracle.journal.mark()
-                if fresh and not bool(now.trajectory.best_loss.isfinite().any()):
-                    so_far = Snapshot(torch.arange(0), None, blank(steps, x0))  # with what it cost, once it is mended
-                    raise BlackBoxError(
-                        f"all {int(now.trajectory.non_finite.sum())} values of the first step are NaN or infinite; "
-                        "expected finite numbers at the starting point and around it"
-                    )
-                fresh = False
-                so_far = now
-                # A large state that takes long to write is written less often.
-                if interrupted() or time.monotonic() - last >= max(every, _WRITING * cost if every else 0.0):
-                    save()
-
-            def stepped(step: Step) -> None:
-                why = None if on_step is None else on_step(step)
-                if interrupted():
-                    save()
-                    raise Interrupted
-                if why is not None:
-                    save()
-                    raise _Stopped(why)
-
-            queue = Queue(begin, batch or max(1, number), so_far.running, x0.device)
+            kept.interrupted = interrupted
+            queue = Queue(begin, batch or max(1, number), kept.so_far.running, x0.device)
             try:
-                rollout(
-                    optimizer,
-                    oracle,
-                    so_far.state,
-                    steps,
-                    trajectory=so_far.trajectory,
-                    queue=queue,
-                    on_step=stepped,
-                    on_change=changed,
-                    **options,
-                )
+                kept.run(optimizer, steps, queue, options)
             except _Stopped as asked:
-                return stopped_at(so_far, asked.why)
+                return stopped_at(kept.so_far, asked.why)
             except KeyboardInterrupt:
-                if on_interrupt == "raise" or not bool(so_far.trajectory.best_loss.isfinite().any()):
+                now = kept.so_far
+                if on_interrupt == "raise" or not bool(now.trajectory.best_loss.isfinite().any()):
                     raise
                 # Points of the call in flight were paid for.
-                now = so_far._replace(trajectory=_charge(so_far.trajectory, oracle.counts[Purpose.OPTIMISE]))
-                return stopped_at(now, StopReason.INTERRUPTED)
+                paid = checkpoint.charged(now.trajectory, oracle.counts[Purpose.OPTIMISE])
+                return stopped_at(now._replace(trajectory=paid), StopReason.INTERRUPTED)
             except Exception:
                 # The black box failed, or on_step did. The points of a failed call were paid for, so they are kept
                 # too; that the checkpoint cannot be written would be the lesser news.
                 with suppress(InputError):
-                    save(failed=True)
+                    kept.save(failed=True)
                 raise
-            so_far = Snapshot(torch.arange(0), None, so_far.trajectory)
-            if oracle.journal is not None:
-                oracle.journal.settle()
-            save()
+            kept.end()
             if interrupted() and on_interrupt == "raise":
                 raise Interrupted
-        return so_far.trajectory
-    finally:
-        if oracle.journal is not None and oracle.journal.lost.numel():
-            oracle.lost = oracle.journal.lost.clone()
-        if mine and oracle.journal is not None:
-            oracle.journal.close()
-            oracle.journal = None
+        return kept.so_far.trajectory
+
+
+class _Kept:
+    """A run with what there is to go on from at any moment, in memory and every so often on disk."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        path: Path | None,
+        fingerprint: dict[str, Any],
+        every: float,
+        blank_run: Callable[[], Trajectory],
+    ) -> None:
+        self.oracle = oracle
+        self.path = path
+        self.fingerprint = fingerprint
+        self.every = every
+        self.blank_run = blank_run
+        self.so_far = Snapshot(torch.arange(0), None, blank_run())
+        self.resumed = False
+        self.wants_finite = False
+        self.on_step: Callable[[Step], StopReason | None] | None = None
+        self.interrupted: Callable[[], bool] = lambda: False
+        self.last, self.cost = time.monotonic(), 0.0
+
+    @contextmanager
+    def journal(self) -> Iterator[None]:
+        """Within, every call is in a journal, where a checkpoint is kept or the caller has one."""
+        oracle, mine = self.oracle, self.path is not None and self.oracle.journal is None
+        if self.path is not None:
+            sweep(self.path.parent, self.path.name)
+            if mine:
+                oracle.journal = Journal(checkpoint.journal_path(self.path))
+        try:
+            yield
+        finally:
+            if oracle.journal is not None and oracle.journal.lost.numel():
+                oracle.lost = oracle.journal.lost.clone()
+            if mine and oracle.journal is not None:
+                oracle.journal.close()
+                oracle.journal = None
+
+    def open(self, begin: Callable[[Tensor], Any]) -> None:
+        """Go on from the checkpoint, or write the first one."""
+        oracle = self.oracle
+        if self.path is not None and self.path.is_file():
+            self.so_far = checkpoint.load(self.path, self.fingerprint, begin, self.so_far.trajectory, oracle)
+            self.resumed = True
+        elif oracle.journal is not None:
+            oracle.journal.resume(0, torch.zeros(oracle.objective.num_problems, dtype=torch.int64))
+        self.last = time.monotonic()
+        if not self.resumed:
+            self.save()  # a folder that cannot be written to is told before anything is queried
+
+    def run(self, optimizer: Optimizer[Any, Any], steps: int, queue: Queue, options: dict[str, Any]) -> None:
+        """The rollout."""
+        at = self.so_far
+        rollout(
+            optimizer,
+            self.oracle,
+            at.state,
+            steps,
+            trajectory=at.trajectory,
+            queue=queue,
+            on_step=self.stepped,
+            on_change=self.changed,
+            **options,
+        )
+
+    def end(self) -> None:
+        """Everything is done."""
+        self.so_far = Snapshot(torch.arange(0), None, self.so_far.trajectory)
+        if self.oracle.journal is not None:
+            self.oracle.journal.settle()
+        self.save()
+
+    def save(self, failed: bool = False) -> None:
+        """Write the checkpoint, where one is kept."""
+        journal = self.oracle.journal
+        # While answers are left of a process that was killed, its checkpoint and they hold all that was paid for.
+        if self.path is not None and (failed or journal is None or not journal.answering):
+            began = time.monotonic()
+            checkpoint.save(self.path, self.fingerprint, self.so_far, self.oracle, failed)
+            self.last = time.monotonic()
+            self.cost = self.last - began
+
+    def changed(self, now: Snapshot) -> None:
+        """What the rollout tells whenever something was paid for."""
+        if self.oracle.journal is not None:
+            self.oracle.journal.mark()
+        if self.wants_finite and not bool(now.trajectory.best_loss.isfinite().any()):
+            self.so_far = Snapshot(torch.arange(0), None, self.blank_run())  # with what it cost, once it is mended
+            raise BlackBoxError(
+                f"all {int(now.trajectory.non_finite.sum())} values of the first step are NaN or infinite; "
+                "expected finite numbers at the starting point and around it"
+            )
+        self.wants_finite = False
+        self.so_far = now
+        # A large state that takes long to write is written less often.
+        wait = max(self.every, _WRITING * self.cost if self.every else 0.0)
+        if self.interrupted() or time.monotonic() - self.last >= wait:
+            self.save()
+
+    def stepped(self, step: Step) -> None:
+        """What the rollout shows after each step."""
+        why = None if self.on_step is None else self.on_step(step)
+        if self.interrupted():
+            self.save()
+            raise Interrupted
+        if why is not None:
+            self.save()
+            raise _Stopped(why)
 
 
 def _room(steps: int, x0: Tensor) -> Trajectory:
@@ -216,80 +259,6 @@ def _room(steps: int, x0: Tensor) -> Trajectory:
             f"{steps:,} steps of {len(x0):,} problems are more than there is memory to keep a record of; give a "
             "smaller budget, or fewer steps"
         ) from None
-
-
-def journal_path(checkpoint: Path) -> Path:
-    """Where the journal of a checkpoint lies."""
-    return checkpoint.with_name(f"{checkpoint.name}.calls")
-
-
-def _save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle, failed: bool) -> None:
-    """The journal first, then the checkpoint, then the journal is emptied: at any moment one of both holds a point."""
-    journal = oracle.journal
-    counts = oracle.counts
-    epoch = 0
-    if journal is not None and failed:
-        again = journal.carry()
-        epoch = journal.epoch
-        counts = {purpose: count - again[purpose] for purpose, count in counts.items()}
-    elif journal is not None:
-        epoch = journal.epoch + 1
-    tensors = {"running": now.running, **flatten(_shorter(now.trajectory), "trajectory")}
-    if now.running.numel():
-        tensors.update(flatten(now.state))
-    tensors.update({f"counts.{purpose}": count for purpose, count in counts.items()})
-    metadata: dict[str, Any] = {"format": _FORMAT, "fingerprint": fingerprint, "knows": dict(oracle.knows)}
-    if journal is not None:
-        tensors["lost"] = journal.lost
-        metadata["epoch"] = epoch
-    write_tensors(path, tensors, metadata)
-    if journal is not None and not failed:
-        journal.forget(epoch)
-
-
-def _load(
-    path: Path, fingerprint: dict[str, Any], begin: Callable[[Tensor], Any], trajectory: Trajectory, oracle: Oracle
-) -> Snapshot:
-    tensors, metadata = read_tensors(path, sealed=True)
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not the checkpoint of a run of this version; choose another file")
-    if differ := differences(metadata.get("fingerprint") or {}, fingerprint):
-        told = "; ".join(differ[:3]) + ("; ..." if len(differ) > 3 else "")
-        raise CheckpointError(f"{path} belongs to another run ({told}); choose another file, or the same settings")
-    counts = dict(oracle.counts)
-    for purpose, count in counts.items():
-        counts[purpose] = unflatten(count, tensors, f"counts.{purpose}")
-    taken = tensors["trajectory.loss"].shape[0] if "trajectory.loss" in tensors else 0
-    kept = _longer(unflatten(_shorter(trajectory, taken), tensors, "trajectory"), trajectory)
-    running = tensors["running"]
-    state = unflatten(begin(running), tensors) if running.numel() else None
-    lost = unflatten(torch.zeros_like(counts[Purpose.OPTIMISE]), tensors, "lost")
-    oracle.counts = counts
-    oracle.knows = {Purpose(purpose): bool(known) for purpose, known in metadata["knows"].items()}
-    if oracle.journal is not None:
-        oracle.journal.resume(int(metadata["epoch"]), lost)
-    return Snapshot(running, state, _charge(kept, counts[Purpose.OPTIMISE]))
-
-
-def _shorter(trajectory: Trajectory, rows: int | None = None) -> Trajectory:
-    """The trajectory without the rows of steps that nobody took yet, one excepted: it holds what was paid so far."""
-    if rows is None:
-        rows = int(trajectory.steps.max()) + 1 if trajectory.steps.numel() else 1
-    return trajectory._replace(**{name: getattr(trajectory, name)[:rows] for name in _BY_STEP})
-
-
-def _longer(short: Trajectory, full: Trajectory) -> Trajectory:
-    """The inverse: rows of steps that were not taken repeat the last one, but for the loss."""
-    room, have = full.loss.shape[0], short.loss.shape[0]
-    if have == room:
-        return short
-    more = {name: getattr(short, name)[-1:].expand(room - have, -1) for name in _BY_STEP}
-    more["loss"] = full.loss[have:]
-    return short._replace(**{name: torch.cat((getattr(short, name), rows)) for name, rows in more.items()})
-
-
-#: Fields of a trajectory with a row for each step.
-_BY_STEP = ("loss", "best", "queries")
 
 
 def _recheck(kept: Trajectory, oracle: Oracle, x0: Tensor) -> None:
@@ -310,16 +279,6 @@ def _recheck(kept: Trajectory, oracle: Oracle, x0: Tensor) -> None:
 
 #: Values that differ by no more, relatively, may come from the same model: in another batch, or of half precision.
 _SAME = 1e-2
-
-
-def _charge(trajectory: Trajectory, paid: Tensor) -> Trajectory:
-    """The trajectory with all points that were paid for, those of a call that failed included."""
-    room = trajectory.queries.shape[0]
-    lost = paid - trajectory.total_queries
-    if room == 0 or not bool(lost.any()):
-        return trajectory
-    later = torch.arange(room).unsqueeze(1) >= trajectory.steps.clamp(max=room - 1)
-    return trajectory._replace(queries=trajectory.queries + torch.where(later, lost, 0))
 
 
 @contextmanager
