@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,14 @@ from zoracle.keyed import mix, normal
 from zoracle.optimizers.base import Start
 from zoracle.optimizers.finite_difference import DirectionSource, FiniteDifferenceOptimizer
 from zoracle.optimizers.learned import belief, scouting, spectrum
+from zoracle.optimizers.learned import guided_gauges as gauges
+from zoracle.optimizers.learned.guided_gauges import SCALARS, TINY, rms, soft
 from zoracle.optimizers.learned.guided_search import Reaching, taken
 from zoracle.optimizers.learned.guided_state import (
     GuidedLSTMArchitecture,
     GuidedLSTMConfig,
     GuidedLSTMState,
-    Made,
+    Proposal,
     Seen,
     Shared,
 )
@@ -31,20 +33,9 @@ from zoracle.types import Key, Queries
 #: Initial rates of the memories, running means of the estimates.
 RATES = (0.5, 0.12, 0.03)
 _FEATURES = len(RATES) + 6
-_SCALARS = 7
-_TINY = 1e-12
 _SQUARES = 0.05  # rate of the running mean of squared estimates
 _MOST_CHANGE, _FARTHEST = 0.7, 20.0  # of the logarithm of an adaptive eta: in a step, and in all
 _FIRST, _SPARE = 1, 2  # streams of the guesses before the first estimate, and of what replaces dependent ones
-
-
-class Waves(NamedTuple):
-    """The spectrum of a step's directions."""
-
-    std: Tensor
-    """(B, d) of each frequency."""
-    shape: tuple[int, int, int]
-    """Channels, height and width."""
 
 
 class GuidedLSTM(Reaching, nn.Module):
@@ -95,7 +86,7 @@ class GuidedLSTM(Reaching, nn.Module):
             g + 5,
             head_scale=0.1,
             bias=True,
-            shared=_SCALARS + g + more,
+            shared=SCALARS + g + more,
             seed=mix(seed, 1),
         )
         # Straight from the features to the step and the guesses, so that an untrained optimizer already descends:
@@ -107,15 +98,15 @@ class GuidedLSTM(Reaching, nn.Module):
         self.skip = nn.Parameter(skip)
         self.pace = nn.Parameter(torch.zeros(4))
         self.shrink = nn.Parameter(torch.tensor([-3.0]))
-        self.gates = Gates(_SCALARS + g + more, RATES, seed=mix(seed, 2))
+        self.gates = Gates(SCALARS + g + more, RATES, seed=mix(seed, 2))
         # An untrained one goes on to longer steps where a step won most of what its slope promised.
         self.pacing = (
-            Pacing(_SCALARS + g + 2 + len(RATES) + more, {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
+            Pacing(SCALARS + g + 2 + len(RATES) + more, {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
             if arch.adaptive
             else None
         )
         if arch.believing:
-            self.trust = belief.gates(_SCALARS + g + more, mix(seed, 5))
+            self.trust = belief.gates(SCALARS + g + more, mix(seed, 5))
         if arch.spectral:
             self.spectrum = spectrum.Spectrum(mix(seed, 6))
         self.requires_grad_(False)  # training asks for gradients; using the optimizer never should
@@ -143,7 +134,7 @@ class GuidedLSTM(Reaching, nn.Module):
         """Minus the logarithm of the cosine between the estimate and the gradient, (B,)."""
         d = gradient.shape[1]
         along = torch.bmm(queries.directions, gradient.unsqueeze(2)).squeeze(2) / math.sqrt(d)
-        cosine: Tensor = along.norm(dim=1) / gradient.norm(dim=1).clamp(min=_TINY)
+        cosine: Tensor = along.norm(dim=1) / gradient.norm(dim=1).clamp(min=TINY)
         return -cosine.clamp(min=1e-3).log()
 
     def _init(self, start: Start) -> GuidedLSTMState:
@@ -198,22 +189,22 @@ class GuidedLSTM(Reaching, nn.Module):
         waves = self._waves(state)
         if torch.is_grad_enabled():
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
-            u = torch.cat((guesses * root, self._others(guesses, draw(state.key, x), state.std, waves)), dim=1)
+            u = torch.cat((guesses * root, spectrum.others(guesses, draw(state.key, x), state.std, waves)), dim=1)
             return Queries(forward_points(x, u, mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
             z = draw(Key(*(part[rows] for part in state.key)), x[rows])
             torch.mul(guesses[rows], root, out=u[rows, :g])
             if waves is not None:
-                part = Waves(waves.std[rows], waves.shape)
-                u[rows, g:] = self._others(guesses[rows], z, state.std[rows], part)
+                part = spectrum.Waves(waves.std[rows], waves.shape)
+                u[rows, g:] = spectrum.others(guesses[rows], z, state.std[rows], part)
             else:
                 for some in cached(q - g, d):
                     u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
             forward_points(x[rows], u[rows], mu[rows], out=points[rows])
         return Queries(points, u)
 
-    def _waves(self, state: GuidedLSTMState) -> Waves | None:
+    def _waves(self, state: GuidedLSTMState) -> spectrum.Waves | None:
         """The spectrum of the directions that lie along no guess; None where points are no images, or there are few."""
         if not state.shape:
             return None
@@ -222,124 +213,68 @@ class GuidedLSTM(Reaching, nn.Module):
         if not spectrum.is_image(shape) or 2 * self.config.num_directions > state.x.shape[1]:
             return None
         progress = (taken(state).to(state.x) / state.radius.horizon.to(state.x)).clamp(0, 1)
-        return Waves(self.spectrum(state.memories[:, 1:], progress, shape), shape)
-
-    @staticmethod
-    def _others(guesses: Tensor, z: Tensor, std: Tensor, waves: Waves | None) -> Tensor:
-        """Directions (B, q - G, d) orthogonal to the guesses."""
-        if waves is None or z.shape[1] == 0:
-            return orthogonal_to(guesses, z, std)
-        smooth = spectrum.transform(z * waves.std.unsqueeze(1), waves.shape, inverse=True)
-        return spectrum.orthonormal(orthogonal_to(guesses, smooth, std))
+        return spectrum.Waves(self.spectrum(state.memories[:, 1:], progress, shape), shape)
 
     def _searched(self, state: GuidedLSTMState, queries: Queries, values: Tensor) -> GuidedLSTMState:
-        d = state.x.shape[1]
+        root, u = math.sqrt(state.x.shape[1]), queries.directions
         slopes, known = self._slopes(state, values)
-        along = slopes.to(state.x.dtype) / math.sqrt(d)
-        gradient = combine(along / math.sqrt(d), queries.directions)
-        started = taken(state) > 0
-        loss = torch.where(values[:, 0].isfinite(), values[:, 0], state.loss.to(values)).detach().to(state.x.dtype)
-        progress = (taken(state).to(state.x) / state.radius.horizon.to(state.x)).clamp(max=1)
-        unit = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - progress))
+        along = slopes.to(state.x.dtype) / root
+        gradient = combine(along / root, u)
+        at = gauges.read(state, values[:, 0], gradient)
+        unit = self.config.step_size * (self.config.last_step + (1 - self.config.last_step) * (1 - at.progress))
         eta = unit * state.pace.exp() if self.architecture.adaptive else unit
         away = state.x - state.origin
-
-        first_loss = torch.where(started, state.first_loss, loss)
-        lowest = torch.where(started, torch.minimum(state.lowest, loss), loss)
-        norm = gradient.norm(dim=1)
-        first_norm = torch.where(started, state.first_norm, norm.detach())
-        mean_norm = torch.where(started, 0.9 * state.norm + 0.1 * norm.detach(), norm.detach())
-        scalars = self._scalars(state, loss, first_loss - lowest, norm, mean_norm, first_norm, away, eta, started)
-        explained = along[:, : self.architecture.guesses] / along.norm(dim=1, keepdim=True).clamp(min=_TINY)
-        scalars = torch.cat((scalars, explained), dim=1)
+        explained = along[:, : self.architecture.guesses] / along.norm(dim=1, keepdim=True).clamp(min=TINY)
+        scalars = torch.cat((gauges.scalars(state, at, away, eta), explained), dim=1)
         more = scalars[:, :0]
-        against = self._against(state, gradient)
+        against = gradient.new_empty((gradient.shape[0], 0)) if self.pacing is None else gauges.cosines(state, gradient)
         measured: belief.Measured | None = None
         if state.belief:
-            g, u = self.architecture.guesses, queries.directions
-            measured = belief.measured(along, known, u, state.belief[0], g, against, state.memories, started)
+            g = self.architecture.guesses
+            measured = belief.measured(along, known, u, state.belief[0], g, against, state.memories, at.started)
             more = measured.scalars
         every = torch.cat((scalars, more), dim=1)
 
-        rates = torch.where(started.unsqueeze(1), self.gates(every), 1.0)  # a memory begins as the first estimate
+        rates = torch.where(at.started.unsqueeze(1), self.gates(every), 1.0)  # a memory begins as the first estimate
         memories = torch.lerp(state.memories, gradient.unsqueeze(1), rates.unsqueeze(2))
         pace = state.pace
         if self.pacing is not None:
-            pace = self._pace(self.pacing, state, against, scalars, more, started)
+            pace = self._pace(self.pacing, state, against, scalars, more, at.started)
             eta = unit * pace.exp()
         square = torch.lerp(state.square, gradient.square(), _SQUARES)
         kept = state.belief
-        believed = state.x.new_empty((state.x.shape[0], 0, d))
+        believed = state.x.new_empty((state.x.shape[0], 0, state.x.shape[1]))
         if measured is not None:
-            g, u = self.architecture.guesses, queries.directions
-            kept = (belief.corrected(self.trust, every, measured, along, u, state.belief[0], g),)
+            kept = (
+                belief.corrected(self.trust, every, measured, along, u, state.belief[0], self.architecture.guesses),
+            )
             steps = taken(state).to(square) + 1
             believed = belief.features(kept[0].mean, memories[:, 1:], square, steps, _SQUARES)
-        spread = (square.sqrt() / _rms(gradient).detach().clamp(min=_TINY) + 1e-2).log()
-        seen = Seen(gradient, memories, away, state.step, 0.5 * started.unsqueeze(1) * spread, believed, *state.hidden)
-        shared = self._shared(seen, eta, progress, every)
+        spread = (square.sqrt() / rms(gradient).detach().clamp(min=TINY) + 1e-2).log()
+        seen = Seen(
+            gradient, memories, away, state.step, 0.5 * at.started.unsqueeze(1) * spread, believed, *state.hidden
+        )
+        shared = self._shared(seen, eta, at.progress, every)
         n = len(seen)
-        made = Made(*blockwise(lambda *parts: self._made(Seen(*parts[:n]), Shared(*parts[n:])), seen, shared))
-        return GuidedLSTMState(
+        made = Proposal(*blockwise(lambda *parts: self._made(Seen(*parts[:n]), Shared(*parts[n:])), seen, shared))
+        return state._replace(
             x=torch.addcmul(state.x, eta.unsqueeze(1), made.step),
             key=state.key.next(),
-            mu=state.mu,
-            radius=state.radius,
-            scouting=state.scouting,
-            origin=state.origin,
             guesses=made.guesses,
-            std=_unit(made.std),
+            std=gauges.unit(made.std),
             memories=memories,
             square=square,
             step=made.step,
             gradient=gradient,
-            loss=loss,
-            first_loss=first_loss,
-            lowest=lowest,
-            norm=mean_norm,
-            first_norm=first_norm,
+            loss=at.loss,
+            first_loss=at.first_loss,
+            lowest=at.lowest,
+            norm=at.mean_norm,
+            first_norm=at.first_norm,
             pace=pace,
             hidden=Hidden(made.h, made.c),
             belief=kept,
-            tally=state.tally,
-            shape=state.shape,
         )
-
-    def _scalars(
-        self,
-        state: GuidedLSTMState,
-        loss: Tensor,
-        dropped: Tensor,
-        norm: Tensor,
-        mean_norm: Tensor,
-        first_norm: Tensor,
-        away: Tensor,
-        eta: Tensor,
-        started: Tensor,
-    ) -> Tensor:
-        """How it goes, (B, 7): time, twice; what the last step won, twice; norms against earlier ones; the way gone."""
-        progress = (taken(state).to(loss) / state.radius.horizon.to(loss)).clamp(max=1)
-        change = torch.where(started, loss - state.loss, 0.0)
-        # Without its graph: where little was promised, the quotient's gradient would drown every other.
-        promised = (state.gradient * state.step).sum(1).abs().detach() * eta
-        columns = (
-            2 * progress - 1,
-            2 * torch.exp(-25 * progress) - 1,
-            (change / promised.clamp(min=_TINY)).clamp(-2, 2),
-            (50 * change / dropped.clamp(min=_TINY)).clamp(-2, 2),
-            0.5 * (norm / first_norm.clamp(min=_TINY) + 1e-4).log().clamp(-4, 4),
-            (norm / mean_norm.clamp(min=_TINY) + 1e-3).log().clamp(-2, 2),
-            0.5 * (_rms(away).squeeze(1) / eta + 1e-2).log(),
-        )
-        return torch.stack(columns, dim=1)
-
-    def _against(self, state: GuidedLSTMState, gradient: Tensor) -> Tensor:
-        """Cosines (B, 4) of the estimate to the last step and to the memories, where eta is adaptive."""
-        if self.pacing is None:
-            return gradient.new_empty((gradient.shape[0], 0))
-        earlier = torch.cat((state.step.unsqueeze(1), state.memories), dim=1)
-        # Without their graphs: it is the change that is learned, not how to be told to make it.
-        return (_unit(gradient).unsqueeze(1) * _unit(earlier)).detach().mean(2)
 
     def _pace(
         self,
@@ -365,7 +300,7 @@ class GuidedLSTM(Reaching, nn.Module):
         constant = head.new_zeros(head.shape[1:])
         constant[2, -1] = 0.5 * self.shrink
         return Shared(
-            size=torch.cat([1 / (_rms(side) + _TINY) for side in sides], dim=1),
+            size=torch.cat([1 / (rms(side) + TINY) for side in sides], dim=1),
             near=torch.stack((0.25 / eta, 2 / eta), dim=1).unsqueeze(2),
             half=0.5 / eta.unsqueeze(1),
             belief=self._scaled(seen.belief),
@@ -379,18 +314,18 @@ class GuidedLSTM(Reaching, nn.Module):
         if not believed.shape[1]:
             return believed[:, :, :1]
         over = believed.new_tensor(belief.SIZES)[None, :, None].expand(believed.shape[0], -1, 1)
-        return torch.cat((1 / (_rms(believed[:, :1]) + _TINY), over), dim=1)
+        return torch.cat((1 / (rms(believed[:, :1]) + TINY), over), dim=1)
 
-    def _made(self, seen: Seen, shared: Shared) -> Made:
+    def _made(self, seen: Seen, shared: Shared) -> Proposal:
         """What the LSTM makes of some coordinates of some problems."""
         away = seen.away.unsqueeze(1)
         relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * shared.size
         features = (
-            _soft(relative),
+            soft(relative),
             torch.tanh(away * shared.near),
             seen.step.unsqueeze(1),
             seen.spread.unsqueeze(1),
-            _soft(seen.belief * shared.belief),
+            soft(seen.belief * shared.belief),
         )
         output, h, c = step(features, seen.h, seen.c, shared.gates, shared.head)
         length = (shared.gain * output[:, 1].clamp(-4, 3).exp()).clamp(max=self.config.cap)
@@ -401,26 +336,10 @@ class GuidedLSTM(Reaching, nn.Module):
         if guesses.shape[1] > 1:  # which displacements still count
             displacement = guesses[:, 1:2] * output[:, 4:5].clamp(-3, 1).exp()
             guesses = torch.cat((guesses[:, :1], displacement, guesses[:, 2:]), dim=1)
-        return Made(
+        return Proposal(
             step=length * direction - torch.addcmul(halfway, back, halfway),
             guesses=guesses,
             std=output[:, 3].clamp(-2, 2).exp(),
             h=h,
             c=c,
         )
-
-
-def _soft(v: Tensor) -> Tensor:
-    """Softly limited to ten."""
-    return v / (1 + 0.1 * v.abs())
-
-
-def _rms(v: Tensor) -> Tensor:
-    """Root mean square over coordinates: (..., d) -> (..., 1)."""
-    length: Tensor = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
-    return length / math.sqrt(v.shape[-1])
-
-
-def _unit(v: Tensor) -> Tensor:
-    """Divided by the root mean square over coordinates; zero stays zero."""
-    return v / (_rms(v) + _TINY)

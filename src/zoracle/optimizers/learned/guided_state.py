@@ -139,7 +139,7 @@ class Shared(NamedTuple):
     head: Tensor
 
 
-class Made(NamedTuple):
+class Proposal(NamedTuple):
     """What the LSTM makes of the coordinates."""
 
     step: Tensor

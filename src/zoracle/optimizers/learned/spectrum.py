@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from zoracle.directions import orthogonal_to
 
 #: Inputs that say where a frequency lies, and what this run has measured about it.
 PLACE, RUN = 6, 2
@@ -133,3 +136,20 @@ def _about(frequencies: Tensor, shape: tuple[int, int, int]) -> Tensor:
     energy = frequencies.square().reshape(b * n * c, 1, h, w)
     around = functional.avg_pool2d(energy, 3, 1, 1, count_include_pad=False).reshape(b, n, d)
     return 0.3 * (around / (around.mean(2, keepdim=True) + _TINY) + 1e-3).log()
+
+
+class Waves(NamedTuple):
+    """The spectrum of a step's directions."""
+
+    std: Tensor
+    """(B, d) of each frequency."""
+    shape: tuple[int, int, int]
+    """Channels, height and width."""
+
+
+def others(guesses: Tensor, z: Tensor, std: Tensor, waves: Waves | None) -> Tensor:
+    """Directions (B, q - G, d) orthogonal to the guesses."""
+    if waves is None or z.shape[1] == 0:
+        return orthogonal_to(guesses, z, std)
+    smooth = transform(z * waves.std.unsqueeze(1), waves.shape, inverse=True)
+    return orthonormal(orthogonal_to(guesses, smooth, std))
