@@ -21,7 +21,7 @@ from zoracle.errors import InputError, MissingExtraError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.experiments import registry
-from zoracle.experiments.agreement_report import CASES, Agreement
+from zoracle.experiments.agreement_settings import CASES, Agreement
 from zoracle.experiments.common import queries_to, verdict
 from zoracle.experiments.context import Meter
 from zoracle.experiments.reproduce import changed, reproduce

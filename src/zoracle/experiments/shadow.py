@@ -78,56 +78,84 @@ def shadow_estimates(
         )  # fmt: skip
 
     before = begin(reference)
-    states = {name: begin(optimizer) for name, optimizer in shadows}
-    measured = {name: torch.full((3, steps, len(ids)), torch.nan) for name in (label, *states)}
-    success = torch.zeros((steps, len(ids)), dtype=torch.bool)
-    live = rows
-
-    def evaluate(queries: Queries, problem: Tensor, step: Tensor | None) -> Tensor:
-        return oracle.evaluate(queries.points, problem, step=step, purpose=Purpose.MONITOR).loss
+    looking = _Looking(oracle, reference, shadows, label, before, {name: begin(o) for name, o in shadows}, steps)
 
     def look(step: Step) -> None:
-        nonlocal before, live
-        if step.live.numel() < live.numel():  # who has nothing finite left has left
-            stay = torch.isin(live, step.live)
-            before = select(before, stay)
-            for name in states:
-                states[name] = select(states[name], stay)
-            live = step.live
-        t = int(before.key.step[0])
-        first = step.trajectory.first_success[live]
-        # Successes among the points of this very step do not count as before it.
-        success[t, live] = (first > 0) & (first <= (step.trajectory.queries[t - 1, live] if t else 0))
-        noise = before.key.step if objective.stochastic else None
-        _, gradient = oracle.gradient(before.x, live, step=noise, purpose=Purpose.MONITOR)
-
-        def draw(optimizer: Optimizer[Any, Any], state: Any, own: tuple[Queries, Tensor] | None) -> tuple[Tensor, Any]:
-            estimates, after = [], state
-            for i in range(_DRAWS):
-                other = state._replace(key=state.key._replace(seed=state.key.seed + i * _OTHER_DRAW))
-                queries = own[0] if own is not None and not i else optimizer.ask(other)
-                values = own[1] if own is not None and not i else evaluate(queries, live, noise)
-                told = optimizer.tell(other, queries, values)
-                estimates.append(_estimate(optimizer, other, queries, values, told))
-                after = after if i else told
-            return torch.stack(estimates), after
-
-        own, _ = draw(reference, before, (step.queries, step.evaluation.loss))
-        measured[label][:, t, live] = measures_of(own, gradient)
-        for name, optimizer in shadows:
-            estimates, after = draw(optimizer, states[name], None)
-            measured[name][:, t, live] = measures_of(estimates, gradient)
-            moved = {"x": step.state.x}
-            if hasattr(after, "step"):
-                moved["step"] = step.state.x - before.x
-            states[name] = after._replace(**moved)
-        before = step.state
+        done = looking.look(step)
         if on_step is not None:
-            on_step(t + 1, steps)
+            on_step(done, steps)
 
     _, trajectory = rollout(reference, oracle, before, steps, final=None, on_step=look)
     points = sum(int(counts.sum()) for counts in oracle.counts.values())
-    return Quality(measured, success, trajectory.loss, points)
+    return Quality(looking.measured, looking.success, trajectory.loss, points)
+
+
+class _Looking:
+    """What is measured along a run of the reference, step by step."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        reference: Optimizer[Any, Any],
+        shadows: Sequence[tuple[str, Optimizer[Any, Any]]],
+        label: str,
+        before: Any,
+        states: dict[str, Any],
+        steps: int,
+    ) -> None:
+        self.oracle = oracle
+        self.reference = reference
+        self.shadows = shadows
+        self.label = label
+        self.before = before
+        self.states = states
+        self.live = torch.arange(before.x.shape[0])
+        shape = (steps, self.live.numel())
+        self.measured = {name: torch.full((3, *shape), torch.nan) for name in (label, *states)}
+        self.success = torch.zeros(shape, dtype=torch.bool)
+
+    def look(self, step: Step) -> int:
+        """Measure one step; how many are done."""
+        if step.live.numel() < self.live.numel():  # who has nothing finite left has left
+            stay = torch.isin(self.live, step.live)
+            self.before = select(self.before, stay)
+            self.states = {name: select(state, stay) for name, state in self.states.items()}
+            self.live = step.live
+        before, live = self.before, self.live
+        t = int(before.key.step[0])
+        first = step.trajectory.first_success[live]
+        # Successes among the points of this very step do not count as before it.
+        self.success[t, live] = (first > 0) & (first <= (step.trajectory.queries[t - 1, live] if t else 0))
+        noise = before.key.step if self.oracle.objective.stochastic else None
+        _, gradient = self.oracle.gradient(before.x, live, step=noise, purpose=Purpose.MONITOR)
+        own, _ = self._draw(self.reference, before, noise, (step.queries, step.evaluation.loss))
+        self.measured[self.label][:, t, live] = measures_of(own, gradient)
+        for name, optimizer in self.shadows:
+            estimates, after = self._draw(optimizer, self.states[name], noise, None)
+            self.measured[name][:, t, live] = measures_of(estimates, gradient)
+            moved = {"x": step.state.x}
+            if hasattr(after, "step"):
+                moved["step"] = step.state.x - before.x
+            self.states[name] = after._replace(**moved)
+        self.before = step.state
+        return t + 1
+
+    def _draw(
+        self, optimizer: Optimizer[Any, Any], state: Any, noise: Tensor | None, own: tuple[Queries, Tensor] | None
+    ) -> tuple[Tensor, Any]:
+        """Estimates (R, B, d) of an optimizer in its state, the first from its own answers where it has any."""
+        estimates, after = [], state
+        for i in range(_DRAWS):
+            other = state._replace(key=state.key._replace(seed=state.key.seed + i * _OTHER_DRAW))
+            queries = own[0] if own is not None and not i else optimizer.ask(other)
+            values = own[1] if own is not None and not i else self._evaluate(queries, noise)
+            told = optimizer.tell(other, queries, values)
+            estimates.append(_estimate(optimizer, other, queries, values, told))
+            after = after if i else told
+        return torch.stack(estimates), after
+
+    def _evaluate(self, queries: Queries, step: Tensor | None) -> Tensor:
+        return self.oracle.evaluate(queries.points, self.live, step=step, purpose=Purpose.MONITOR).loss
 
 
 def _estimate(optimizer: Optimizer[Any, Any], state: Any, queries: Queries, values: Tensor, told: Any) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from zoracle.experiments.agreement_report import CASES, Agreement, measured, points
+from zoracle.experiments.agreement_report import measured, points
+from zoracle.experiments.agreement_settings import CASES, Agreement
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.common import arrays, comparison_queries
 from zoracle.experiments.context import Context, Trained
