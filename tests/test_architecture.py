@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 #: The modules and packages of the house, from the ground up. One may import from the rows below its own.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"keyed", "state", "storage", "frameworks", "calling", "upsampling", "images", "estimators", "noise"}),
+    frozenset({"keyed", "state", "storage", "calling", "upsampling", "images", "estimators"}),
     frozenset({"directions", "blackboxes", "results"}),
     frozenset({"objectives", "optimizers"}),
-    frozenset({"tasks", "rollout", "inputs"}),
+    frozenset({"tasks", "rollout"}),
     frozenset({"testing", "evaluation", "metatrain", "reporting", "finetune"}),
     frozenset({"comparison", "api"}),
     frozenset({"experiments", "interop"}),

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from zoracle.blackboxes import BlackBox, PythonFunction, TorchModule, as_black_box, load_callable
+from zoracle.calling.frameworks import choose
 from zoracle.errors import BlackBoxError, InputError
-from zoracle.frameworks import choose
 
 WEIGHT = np.arange(12.0).reshape(4, 3)
 TENSOR = torch.from_numpy(WEIGHT)

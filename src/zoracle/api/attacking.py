@@ -10,12 +10,7 @@ import msgspec
 from torch import nn
 
 from zoracle import __version__
-from zoracle.api.loading import chosen_optimizer
-from zoracle.api.solutions import AttackResult, result_of
-from zoracle.blackboxes import PythonFunction, as_black_box
-from zoracle.blackboxes.base import BlackBox
-from zoracle.errors import InputError
-from zoracle.inputs import (
+from zoracle.api.inputs import (
     Array,
     affordable,
     amount,
@@ -25,6 +20,11 @@ from zoracle.inputs import (
     framework_of,
     whole,
 )
+from zoracle.api.loading import chosen_optimizer
+from zoracle.api.solutions import AttackResult, result_of
+from zoracle.blackboxes import PythonFunction, as_black_box
+from zoracle.blackboxes.base import BlackBox
+from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, ImageAttack, Outputs
 from zoracle.objectives.reduced import Reduced

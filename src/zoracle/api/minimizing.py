@@ -12,13 +12,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from zoracle import __version__
+from zoracle.api.inputs import Array, affordable, as_ids, framework_of, real, whole
 from zoracle.api.loading import chosen_optimizer
 from zoracle.api.points import Points, as_limits, as_points, as_scale
 from zoracle.api.solutions import Progress, Solution, reasons
 from zoracle.api.watching import all_of, calls_back, doubts, limited, resolution, shown
+from zoracle.calling.frameworks import Framework
 from zoracle.errors import InputError
-from zoracle.frameworks import Framework
-from zoracle.inputs import Array, affordable, as_ids, framework_of, real, whole
 from zoracle.objectives.base import Objective
 from zoracle.objectives.callable import CallableObjective, OnError
 from zoracle.objectives.transform import Rescaled

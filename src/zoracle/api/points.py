@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoracle.api.inputs import as_tensor, check_dtype, is_whole, real
 from zoracle.errors import InputError, one_line
-from zoracle.inputs import as_tensor, check_dtype, is_whole, real
 from zoracle.objectives.base import Bounds, Box
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.inputs import Array
+from zoracle.api.inputs import Array
 from zoracle.objectives.attack import ImageAttack
 from zoracle.types import Choice, StopReason, Trajectory
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle import frameworks
 from zoracle.blackboxes.base import SUPPORTED
+from zoracle.calling import frameworks
 from zoracle.errors import BlackBoxError, InputError
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from zoracle import frameworks
 from zoracle.blackboxes import answers
 from zoracle.blackboxes.base import BlackBox, Outputs
 from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.calling import frameworks
+from zoracle.calling.frameworks import Framework
 from zoracle.errors import InputError
-from zoracle.frameworks import Framework
 from zoracle.storage.code import is_named, load_named
 
 
@@ -23,7 +23,7 @@ class PythonFunction(BlackBox):
         fn: inputs (N, ...) to outputs (N, classes), or to a :class:`~zoracle.blackboxes.TopK`; called once a batch,
             with a copy that it may overwrite.
         framework: what the inputs are given as, "numpy" or "torch"; "auto" reads it from the function's code
-            (:func:`zoracle.frameworks.choose`) and makes no call to find out.
+            (:func:`zoracle.calling.frameworks.choose`) and makes no call to find out.
         preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
         layout: what the function takes: "NCHW", "NHWC" or "flat".
         pixel_max: what a pixel of 1 is to the function: 1 or 255.

@@ -148,13 +148,13 @@ class _Looking:
         for i in range(_DRAWS):
             other = state._replace(key=state.key._replace(seed=state.key.seed + i * _OTHER_DRAW))
             queries = own[0] if own is not None and not i else optimizer.ask(other)
-            values = own[1] if own is not None and not i else self._evaluate(queries, noise)
+            values = own[1] if own is not None and not i else self._values(queries, noise)
             told = optimizer.tell(other, queries, values)
             estimates.append(_estimate(optimizer, other, queries, values, told))
             after = after if i else told
         return torch.stack(estimates), after
 
-    def _evaluate(self, queries: Queries, step: Tensor | None) -> Tensor:
+    def _values(self, queries: Queries, step: Tensor | None) -> Tensor:
         return self.oracle.evaluate(queries.points, self.live, step=step, purpose=Purpose.MONITOR).loss
 
 

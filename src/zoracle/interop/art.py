@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from zoracle.api import attack as zoracle_attack
+from zoracle.api.inputs import whole
 from zoracle.api.solutions import AttackResult
 from zoracle.errors import InputError, require
-from zoracle.inputs import whole
 from zoracle.interop.images import ImageForm, as_threat
 from zoracle.objectives.attack import Outputs
 from zoracle.optimizers.base import Optimizer

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoracle import frameworks
-from zoracle.calling import Calls, Failure
+from zoracle.calling import frameworks
+from zoracle.calling.calls import Calls, Failure
+from zoracle.calling.frameworks import Framework
 from zoracle.errors import BlackBoxError, FailedCallWarning, InputError
-from zoracle.frameworks import Framework
 from zoracle.objectives.base import Bounds, Objective
 from zoracle.types import Evaluation
 
@@ -36,7 +36,7 @@ class CallableObjective(Objective):
         on_error: "raise" ends the run where ``f`` raises; "nan" takes NaN as the loss of the points of that call.
         retries: further attempts before that; they are not counted as queries, since nothing was answered.
         framework: what the points are given as, "numpy" or "torch"; "auto" reads it from the function's code
-            (:func:`zoracle.frameworks.choose`).
+            (:func:`zoracle.calling.frameworks.choose`).
         bounds: lowest and highest value of a coordinate, where there are any. f must accept points outside.
         scale: typical size of a coordinate.
         gradient: points (N, d) to gradients (N, d), where it is known.

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoracle.estimators.noise import Verdict, clear_distance, ecnoise
 from zoracle.keyed import normal
-from zoracle.noise import Verdict, clear_distance, ecnoise
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Key, Purpose
 
@@ -109,8 +109,8 @@ class _Start:
 def measure(oracle: Oracle, x: Tensor, key: Key, problem: Tensor, scale: float, pay: Pay) -> Measured:
     """Evaluate lines of points near x, and where f is noisy points at growing distances.
 
-    Of a line's seven values the noise is read as :func:`zoracle.noise.ecnoise` says. Where most are equal the line is
-    made a hundred times wider, up to the scale: f is rounded. Noise that shrinks with the line is none.
+    Of a line's seven values the noise is read as :func:`zoracle.estimators.noise.ecnoise` says. Where most are equal
+    the line is made a hundred times wider, up to the scale: f is rounded. Noise that shrinks with the line is none.
 
     Args:
         oracle: what is queried; the points are counted for optimisation, and take a quarter of the budget at most.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import CheckpointError
+from zoracle.rollout.checkpoint import journal_path
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.oracle import Oracle
-from zoracle.rollout.checkpoint import journal_path
 from zoracle.storage.files import read_tensors, write_tensors
 
 

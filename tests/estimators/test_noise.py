@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoracle.errors import InputError
-from zoracle.noise import Verdict, central_interval, clear_distance, ecnoise, forward_interval
+from zoracle.estimators.noise import Verdict, central_interval, clear_distance, ecnoise, forward_interval
 
 G = torch.Generator
 

@@ -13,19 +13,6 @@ from torch import Tensor
 
 from zoracle.errors import InputError
 
-__all__ = [
-    "central_difference",
-    "central_points",
-    "combine",
-    "coordinatewise",
-    "coordinatewise_points",
-    "default_mu",
-    "forward_difference",
-    "forward_points",
-    "slopes",
-    "smallest_mu",
-]
-
 
 def forward_difference(
     values: Tensor, directions: Tensor, mu: float | Tensor, control_variate: bool | Tensor = False
