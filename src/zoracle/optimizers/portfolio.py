@@ -22,7 +22,9 @@ from torch import Tensor
 
 from zoracle.keyed import normal
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start
-from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS, ZOLBFGSState
+from zoracle.optimizers.descent.sweep import FORWARD, ZOLBFGSState
+from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
+from zoracle.optimizers.forecast import History, begun, blank, forecast, marked
 from zoracle.optimizers.search.feasible import unbounded, within
 from zoracle.optimizers.search.ma_es import MAES, MAESState
 from zoracle.state import parted
@@ -30,9 +32,10 @@ from zoracle.types import Key, Queries, Space
 
 NEWTON, STRATEGY = 0, 1
 _JUMP = 7  # stream of the draws that restarts are displaced by
+_TURNS = 30  # the strategy has at least so many turns
+_SETTLED, _LITTLE = 1e-3, 1e-9  # shares of what a run has gained that are little
 _LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
 _FORGET = 0.1  # rate of the strategy's running mean under noise
-_TINY = 1e-37  # a float32 that is not zero
 
 
 class PortfolioConfig(Config, frozen=True, kw_only=True):
@@ -71,29 +74,26 @@ class PortfolioState(NamedTuple):
     turn: Tensor
     """(B,) int64 steps that the turn has taken."""
     spent: Tensor
-    """(B, 2) steps of the members' present runs."""
+    """(B, 2) int64 steps of each."""
     value: Tensor
     """(B, 2) what they have reached: their lowest value, under noise a mean; infinite before there is one."""
     point: Tensor
     """(B, 2, d) where."""
-    marks: Tensor
-    """(B, 2, 2, 2) two earlier pairs of steps and value of each, the older first, that slopes are taken from."""
+    history: History
+    """Values that their present runs had reached after each turn."""
     lowest: Tensor
     """(B,) of all runs."""
     sigma: Tensor
     """(B,) of the strategy's next run."""
+    polishes: Tensor
+    """(B,) int64 quasi-Newton runs that were begun from the strategy's best point since its run began."""
     restarts: Tensor
-    """(B,) int64."""
+    """(B,) int64 of the strategy."""
     space: Space
 
 
 class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
-    """ZO-L-BFGS and LM-MA-ES on one budget, as this module says.
-
-    A quasi-Newton run that finds nothing lower has ended. The strategy then gets the queries until it has converged, or
-    until a tenth of the budget is left; from its best point the quasi-Newton method goes on where that is lower than
-    what it had. When both have ended, the strategy begins anew around the best point, wider and more slowly.
-    """
+    """ZO-L-BFGS and LM-MA-ES on one budget, as this module says."""
 
     Config = PortfolioConfig
     fewest = 3
@@ -127,7 +127,12 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         newton = self.quasi_newton.informed(state.newton, noise, mu, loss)
         rate = torch.where(noise > 0, 0.5, 1.0).to(state.strategy.rate)
         return state._replace(
-            noise=noise, mu=newton.mu, newton=newton, strategy=state.strategy._replace(rate=rate), lowest=loss
+            noise=noise,
+            mu=newton.mu,
+            newton=newton,
+            strategy=state.strategy._replace(rate=rate),
+            lowest=loss,
+            history=marked(state.history, NEWTON, loss),
         )
 
     def _init(self, start: Start) -> PortfolioState:
@@ -136,8 +141,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         space = start.space if start.space is not None else unbounded(x)
         start = start._replace(space=space)
         newton, strategy = self.quasi_newton._init(start), self.evolution._init(start)
-        width = (space.high - space.low).min(1).values.minimum(2 * space.radius)
-        sigma = (x.new_full((b,), self.config.sigma * start.scale)).minimum(0.2 * width)
+        sigma = _narrow(space, x.new_full((b,), self.config.sigma * start.scale))
         count = torch.zeros(b, dtype=torch.int64, device=x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon).to(x.device)
         # Where the budget does not pay for two sweeps, there is no gradient to follow.
@@ -152,12 +156,13 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             strategy=strategy._replace(sigma=sigma),
             active=torch.where(short, STRATEGY, NEWTON),
             turn=count,
-            spent=x.new_zeros((b, 2)),
+            spent=torch.zeros((b, 2), dtype=torch.int64, device=x.device),
             value=x.new_full((b, 2), torch.inf),
             point=x.unsqueeze(1).repeat(1, 2, 1),
-            marks=x.new_full((b, 2, 2, 2), torch.inf).index_fill(3, torch.tensor([0], device=x.device), 0.0),
+            history=begun(x[:, 0], 2),
             lowest=x.new_full((b,), torch.inf),
             sigma=sigma,
+            polishes=count,
             restarts=count,
             space=space,
         )
@@ -178,14 +183,17 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
     ) -> PortfolioState:
         values = values.detach().to(state.x.dtype)
         state = parted(state.active == NEWTON, self._newton, self._strategy, state, queries, values)
-        state = state._replace(key=state.key.next(), turn=state.turn + 1)
+        one = torch.nn.functional.one_hot(state.active, 2)
+        state = state._replace(key=state.key.next(), turn=state.turn + 1, spent=state.spent + one)
         state = self._recommended(state)
         whole = torch.where(state.active == NEWTON, _between(state.newton), state.turn >= self._turn(state))
         decided: PortfolioState = parted(whole, self._decided, lambda s: s, state)
         return decided
 
-    def _turn(self, state: PortfolioState) -> int:
-        return max(2, math.ceil((state.x.shape[1] + self.queries_per_step) / self.queries_per_step))
+    def _turn(self, state: PortfolioState) -> Tensor:
+        """Steps (B,) of a turn of the strategy: as many as a sweep takes, but no more than a thirtieth of the run."""
+        sweep = math.ceil((state.x.shape[1] + self.queries_per_step) / self.queries_per_step)
+        return (state.horizon // _TURNS).clamp(max=sweep).clamp(min=2)
 
     def _newton(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         newton = self.quasi_newton._tell(state.newton, queries, values, None)
@@ -220,25 +228,43 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _decided(self, state: PortfolioState) -> PortfolioState:
         """Whose turn is next."""
-        m = self.queries_per_step
-        left = (state.horizon - state.key.step.to(state.x.device)).clamp(min=0).to(state.x)
-        older = state.marks[:, :, 0]
-        slope = (older[..., 1] - state.value) / (state.spent - older[..., 0]).clamp(min=1)
-        hope = state.value - left.unsqueeze(1) * slope
-        # Everybody has some turns first; nothing is known of a run without two marks.
-        young = (state.spent < 3 * self._turn(state)) | ~older[..., 1].isfinite()
-        hope = torch.where(young, -torch.inf, hope).nan_to_num(nan=torch.inf)
-        newton, strategy = state.newton.ended, self._converged(state)
-        hope = torch.where(torch.stack((newton, strategy), 1), torch.inf, hope)
+        m, d = self.queries_per_step, state.x.shape[1]
+        history = parted(
+            state.active == NEWTON,
+            lambda s: marked(s.history, NEWTON, s.value[:, NEWTON]),
+            lambda s: marked(s.history, STRATEGY, s.value[:, STRATEGY]),
+            state,
+        )
+        state = state._replace(history=history, turn=torch.zeros_like(state.turn))
+        left = (state.horizon - state.key.step.to(state.x.device)).clamp(min=0)
+        single = state.newton.mode == FORWARD
+        sweep = torch.where(single, math.ceil((d + 1) / m), math.ceil(d / (m // 2))) + 1
+        turns = left.unsqueeze(1) / torch.stack((sweep, self._turn(state)), 1)
+        hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
+        own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
+        ended, settled = state.newton.ended, self._settled(state, hope[:, STRATEGY])
+        # From where the strategy has settled, quadratic convergence may lead on.
+        late = left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (d + m))
+        ready = (settled & (state.polishes < 1)) | (late & (state.polishes < 2))
+        polish = ready & (ended | (hope[:, NEWTON] > other)) & (other < own)
+        polish &= (state.noise <= 0) & (left * m > d + 2 * m)
+        stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * state.history.gain[:, STRATEGY])
+        done = self._converged(state) | (stuck & (state.noise <= 0))
+        anew = ended & done & ~polish
+        hope = torch.where(torch.stack((ended, done), 1), torch.inf, hope)
         active = torch.where(hope[:, NEWTON] <= hope[:, STRATEGY], NEWTON, STRATEGY)
-        late = left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (state.x.shape[1] + m))
-        better = state.value[:, STRATEGY] < state.value[:, NEWTON]
-        polish = newton & better & (strategy | late) & (state.noise <= 0) & (left * m > state.x.shape[1] + 2 * m)
-        anew = newton & strategy & ~polish
-        state = state._replace(active=torch.where(polish, NEWTON, active), turn=torch.zeros_like(state.turn))
+        active = torch.where(ended, STRATEGY, active)
+        state = state._replace(active=torch.where(polish, NEWTON, active))
         state = parted(polish, self._polished, lambda s: s, state)
-        begun: PortfolioState = parted(anew, self._anew, lambda s: s, state)
-        return begun
+        first = (state.active == STRATEGY) & (state.spent[:, STRATEGY] == 0)
+        state = parted(first, self._informed_sigma, lambda s: s, state)
+        begun_anew: PortfolioState = parted(anew, self._anew, lambda s: s, state)
+        return begun_anew
+
+    def _settled(self, state: PortfolioState, hope: Tensor) -> Tensor:
+        """Whether the strategy is about where it will end, (B,)."""
+        value = state.value[:, STRATEGY]
+        return (value - hope < _SETTLED * state.history.gain[:, STRATEGY]) & ~state.history.young[:, STRATEGY]
 
     def _converged(self, state: PortfolioState) -> Tensor:
         """Whether the strategy has nowhere to go, (B,)."""
@@ -246,11 +272,19 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         far = state.strategy.x.abs().amax(1).maximum(state.sigma)
         return size < 64 * torch.finfo(size.dtype).eps * far
 
+    def _informed_sigma(self, state: PortfolioState) -> PortfolioState:
+        """The strategy's first run is as wide as the way that the other has come, if that is more than it would be."""
+        way = (state.newton.x - state.strategy.x).square().mean(1).sqrt() / 2
+        sigma = _narrow(state.space, state.sigma.maximum(way))
+        return state._replace(sigma=sigma, strategy=state.strategy._replace(sigma=sigma))
+
     def _polished(self, state: PortfolioState) -> PortfolioState:
         """The quasi-Newton method goes on from the strategy's best point."""
         at, value = state.point[:, STRATEGY], state.value[:, STRATEGY]
         newton = self.quasi_newton.restarted(state.newton, at, value)
-        return _blank(state._replace(newton=newton, restarts=state.restarts + 1), NEWTON, at, value)
+        state = state._replace(newton=newton, polishes=state.polishes + 1)
+        state = _blank(state, NEWTON, at, value)
+        return state._replace(history=marked(state.history, NEWTON, value))
 
     def _anew(self, state: PortfolioState) -> PortfolioState:
         """The strategy begins again around the best point."""
@@ -259,7 +293,10 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         at = within(state.space, state.x + state.sigma.unsqueeze(1) * jump)
         strategy = self.evolution.restarted(state.strategy, at, state.sigma, 0.5)
         state = state._replace(
-            strategy=strategy, restarts=state.restarts + 1, active=torch.full_like(state.active, STRATEGY)
+            strategy=strategy,
+            restarts=state.restarts + 1,
+            polishes=torch.zeros_like(state.polishes),
+            active=torch.full_like(state.active, STRATEGY),
         )
         return _blank(state, STRATEGY, at, torch.full_like(state.lowest, torch.inf))
 
@@ -269,21 +306,19 @@ def _between(state: ZOLBFGSState) -> Tensor:
     return (state.done == 0) & ~state.searching
 
 
+def _narrow(space: Space, sigma: Tensor) -> Tensor:
+    """Standard deviations (B,) of at most a fifth of where points may lie."""
+    width = (space.high - space.low).min(1).values.minimum(2 * space.radius)
+    return sigma.minimum(0.2 * width)
+
+
 def _noted(state: PortfolioState, k: int, value: Tensor, point: Tensor) -> PortfolioState:
-    """The member's value and point, and marks of its run that lie at growing distances."""
-    values, points, spent, marks = state.value.clone(), state.point.clone(), state.spent.clone(), state.marks.clone()
+    """What a member has reached, and where."""
+    values, points = state.value.clone(), state.point.clone()
     values[:, k], points[:, k] = value, point
-    spent[:, k] += 1
-    later = spent[:, k] >= 1.5 * marks[:, k, 1, 0] + 1
-    now = torch.stack((spent[:, k], value), 1)
-    marks[:, k, 0] = torch.where(later.unsqueeze(1), marks[:, k, 1], marks[:, k, 0])
-    marks[:, k, 1] = torch.where(later.unsqueeze(1), now, marks[:, k, 1])
-    return state._replace(value=values, point=points, spent=spent, marks=marks)
+    return state._replace(value=values, point=points)
 
 
 def _blank(state: PortfolioState, k: int, at: Tensor, value: Tensor) -> PortfolioState:
     """A new run of a member."""
-    values, points, spent, marks = state.value.clone(), state.point.clone(), state.spent.clone(), state.marks.clone()
-    values[:, k], points[:, k], spent[:, k] = value, at, 0.0
-    marks[:, k, :, 0], marks[:, k, :, 1] = 0.0, torch.inf
-    return state._replace(value=values, point=points, spent=spent, marks=marks)
+    return _noted(state._replace(history=blank(state.history, k)), k, value, at)

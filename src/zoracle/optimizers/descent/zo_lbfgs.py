@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoracle.estimators import combine
-from zoracle.keyed import signs
 from zoracle.optimizers.base import Config, Count, Optimizer, Start
 from zoracle.optimizers.descent.quasi_newton import parabola, two_loop, vertex
+from zoracle.optimizers.descent.sweep import CENTRAL, DENSE, FORWARD, ZOLBFGSState, begun, measured, sweep_points
 from zoracle.optimizers.search.feasible import reflected, unbounded, within
 from zoracle.state import parted
-from zoracle.types import Key, Queries, Space
+from zoracle.types import Queries
 
-FORWARD, CENTRAL, DENSE = 0, 1, 2
 _TINY = 1e-37  # a float32 that is not zero
 _COARSE = 1e-5  # noise, in units of f, from which on slopes are taken along dense directions
 _SHRINK, _GROW = 0.25, 4.0
+_FAR = 16.0  # growth where it is known how fast f rises
 _CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
 _SIGNIFICANT = 4.0  # how many times its noise the energy of a gradient has to be for a line search
 
@@ -37,62 +35,6 @@ class ZOLBFGSConfig(Config, frozen=True, kw_only=True):
     num_directions: int = 20
     mu: float | None = None
     memory: Count = 10
-
-
-class ZOLBFGSState(NamedTuple):
-    """State."""
-
-    x: Tensor
-    key: Key
-    mu: Tensor
-    """(B,) distance of a difference, a coordinate."""
-    scale: Tensor
-    """(B,) typical size of a coordinate."""
-    noise: Tensor
-    """(B,) standard deviation of f; 0 where only rounding is known of."""
-    first: Tensor
-    """(B,) f where the run began; NaN as long as it is unknown."""
-    loss: Tensor
-    """(B,) f at x, NaN where unknown; under noise an estimate."""
-    mode: Tensor
-    """(B,) int64: forward differences along coordinates, central ones, or central ones along dense directions."""
-    searching: Tensor
-    """(B,) bool: the next step is a line search, and no part of a sweep."""
-    base: Tensor
-    """(B,) int64: 1 where the sweep has to evaluate x first."""
-    done: Tensor
-    """(B,) int64: how much of the sweep is done."""
-    sums: Tensor
-    """(B, d) sum of differences times displacements."""
-    weights: Tensor
-    """(B, d) sum of squared displacements."""
-    odd: Tensor
-    """(B,) sum of the squared differences of pairs."""
-    even: Tensor
-    """(B,) sum of the means of pairs."""
-    pairs: Tensor
-    """(B,) how many pairs these are."""
-    gradient: Tensor
-    """(B, d) at ``origin``."""
-    origin: Tensor
-    """(B, d) where the last sweep was made."""
-    swept: Tensor
-    """(B,) bool: there was one."""
-    steps: Tensor
-    """(B, K, d) the last steps, the newest last."""
-    changes: Tensor
-    """(B, K, d) what the gradient changed by over them; zero where there is no pair."""
-    direction: Tensor
-    """(B, d) of the line search."""
-    length: Tensor
-    """(B,) what its steps are multiplied by."""
-    tries: Tensor
-    """(B,) int64: line searches along it."""
-    calm: Tensor
-    """(B,) int64: sweeps in a row that told nothing but noise."""
-    ended: Tensor
-    """(B,) bool: nothing lower was found."""
-    space: Space
 
 
 class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
@@ -151,6 +93,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
             odd=zero,
             even=zero,
             pairs=zero,
+            bend=zero,
             gradient=torch.zeros_like(x),
             origin=x.clone(),
             swept=no,
@@ -169,7 +112,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         count, no = torch.zeros_like(state.mode), state.ended & False
         mode = torch.where(state.mode == DENSE, DENSE, CENTRAL if 2 * x.shape[1] <= self.queries_per_step else FORWARD)
         blank = torch.zeros_like(x)
-        return _sweep(
+        return begun(
             state._replace(
                 x=x,
                 loss=loss,
@@ -201,7 +144,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         )
 
     def _ask(self, state: ZOLBFGSState) -> Queries:
-        points = parted(state.searching, self._line, self._slopes, state)
+        points = parted(state.searching, self._line, lambda s: sweep_points(s, self.queries_per_step), state)
         return Queries(points, points[:, :0])
 
     def _tell(self, state: ZOLBFGSState, queries: Queries, values: Tensor, gradients: Tensor | None) -> ZOLBFGSState:
@@ -209,90 +152,10 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         after = parted(state.searching, self._searched, self._measured, state, queries.points, values)
         return after._replace(key=state.key.next())  # type: ignore[no-any-return]
 
-    # A sweep.
-
-    def _slopes(self, state: ZOLBFGSState) -> Tensor:
-        """The next points (B, m, d) of a sweep."""
-        made: Tensor = parted(state.mode == FORWARD, self._single, self._mirrored, state)
-        return made
-
-    def _single(self, state: ZOLBFGSState) -> Tensor:
-        m, d = self.queries_per_step, state.x.shape[1]
-        at = state.done.unsqueeze(1) + torch.arange(m, device=state.x.device) - state.base.unsqueeze(1)
-        real = (at >= 0) & (at < d)
-        at = at.clamp(0, d - 1)
-        x, high = state.x.gather(1, at), state.space.high.gather(1, at)
-        # Numbers that are far from zero are farther apart.
-        h = torch.maximum(state.mu.unsqueeze(1), 8 * torch.finfo(x.dtype).eps * x.abs())
-        h = torch.where(x + h > high, -h, h)
-        points = state.x.unsqueeze(1).repeat(1, m, 1)
-        return points.scatter_(2, at.unsqueeze(2), torch.where(real, x + h, x).unsqueeze(2))
-
-    def _mirrored(self, state: ZOLBFGSState) -> Tensor:
-        m, d = self.queries_per_step, state.x.shape[1]
-        k = state.done.unsqueeze(1) + torch.arange(m // 2, device=state.x.device)
-        inside = (k < d).unsqueeze(2)
-        dense = (state.mode == DENSE)[:, None, None]
-        j = torch.arange(d, device=state.x.device)
-        u = torch.where(inside & ~dense, (j == k.unsqueeze(2)).to(state.x.dtype), 0.0)
-        if bool(dense.any()):
-            turn = (math.pi / d) * (k.unsqueeze(2).to(state.x.dtype) * (j + 0.5))
-            wave = torch.where((k == 0).unsqueeze(2), 1.0, math.sqrt(2) * turn.cos())
-            sweep = state.key._replace(step=state.key.step - (state.done // (m // 2)).cpu())
-            sign = signs(sweep, d, dtype=state.x.dtype).to(state.x.device)
-            u = torch.where(inside & dense, wave * sign.unsqueeze(1), u)
-        away = state.mu[:, None, None] * u
-        x = state.x.unsqueeze(1)
-        sides = [
-            torch.minimum(torch.maximum(side, state.space.low.unsqueeze(1)), state.space.high.unsqueeze(1))
-            for side in (x + away, x - away)
-        ]
-        points = torch.stack(sides, 2).flatten(1, 2)
-        points = reflected(state.space, points)
-        return torch.cat((points, x), 1) if m % 2 else points
-
     def _measured(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
         """The sweep with what these points say; a finished one sets out on a line search."""
-        m, d = self.queries_per_step, state.x.shape[1]
-        forward = state.mode == FORWARD
-        new = (state.base == 1) & (state.done == 0) & forward
-        loss = torch.where(new, values[:, 0], state.loss)
-        if m % 2:
-            loss = torch.where(~forward & loss.isnan(), values[:, -1], loss)
-        even = state.even
-        odd, pairs = state.odd, state.pairs
-        if bool(forward.all()):
-            v, o = points - state.x.unsqueeze(1), values - loss.unsqueeze(1)
-        else:
-            half = m // 2
-            near, far = points[:, 0 : 2 * half : 2], points[:, 1 : 2 * half : 2]
-            up, down = values[:, 0 : 2 * half : 2], values[:, 1 : 2 * half : 2]
-            v, o = (near - far) / 2, (up - down) / 2
-            if bool(forward.any()):
-                pad = m - half
-                v = torch.cat((v, v.new_zeros((len(v), pad, d))), 1)
-                o = torch.cat((o, o.new_zeros((len(o), pad))), 1)
-                v = torch.where(forward[:, None, None], points - state.x.unsqueeze(1), v)
-                o = torch.where(forward.unsqueeze(1), values - loss.unsqueeze(1), o)
-            real = (state.done.unsqueeze(1) + torch.arange(half, device=v.device) < d) & up.isfinite() & down.isfinite()
-            real = real & ~forward.unsqueeze(1)
-            odd = odd + torch.where(real, (up - down) / 2, 0.0).square().sum(1)
-            even = even + torch.where(real, (up + down) / 2, 0.0).sum(1)
-            pairs = pairs + real.sum(1)
-        known = o.isfinite()
-        o, v = torch.where(known, o, 0.0), torch.where(known.unsqueeze(2), v, 0.0)
-        total = torch.where(forward, d + state.base, d)
-        after = state._replace(
-            loss=loss,
-            first=torch.where(state.first.isnan(), loss, state.first),
-            sums=state.sums + combine(o, v),
-            weights=state.weights + v.square().sum(1),
-            done=state.done + torch.where(forward, m, m // 2),
-            odd=odd,
-            even=even,
-            pairs=pairs,
-        )
-        return parted(after.done >= total, self._set_out, lambda s: s, after)  # type: ignore[no-any-return]
+        after, whole = measured(state, points, values)
+        return parted(whole, self._set_out, lambda s: s, after)  # type: ignore[no-any-return]
 
     def _set_out(self, state: ZOLBFGSState) -> ZOLBFGSState:
         """From a finished sweep to the line search."""
@@ -315,10 +178,12 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         slope = torch.where(out, 0.0, gradient)
         mean = state.even / state.pairs.clamp(min=1)
         loss = torch.where(state.loss.isnan(), mean, state.loss)
+        length = state.weights.sum(1) / state.pairs.clamp(min=1)
+        # After a step that no line search has measured, the mean of all pairs tells f, less what they are bent by.
+        loss = torch.where((state.calm > 0) & dense, mean - state.bend * length, loss)
         rise = mean - loss
         # Of a pair u apart the mean is higher by u^T H u / 2: the curvature where no step has told it yet.
         bent = rise > torch.maximum(state.noise * (2 / state.pairs.clamp(min=1)).sqrt(), 1e-9 * loss.abs())
-        length = state.weights.sum(1) / state.pairs.clamp(min=1)
         newton = torch.where(
             dense & bent, length / (2 * rise.clamp(min=_TINY)), 0.1 * state.scale / _rms(slope).clamp(min=_TINY)
         )
@@ -349,13 +214,14 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
             steps=torch.where(bad[:, None, None], 0.0, steps),
             changes=torch.where(bad[:, None, None], 0.0, changes),
             direction=direction,
+            bend=torch.where(dense, rise / length.clamp(min=_TINY), state.bend),
             length=torch.ones_like(loss),
             tries=torch.where(has, 0, 1),
             searching=~quiet,
             calm=calm,
             mu=mu,
         )
-        return parted(quiet, lambda s, x: _sweep(s._replace(x=x)), lambda s, x: s, after, moved)  # type: ignore[no-any-return]
+        return parted(quiet, lambda s, x: begun(s._replace(x=x)), lambda s, x: s, after, moved)  # type: ignore[no-any-return]
 
     def _distance(self, state: ZOLBFGSState, loss: Tensor, rise: Tensor) -> Tensor:
         """The distance (B,) of the next dense pairs."""
@@ -363,7 +229,8 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         signal = (state.odd / state.pairs.clamp(min=1) - noise.square()).clamp(min=0).sqrt()
         wanted = _CLEAR * noise / signal.clamp(min=_TINY)
         allowed = torch.maximum(state.first - loss, 10 * state.noise) / rise.clamp(min=_TINY)
-        change = torch.minimum(wanted, allowed.sqrt()).nan_to_num(nan=1.0).clamp(_SHRINK, _GROW)
+        most = torch.where(rise > 10 * noise * (2 / state.pairs.clamp(min=1)).sqrt(), _FAR, _GROW)
+        change = torch.minimum(wanted, allowed.sqrt()).nan_to_num(nan=1.0).clamp(min=_SHRINK).minimum(most)
         return torch.minimum(state.mu * change, state.scale)
 
     # A line search.
@@ -426,7 +293,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
             changes=torch.where(forget[:, None, None], 0.0, state.changes),
             swept=state.swept & ~stuck,
         )
-        return parted(on.searching, lambda s: s, _sweep, on)  # type: ignore[no-any-return]
+        return parted(on.searching, lambda s: s, begun, on)  # type: ignore[no-any-return]
 
     def _wider(self, state: ZOLBFGSState) -> Tensor:
         eps = torch.finfo(state.x.dtype).eps
@@ -441,22 +308,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         best = (low * unit.squeeze(1)).unsqueeze(1)
         x = within(state.space, state.x + best * state.direction)
         loss = torch.where(fit.isfinite(), fit, state.loss)
-        return _sweep(state._replace(x=torch.where(fit.isfinite().unsqueeze(1), x, state.x), loss=loss))
-
-
-def _sweep(state: ZOLBFGSState) -> ZOLBFGSState:
-    """A new sweep at x."""
-    blank, zero = torch.zeros_like(state.x), torch.zeros_like(state.odd)
-    return state._replace(
-        searching=state.searching & False,
-        base=state.loss.isnan().to(torch.int64),
-        done=torch.zeros_like(state.done),
-        sums=blank,
-        weights=blank,
-        odd=zero,
-        even=zero,
-        pairs=zero,
-    )
+        return begun(state._replace(x=torch.where(fit.isfinite().unsqueeze(1), x, state.x), loss=loss))
 
 
 def _norm(v: Tensor) -> Tensor:
