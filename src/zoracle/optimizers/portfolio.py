@@ -24,9 +24,9 @@ from zoracle.keyed import normal
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start
 from zoracle.optimizers.descent.sweep import FORWARD, ZOLBFGSState
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
-from zoracle.optimizers.forecast import History, begun, blank, forecast, marked
+from zoracle.optimizers.forecast import FEWEST, History, begun, blank, forecast, marked
 from zoracle.optimizers.search.feasible import unbounded, within
-from zoracle.optimizers.search.ma_es import MAES, MAESState
+from zoracle.optimizers.search.ma_es import MAES, MAESState, recombination
 from zoracle.state import parted
 from zoracle.types import Key, Queries, Space
 
@@ -35,6 +35,9 @@ _JUMP = 7  # stream of the draws that restarts are displaced by
 _TURNS = 30  # the strategy has at least so many turns
 _SETTLED, _LITTLE = 1e-3, 1e-9  # shares of what a run has gained that are little
 _LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
+_LUCK = 0.8  # standard deviations that the mean of the better half of pure noise is below zero
+_PATIENT = 8  # marks without a gain that stands out from the noise before the strategy has settled
+_SHARE = 1 / 8  # of the steps that a member has at least under noise, which values foretell little in
 _FORGET = 0.1  # rate of the strategy's running mean under noise
 
 
@@ -211,7 +214,10 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         low, at = values.nan_to_num(nan=torch.inf).min(1)
         old = state.value[:, STRATEGY]
         noisy = state.noise > 0
-        mean = values.nanmean(1).nan_to_num(nan=torch.inf)
+        # The mean of the better half, and what it is too low by where all differences are noise.
+        weights, _ = recombination(values)
+        mean = torch.where(weights > 0, weights * values, 0.0).sum(1) + _LUCK * state.noise
+        mean = torch.where(weights.sum(1) > 0, mean, values.nanmean(1).nan_to_num(nan=torch.inf))
         kept = torch.where(old.isfinite(), old + _FORGET * (mean - old), mean)
         value = torch.where(noisy, kept, low.minimum(old))
         rows = torch.arange(len(at), device=at.device)
@@ -242,18 +248,21 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         turns = left.unsqueeze(1) / torch.stack((sweep, self._turn(state)), 1)
         hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
         own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
+        noisy, error = state.noise > 0, 2 * state.noise / math.sqrt(m)
         ended, settled = state.newton.ended, self._settled(state, hope[:, STRATEGY])
         # From where the strategy has settled, quadratic convergence may lead on.
         late = left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (d + m))
-        ready = (settled & (state.polishes < 1)) | (late & (state.polishes < 2))
-        polish = ready & (ended | (hope[:, NEWTON] > other)) & (other < own)
-        polish &= (state.noise <= 0) & (left * m > d + 2 * m)
+        ready = (settled & (state.polishes < 1)) | (late & (state.polishes < 2) & ~noisy)
+        polish = ready & (ended | (hope[:, NEWTON] > other)) & (other < own - error) & (left * m > d + 2 * m)
         stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * state.history.gain[:, STRATEGY])
-        done = self._converged(state) | (stuck & (state.noise <= 0))
-        anew = ended & done & ~polish
+        done = self._converged(state) | torch.where(noisy, settled, stuck)
+        anew = (ended | noisy) & done & ~polish
         hope = torch.where(torch.stack((ended, done), 1), torch.inf, hope)
         active = torch.where(hope[:, NEWTON] <= hope[:, STRATEGY], NEWTON, STRATEGY)
         active = torch.where(ended, STRATEGY, active)
+        few = state.spent < _SHARE * state.spent.sum(1, keepdim=True)
+        due = few.any(1) & (state.noise > 0) & ~ended & ~done & ~state.history.young.any(1)
+        active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
         state = state._replace(active=torch.where(polish, NEWTON, active))
         state = parted(polish, self._polished, lambda s: s, state)
         first = (state.active == STRATEGY) & (state.spent[:, STRATEGY] == 0)
@@ -264,7 +273,9 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
     def _settled(self, state: PortfolioState, hope: Tensor) -> Tensor:
         """Whether the strategy is about where it will end, (B,)."""
         value = state.value[:, STRATEGY]
-        return (value - hope < _SETTLED * state.history.gain[:, STRATEGY]) & ~state.history.young[:, STRATEGY]
+        few = torch.where(state.noise > 0, _PATIENT, FEWEST)
+        known = state.history.marks[:, STRATEGY] >= few
+        return known & (value - hope <= _SETTLED * state.history.gain[:, STRATEGY])
 
     def _converged(self, state: PortfolioState) -> Tensor:
         """Whether the strategy has nowhere to go, (B,)."""

@@ -39,7 +39,7 @@ def test_pairs_that_vanish_in_float32_make_no_nan() -> None:
 def test_a_parabola_is_found_again_and_its_end_where_it_has_no_minimum_within() -> None:
     t = torch.linspace(0.2, 1, 5, dtype=torch.float64).expand(3, 5)
     values = torch.stack((2 + (t[0] - 0.4).square(), 3 - t[1], 1 + t[2]))
-    low, where = parabola(t, values)
+    low, where, start = parabola(t, values)
     torch.testing.assert_close(where, torch.tensor([0.4, 1.0, 0.0], dtype=torch.float64), atol=1e-6, rtol=0)
     torch.testing.assert_close(low, torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64), atol=1e-6, rtol=0)
     values[0, :2] = torch.nan

@@ -8,8 +8,8 @@ from torch import Tensor
 _TINY = 1e-37  # a float32 that is not zero
 
 
-def parabola(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares by a + b t + c t^2 over (0, 1]: the lowest value of the fit and where it is, (B,) each.
+def parabola(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least squares by a + b t + c t^2 over [0, 1]: the lowest value of the fit, where it is, and a, (B,) each.
 
     Where the parabola has no minimum within, the end that is lower; NaN where too few values are known.
     """
@@ -22,7 +22,7 @@ def parabola(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     inner = torch.where(c > 0, (-b / (2 * c.clamp(min=_TINY))).clamp(0, 1), torch.where(b + c < 0, 1.0, 0.0))
     low = a + b * inner + c * inner.square()
     enough = known.sum(1) >= 4
-    return torch.where(enough, low, torch.nan).to(values.dtype), inner.to(values.dtype)
+    return torch.where(enough, low, torch.nan).to(values.dtype), inner.to(values.dtype), a.to(values.dtype)
 
 
 def vertex(t: Tensor, values: Tensor) -> Tensor:

@@ -52,6 +52,18 @@ class ZOLBFGSState(NamedTuple):
     """(B,) how many pairs these are."""
     bend: Tensor
     """(B,) by how much the mean of a dense pair is higher than f between, over its squared length; 0 where unknown."""
+    bent: Tensor
+    """(B,) that squared length."""
+    earlier: Tensor
+    """(B, d) ``sums`` of the sweeps before this one that told nothing but noise."""
+    heavier: Tensor
+    """(B, d) their ``weights``."""
+    centre: Tensor
+    """(B, d) the mean of where they were made, by weight."""
+    floor: Tensor
+    """(B,) the least distance of dense pairs: slopes over less have led nowhere."""
+    ceiling: Tensor
+    """(B,) the largest: over more f is no quadratic."""
     gradient: Tensor
     """(B, d) at ``origin``."""
     origin: Tensor
@@ -177,3 +189,9 @@ def measured(state: ZOLBFGSState, points: Tensor, values: Tensor) -> tuple[ZOLBF
         pairs=pairs,
     )
     return after, after.done >= total
+
+
+def norm(v: Tensor) -> Tensor:
+    """Euclidean length of rows (B, d), (B,)."""
+    made: Tensor = torch.linalg.vector_norm(v, dim=1)
+    return made

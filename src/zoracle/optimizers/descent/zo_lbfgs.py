@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from zoracle.optimizers.base import Config, Count, Optimizer, Start
+from zoracle.optimizers.descent.distance import curved, next_distance, rms, searched
 from zoracle.optimizers.descent.quasi_newton import parabola, two_loop, vertex
-from zoracle.optimizers.descent.sweep import CENTRAL, DENSE, FORWARD, ZOLBFGSState, begun, measured, sweep_points
+from zoracle.optimizers.descent.sweep import CENTRAL, DENSE, FORWARD, ZOLBFGSState, begun, measured, norm, sweep_points
 from zoracle.optimizers.search.feasible import reflected, unbounded, within
 from zoracle.state import parted
 from zoracle.types import Queries
 
 _TINY = 1e-37  # a float32 that is not zero
 _COARSE = 1e-5  # noise, in units of f, from which on slopes are taken along dense directions
-_SHRINK, _GROW = 0.25, 4.0
-_FAR = 16.0  # growth where it is known how fast f rises
-_CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
+_LOOK = 4  # steps without a line search after which f is measured
 _SIGNIFICANT = 4.0  # how many times its noise the energy of a gradient has to be for a line search
 
 
@@ -94,6 +93,12 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
             even=zero,
             pairs=zero,
             bend=zero,
+            bent=zero,
+            earlier=torch.zeros_like(x),
+            heavier=torch.zeros_like(x),
+            centre=x.clone(),
+            floor=zero,
+            ceiling=zero + torch.inf,
             gradient=torch.zeros_like(x),
             origin=x.clone(),
             swept=no,
@@ -112,7 +117,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         count, no = torch.zeros_like(state.mode), state.ended & False
         mode = torch.where(state.mode == DENSE, DENSE, CENTRAL if 2 * x.shape[1] <= self.queries_per_step else FORWARD)
         blank = torch.zeros_like(x)
-        return begun(
+        fresh = begun(
             state._replace(
                 x=x,
                 loss=loss,
@@ -122,12 +127,19 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
                 steps=torch.zeros_like(state.steps),
                 changes=torch.zeros_like(state.changes),
                 gradient=blank,
+                earlier=blank,
+                heavier=blank,
+                floor=torch.zeros_like(loss),
+                ceiling=torch.full_like(loss, torch.inf),
                 length=torch.ones_like(loss),
                 tries=count,
                 calm=count,
                 ended=no,
             )
         )
+        # Under noise f is measured first: how long the first step is depends on it.
+        noisy = mode == DENSE
+        return fresh._replace(searching=noisy, direction=torch.where(noisy.unsqueeze(1), 0.0, state.direction))
 
     def informed(self, state: ZOLBFGSState, noise: Tensor, mu: Tensor, loss: Tensor) -> ZOLBFGSState:
         """The state that knows the noise, the distance that stands out from it, and f at the start, (B,) each."""
@@ -159,14 +171,18 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
 
     def _set_out(self, state: ZOLBFGSState) -> ZOLBFGSState:
         """From a finished sweep to the line search."""
-        gradient = torch.where(state.weights > 0, state.sums / state.weights.clamp(min=_TINY), 0.0)
         dense = state.mode == DENSE
-        spread = state.noise.unsqueeze(1) / (2 * state.weights).clamp(min=_TINY).sqrt()
+        sums, weights = state.earlier + state.sums, state.heavier + state.weights
+        part = (state.weights.sum(1) / weights.sum(1).clamp(min=_TINY)).unsqueeze(1)
+        # Slopes of a quadratic are linear: their mean over several sweeps is the slope at the mean of these.
+        x = torch.where(dense.unsqueeze(1), state.centre + part * (state.x - state.centre), state.x)
+        gradient = torch.where(weights > 0, sums / weights.clamp(min=_TINY), 0.0)
+        spread = state.noise.unsqueeze(1) / (2 * weights).clamp(min=_TINY).sqrt()
         spread = torch.where((state.mode == FORWARD).unsqueeze(1), 2 * spread, spread)
-        step, change = state.x - state.origin, gradient - state.gradient
+        step, change = x - state.origin, gradient - state.gradient
         curve = (step * change).sum(1)
-        least = 1e-10 * _norm(step) * _norm(change) + 3 * math.sqrt(2) * _rms(spread) * _norm(step)
-        keep = state.swept & (curve > least) & (_norm(step) > 0)
+        least = 1e-10 * norm(step) * norm(change) + 3 * math.sqrt(2) * rms(spread) * norm(step)
+        keep = state.swept & (curve > least) & (norm(step) > 0)
         steps = torch.where(keep[:, None, None], torch.cat((state.steps[:, 1:], step.unsqueeze(1)), 1), state.steps)
         changes = torch.where(
             keep[:, None, None], torch.cat((state.changes[:, 1:], change.unsqueeze(1)), 1), state.changes
@@ -174,18 +190,16 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         if not self.config.memory:
             steps, changes = state.steps, state.changes
         has = (changes[:, -1].square().sum(1) > 0) if self.config.memory else keep & False
-        out = ((state.x <= state.space.low) & (gradient > 0)) | ((state.x >= state.space.high) & (gradient < 0))
+        out = ((x <= state.space.low) & (gradient > 0)) | ((x >= state.space.high) & (gradient < 0))
         slope = torch.where(out, 0.0, gradient)
         mean = state.even / state.pairs.clamp(min=1)
         loss = torch.where(state.loss.isnan(), mean, state.loss)
         length = state.weights.sum(1) / state.pairs.clamp(min=1)
-        # After a step that no line search has measured, the mean of all pairs tells f, less what they are bent by.
-        loss = torch.where((state.calm > 0) & dense, mean - state.bend * length, loss)
         rise = mean - loss
         # Of a pair u apart the mean is higher by u^T H u / 2: the curvature where no step has told it yet.
         bent = rise > torch.maximum(state.noise * (2 / state.pairs.clamp(min=1)).sqrt(), 1e-9 * loss.abs())
         newton = torch.where(
-            dense & bent, length / (2 * rise.clamp(min=_TINY)), 0.1 * state.scale / _rms(slope).clamp(min=_TINY)
+            dense & bent, length / (2 * rise.clamp(min=_TINY)), 0.1 * state.scale / rms(slope).clamp(min=_TINY)
         )
         along = two_loop(slope, steps, changes, newton, has)
         along = torch.where(out, 0.0, along)
@@ -198,40 +212,40 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         gain = -(direction * slope).sum(1)
         eta = direction.square().sum(1) / gain.clamp(min=_TINY)
         error = eta * torch.where(out, 0.0, spread).square().sum(1)
-        told = (gain > _SIGNIFICANT * error) & (gain > 4 * state.noise)
-        calm = torch.where(told | ~dense, 0, state.calm + 1)
-        quiet = dense & ~told
-        # The share of a step that is no noise, as far as its energy tells; the k-th of a row counts for 1 / (k + 1).
-        share = (1 - error / gain.clamp(min=_TINY) + math.sqrt(2 / state.x.shape[1])).clamp(min=0)
-        share = share.minimum(1 / (calm + 1).clamp(min=2))
-        moved = within(state.space, state.x + share.unsqueeze(1) * direction)
-        mu = torch.where(dense, self._distance(state, loss, rise), state.mu)
+        told = ~dense | (gain > _SIGNIFICANT * error)
+        # A gain that single values would not show is taken without looking.
+        search = told & (~dense | (gain > 4 * state.noise))
+        quiet = ~told
+        calm = torch.where(search, 0, state.calm + 1)
+        # The share of a step that is no noise, as far as its energy tells (James and Stein).
+        share = (1 - error / gain.clamp(min=_TINY) + math.sqrt(2 / x.shape[1])).clamp(0, 1)
+        moved = within(state.space, x + share.unsqueeze(1) * direction)
+        state = state._replace(loss=loss)
+        state = parted(dense & (state.calm == 0), curved, lambda s, *_: s, state, rise, length)
+        mu = torch.where(dense, next_distance(state, loss, rise), state.mu)
+        row = quiet.unsqueeze(1)
+        # Now and then f is measured where the run has come to without line searches.
+        look = ~search & (calm % _LOOK == 0)
         after = state._replace(
-            gradient=gradient,
-            loss=loss,
-            origin=state.x,
-            swept=state.swept | True,
-            steps=torch.where(bad[:, None, None], 0.0, steps),
-            changes=torch.where(bad[:, None, None], 0.0, changes),
-            direction=direction,
-            bend=torch.where(dense, rise / length.clamp(min=_TINY), state.bend),
+            x=x,
+            gradient=torch.where(row, state.gradient, gradient),
+            origin=torch.where(row, state.origin, x),
+            swept=state.swept | ~quiet,
+            # The pair of a sweep that is not the last of its row is for its own step only.
+            steps=torch.where(row.unsqueeze(2), state.steps, torch.where(bad[:, None, None], 0.0, steps)),
+            changes=torch.where(row.unsqueeze(2), state.changes, torch.where(bad[:, None, None], 0.0, changes)),
+            direction=torch.where(search.unsqueeze(1), direction, 0.0),
+            earlier=torch.where(row, sums, 0.0),
+            heavier=torch.where(row, weights, 0.0),
+            centre=x,
             length=torch.ones_like(loss),
             tries=torch.where(has, 0, 1),
-            searching=~quiet,
+            searching=search | look,
             calm=calm,
             mu=mu,
         )
-        return parted(quiet, lambda s, x: begun(s._replace(x=x)), lambda s, x: s, after, moved)  # type: ignore[no-any-return]
-
-    def _distance(self, state: ZOLBFGSState, loss: Tensor, rise: Tensor) -> Tensor:
-        """The distance (B,) of the next dense pairs."""
-        noise = state.noise / math.sqrt(2)
-        signal = (state.odd / state.pairs.clamp(min=1) - noise.square()).clamp(min=0).sqrt()
-        wanted = _CLEAR * noise / signal.clamp(min=_TINY)
-        allowed = torch.maximum(state.first - loss, 10 * state.noise) / rise.clamp(min=_TINY)
-        most = torch.where(rise > 10 * noise * (2 / state.pairs.clamp(min=1)).sqrt(), _FAR, _GROW)
-        change = torch.minimum(wanted, allowed.sqrt()).nan_to_num(nan=1.0).clamp(min=_SHRINK).minimum(most)
-        return torch.minimum(state.mu * change, state.scale)
+        after = after._replace(x=torch.where(search.unsqueeze(1), x, moved))
+        return parted(after.searching, lambda s: s, begun, after)  # type: ignore[no-any-return]
 
     # A line search.
 
@@ -247,7 +261,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         a = torch.arange(m, device=state.x.device, dtype=state.x.dtype)
         ratio = torch.where(state.tries == 0, 1.5 if m > 10 else 2.0, 4.0).to(state.x.dtype).unsqueeze(1)
         t = state.length.unsqueeze(1) * ratio ** (a - (m - 1 - m // 4))
-        return torch.where((state.mode == DENSE).unsqueeze(1), state.length.unsqueeze(1) * 2 * (a + 1) / m, t)
+        return torch.where((state.mode == DENSE).unsqueeze(1), state.length.unsqueeze(1) * 2 * a / (m - 1), t)
 
     def _searched(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
         return parted(state.mode == DENSE, self._fitted, self._lowest, state, points, values)  # type: ignore[no-any-return]
@@ -304,17 +318,18 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         """Under noise: on to the lowest point of a parabola."""
         t = self._lengths(state)
         unit = t[:, -1:]
-        fit, low = parabola(t / unit, values)
-        best = (low * unit.squeeze(1)).unsqueeze(1)
-        x = within(state.space, state.x + best * state.direction)
-        loss = torch.where(fit.isfinite(), fit, state.loss)
-        return begun(state._replace(x=torch.where(fit.isfinite().unsqueeze(1), x, state.x), loss=loss))
-
-
-def _norm(v: Tensor) -> Tensor:
-    made: Tensor = torch.linalg.vector_norm(v, dim=1)
-    return made
-
-
-def _rms(v: Tensor) -> Tensor:
-    return _norm(v) / math.sqrt(v.shape[1])
+        fit, low, began = parabola(t / unit, values)
+        x = within(state.space, state.x + (low * unit.squeeze(1)).unsqueeze(1) * state.direction)
+        # A parabola that ends far below all values fits none of them: then the lowest of these, which is luck in part.
+        value, at = values.nan_to_num(nan=torch.inf).min(1)
+        poor = fit < value - state.noise
+        loss = torch.where(poor, value + state.noise, fit)
+        x = torch.where(poor.unsqueeze(1), points[torch.arange(len(at), device=at.device), at], x)
+        began = torch.where(poor, values[:, 0], began)
+        # All points are x where f was to be measured only.
+        still = ~(state.direction != 0).any(1) | ~fit.isfinite()
+        mean = values.nanmean(1)
+        loss = torch.where(still, torch.where(mean.isfinite(), mean, state.loss), loss)
+        x = torch.where(still.unsqueeze(1), state.x, x)
+        state = searched(state, began - loss, ~still)
+        return begun(state._replace(x=x, loss=loss))
