@@ -42,6 +42,7 @@ def test_a_parabola_is_found_again_and_its_end_where_it_has_no_minimum_within() 
     low, where, start = parabola(t, values)
     torch.testing.assert_close(where, torch.tensor([0.4, 1.0, 0.0], dtype=torch.float64), atol=1e-6, rtol=0)
     torch.testing.assert_close(low, torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(start, torch.tensor([2.16, 3.0, 1.0], dtype=torch.float64), atol=1e-6, rtol=0)
     values[0, :2] = torch.nan
     assert parabola(t, values)[0].isnan().tolist() == [True, False, False]
 
