@@ -115,9 +115,16 @@ def test_the_output_is_found_or_named(path):
     with pytest.raises(InputError, match=r"has no output 'no'; it has scores tensor\(float\) \('N', 3\)"):
         OnnxModel(path, output="no")
 
+    onnx_models.linear(path, weight, outputs=[labels, scores], extra=[label])
+    by_labels = OnnxModel(path, outputs="labels")
+    assert by_labels.wanted == ("label",)
     onnx_models.linear(path, weight, outputs=[labels], extra=[label])
+    only = OnnxModel(path)
+    assert only.outputs == "labels", "there are no scores, and no query is needed to know"
+    for box in (by_labels, only):
+        assert box(images()).flatten().tolist() == expected.argmax(1).tolist()
     with pytest.raises(InputError, match=r"has 0 outputs of scores .* it takes logits, probabilities"):
-        OnnxModel(path)
+        OnnxModel(path, outputs="logits")
 
 
 def test_the_k_best_only(path):

@@ -23,6 +23,10 @@ def classify(x):
     return np.asarray(x).reshape(len(x), -1) @ WEIGHTS
 
 
+def label(x):
+    return classify(x).argmax(1)
+
+
 def nervous(x):
     "What another answer every time: whoever is near a border is on either side."
     scores = classify(x)
@@ -139,6 +143,29 @@ def test_successes_are_asked_about_once_more_and_a_nervous_target_is_told(house,
     run(*argv, "--no-verify", "--out", "without")
     assert "verify" not in json.loads(Path("without/queries.json").read_text())
     assert sum(house.COUNT) == before - broken.sum()
+
+
+def test_a_target_that_tells_labels_only_is_attacked_by_them(house, capsys):
+    argv = [*BOTH, "--threat", "linf", "--eps", ".12", "--budget", "250"]
+    assert main(["attack", "--target", "house:label", *argv, "--out", "refused"]) == 2
+    assert "(--labels-only)" in capsys.readouterr().err
+    house.COUNT.clear()
+    assert main(["attack", "--target", "house:label", "--labels-only", *argv, "--bits", "8", "--out", "run"]) == 0
+    told = capsys.readouterr().out
+    found = arrays("run", "rays")
+    success = found["success"][0]
+    assert success.sum() > 0
+    assert f"{success.sum()} of 8 images broken by rays" in told
+    read = house.classify(found["adversarial"][0] / np.float32(255)).argmax(1)
+    assert (read != found["labels"])[success].all()
+    change = np.abs(found["adversarial"][0].astype(int) - found["images"]).reshape(8, -1).max(1)
+    assert (change[success] <= 0.12 * 255).all()
+    queries = json.loads(Path("run/queries.json").read_text())
+    house.COUNT.pop()
+    assert sum(house.COUNT) == sum(queries[part]["rays"] for part in ("optimise", "monitor", "verify"))
+    assert json.loads(Path("run/config.json").read_text())["task"]["outputs"] == "labels"
+    assert main(["attack", "--target", "house:classify", "--labels-only", *argv, "--bits", "8", "--out", "scores"]) == 0
+    assert (arrays("scores", "rays")["adversarial"] == found["adversarial"]).all(), "of scores only the label is used"
 
 
 @pytest.mark.slow

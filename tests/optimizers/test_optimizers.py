@@ -55,8 +55,9 @@ def test_points_asked_for_are_feasible(name: str, dim: int) -> None:
     battery.stays_inside(lambda: build(name), ball=name.endswith(" ball"), dim=dim)
 
 
-# Cells of 2 by 2 pixels are the whole of the images there: two numbers do not reach half the loss.
-HAND_DESIGNED = [n for n in VARIANTS if not REGISTRY[n.split(" ")[0]].learned and n != "bandits tile"]
+# Cells of 2 by 2 pixels are the whole of the images there: two numbers do not reach half the loss. RayS reads one bit
+# of a value, on which side of a boundary it is, and here is none.
+HAND_DESIGNED = [n for n in VARIANTS if not REGISTRY[n.split(" ")[0]].learned and n not in ("bandits tile", "rays")]
 
 
 @pytest.mark.parametrize("name", HAND_DESIGNED)

@@ -27,6 +27,7 @@ from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, ImageAttack, Outputs
+from zoracle.objectives.decision import DecisionAttack
 from zoracle.objectives.reduced import Reduced
 from zoracle.objectives.threat import Norm, ThreatModel
 from zoracle.optimizers.base import Optimizer
@@ -89,7 +90,8 @@ def attack(
         bits: every image that the model is asked about is a picture of so many bits a channel, rounded within the ball:
             8 makes what succeeds do so as a saved picture. Images have to be such pictures themselves.
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
-            first answer. None takes what the :class:`BlackBox` was declared to return, "auto" where it was not.
+            first answer; "labels" goes with ``optimizer="rays"``. None takes what the :class:`BlackBox` was declared to
+            return, "auto" where it was not.
         stop_on_success: leave an image at its first success instead of making the perturbation smaller; None does
             in a ball.
         check_start: evaluate each image itself first, for one query: one that succeeds as it is gets no more. None
@@ -135,9 +137,13 @@ def attack(
     if isinstance(model, BlackBox | nn.Module):
         box = as_black_box(model)
     else:
-        box = PythonFunction(model, framework=framework_of(images) if framework == "auto" else framework)
+        taken = framework_of(images) if framework == "auto" else framework
+        box = PythonFunction(model, framework=taken, outputs=outputs or "auto")
     outputs = box.outputs if outputs is None else outputs
-    full = Attack(box, x, y, threat, targets=wanted, outputs=outputs)
+    if outputs == "labels":
+        full: Attack = DecisionAttack(box, x, y, threat, targets=wanted)
+    else:
+        full = Attack(box, x, y, threat, targets=wanted, outputs=outputs)
     objective: ImageAttack = full if reduce is None else Reduced(full, reduce)
     check_dtype("images", x)
     key = as_ids(ids, x.shape[0])

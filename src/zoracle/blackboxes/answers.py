@@ -54,7 +54,7 @@ class Classes:
         """
         found = np.asarray(labels)
         if found.dtype.kind in "USO":
-            found = self._named(found, what)
+            found = self.named(found, what)
         if found.dtype.kind not in "iu":
             raise BlackBoxError(f"{what} returned labels of type {found.dtype}; expected whole numbers or names")
         if self.number is None:
@@ -65,7 +65,12 @@ class Classes:
             raise BlackBoxError(f"{what} returned label {worst}; expected 0 .. {self.number - 1}")
         return found
 
-    def _named(self, found: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
+    def named(self, found: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
+        """Names of classes as their numbers, int64, in the same shape.
+
+        Raises:
+            InputError: names are not known; BlackBoxError where one of them is unknown.
+        """
         if self._rows is None:
             raise InputError("the model answers with names of classes; give their order: class_names=[...]")
         rows = []
@@ -104,8 +109,8 @@ def dense(answer: TopK, n: int, classes: Classes, what: str = "the model") -> Te
     return out.scatter(1, rows, values)
 
 
-def read(result: Any, inputs: Tensor, classes: Classes, what: str = "the model") -> Tensor:
-    """What a function returned for inputs (N, ...) as outputs (N, classes) like them.
+def read(result: Any, inputs: Tensor, classes: Classes, what: str = "the model", *, labels: bool = False) -> Tensor:
+    """What a function returned for inputs (N, ...) as outputs (N, classes) like them, or where labels will do (N, 1).
 
     Raises:
         BlackBoxError: labels only, or no numbers.
@@ -119,7 +124,14 @@ def read(result: Any, inputs: Tensor, classes: Classes, what: str = "the model")
     if isinstance(result, TopK):
         return dense(result, n, classes, what).to(inputs)
     if told := labels_only(result, n):
-        raise BlackBoxError(f"{what} returned {told}; labels only are not enough, it takes {SUPPORTED}")
+        if not labels:
+            raise BlackBoxError(
+                f"{what} returned {told}; labels only are not enough, it takes {SUPPORTED}; "
+                'attack labels with outputs="labels" (--labels-only)'
+            )
+        names = told.endswith("names")
+        numbers = classes.named(np.asarray(result), what) if names else np.asarray(_plain(result))
+        return torch.from_numpy(numbers.reshape(n, 1).astype(np.float64)).to(inputs)
     return frameworks.as_tensor(result, inputs, what)
 
 

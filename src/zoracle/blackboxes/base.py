@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoracle.errors import BlackBoxError, InputError
 
-Outputs = Literal["auto", "logits", "probabilities", "log-probabilities"]
+Outputs = Literal["auto", "logits", "probabilities", "log-probabilities", "labels"]
 
 #: What an answer has to be, for errors about one that is not.
 SUPPORTED = "logits, probabilities or log-probabilities of all classes, or scores of the top k"
@@ -24,7 +24,8 @@ def check_outputs(outputs: str) -> None:
 class BlackBox(ABC):
     """A model that can only be called. Retries, timeouts and rate limits live here, below the meter.
 
-    A class that an answer leaves out (a model that tells the k best only) is minus infinity in the outputs.
+    A class that an answer leaves out (a model that tells the k best only) is minus infinity in the outputs. Of a black
+    box that is declared to return "labels" these are (N, 1), the numbers of classes.
 
     Attributes:
         differentiable: whether autograd passes through (white box, used in meta-training only).
@@ -41,6 +42,8 @@ class BlackBox(ABC):
             BlackBoxError: the call failed, or the outputs are not one row an input.
         """
         outputs = self._call(inputs)
+        if self.outputs == "labels" and outputs.ndim == 1:
+            outputs = outputs.unsqueeze(1)
         if outputs.ndim != 2 or outputs.shape[0] != inputs.shape[0]:
             n = inputs.shape[0]
             labels = f"; labels only are not enough, it takes {SUPPORTED}" if tuple(outputs.shape) == (n,) else ""

@@ -59,7 +59,7 @@ class PythonFunction(BlackBox):
 
     def _call(self, inputs: Tensor) -> Tensor:
         result = frameworks.run(self.fn, self.preparation(inputs), self.framework, "the model")
-        return answers.read(result, inputs, self.classes)
+        return answers.read(result, inputs, self.classes, labels=self.outputs == "labels")
 
 
 def load_callable(name: str) -> Callable[..., Any]:

@@ -125,6 +125,8 @@ class OnnxModel(BlackBox):
         if self.top_k:
             return dense(TopK(*(part[:n] for part in found)), n, self.classes)
         scores = np.asarray(found[0])
+        if self.outputs == "labels" and scores.shape in ((len(batch),), (len(batch), 1)) and scores.dtype.kind in "iu":
+            return torch.from_numpy(scores[:n].astype(np.float64))
         if scores.ndim != 2 or len(scores) != len(batch) or scores.dtype.kind not in "fiu":
             told = f"; {SUPPORTED}" if labels_only(scores, len(batch)) else ""
             raise BlackBoxError(
@@ -163,6 +165,10 @@ class OnnxModel(BlackBox):
                 raise InputError(f"{self.path} has no output {name!r}; it has {told}")
             return (name,)
         fitting = [one.name for one in every.values() if _may_be_scores(one)]
+        labels = [one.name for one in every.values() if _may_be_labels(one)]
+        if len(labels) == 1 and (self.outputs == "labels" or (self.outputs == "auto" and not fitting)):
+            self.outputs = "labels"
+            return (labels[0],)
         if len(fitting) != 1:
             mend = "name one: output=..." if fitting else f"it takes {SUPPORTED}"
             raise InputError(f"{self.path} has {len(fitting)} outputs of scores (N, classes) among {told}; {mend}")
@@ -189,6 +195,11 @@ def data_files(path: Path) -> list[Path]:
 def _may_be_scores(output: Any) -> bool:
     rank = None if output.shape is None else len(output.shape)
     return output.type in ("tensor(float)", "tensor(double)", "tensor(float16)") and rank in (None, 0, 2)
+
+
+def _may_be_labels(output: Any) -> bool:
+    rank = None if output.shape is None else len(output.shape)
+    return output.type in ("tensor(int64)", "tensor(int32)") and rank in (1, 2)
 
 
 def _open(path: Path, threads: int, providers: Sequence[str] | None) -> Any:

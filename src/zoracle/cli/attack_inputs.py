@@ -101,7 +101,10 @@ def attacked(request: Request, inputs: Inputs) -> Task:
     if inputs.target is None or inputs.data is None:
         given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
         raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
-    if request.workers > 1 and inputs.target.lower().startswith(("http://", "https://")):
+    server = inputs.target.lower().startswith(("http://", "https://"))
+    if server and inputs.arguments.get("outputs") == "labels":
+        raise InputError("--labels-only goes with a function, a torch module or an ONNX file, and --target is a server")
+    if request.workers > 1 and server:
         raise InputError(f"--workers is {request.workers}, and a server is asked by one process; use --concurrency")
     made = _given(request, inputs, inputs.data)
     if request.tune:

@@ -67,6 +67,10 @@ workers_option = click.option(
 ENSEMBLES = {"linf": (PLAIN, "square", "sign-hunter"), "l2": (PLAIN, "square", "simba")}
 
 
+#: What is made where the target tells labels only.
+BY_LABELS = ("rays",)
+
+
 def default_optimizers(threat: str, *, one: bool = False) -> tuple[str, ...]:
     """The optimizers that run where none are named: a learned one first, then its rivals.
 
@@ -205,7 +209,9 @@ def run_comparison(
     spec = request.spec
     if spec.problems is not None and spec.problems > (available := len(made.ids(spec.split))):
         raise InputError(f"--problems is {spec.problems}; the {spec.split} split of {made.name} has {available}")
-    names = request.optimizers or ",".join(default_optimizers(request.threat.threat, one=attack))
+    blind = getattr(made, "outputs", None) == "labels"
+    default = BY_LABELS if blind else default_optimizers(request.threat.threat, one=attack)
+    names = request.optimizers or ",".join(default)
     loaded = load_named_optimizers(names, use_of(made))
     together = attack and request.optimizers is None and len(loaded) > 1
     return compare(

@@ -39,8 +39,8 @@ _TABLE = (
     _Option(
         "--outputs",
         "outputs",
-        click.Choice(["auto", "logits", "probabilities", "log-probabilities"]),
-        "What the target returns; by default told from its answers.",
+        click.Choice(["auto", "logits", "probabilities", "log-probabilities", "labels"]),
+        "What the target returns; by default told from its answers, and of an ONNX file that has labels only.",
         True,
     ),
     _Option("--mean", "mean", click.STRING, "Subtracted from pixels: a number, or one a channel (.5,.4,.4).", True),
@@ -88,6 +88,9 @@ def target_options() -> Callable[[F], F]:
             help="Your model: module:function, my_file.py:function, torch:module:factory, a file model.onnx, or the "
             "http address of a server. It goes with --data.",
         ),
+        click.option(
+            "--labels-only", "target_labels_only", is_flag=True, help="Use the target's labels alone: --outputs labels."
+        ),
         *(click.option(one.flag, _parameter(one), type=one.kind, help=one.help) for one in _TABLE),
     ]
 
@@ -107,6 +110,8 @@ def take(options: dict[str, Any]) -> dict[str, Any]:
     """
     found = {one.argument: options.pop(_parameter(one)) for one in _TABLE}
     given = {name: value for name, value in found.items() if value is not None}
+    if options.pop("target_labels_only") and given.setdefault("outputs", "labels") != "labels":
+        raise InputError(f"--labels-only and --outputs {given['outputs']} were both given; expected one of them")
     mean, std = given.pop("mean", None), given.pop("std", None)
     if mean is not None or std is not None:
         if mean is None or std is None:

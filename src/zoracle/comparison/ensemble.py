@@ -1,4 +1,4 @@
-"""Several attacks on the same images: an image's budget is shared, and what one attack breaks is left alone."""
+"""Several attacks on the same images: they share an image's budget, and what one breaks is left alone."""
 
 from __future__ import annotations
 
@@ -27,26 +27,29 @@ WORST = "worst case"
 
 
 class Ensemble(NamedTuple):
-    """How several attacks make one: each image's budget is shared between them in equal parts."""
+    """How several attacks make one: the first has half of each image's budget, the others share the rest equally."""
 
     every: bool = False
     """Every attack is made on every image; else an image that one breaks is left alone by those that follow."""
 
 
 def shares(spec: RunSpec, number: int) -> list[RunSpec]:
-    """A run as each of several attacks makes it; their budgets add up to the whole, and the first looks at the start.
+    """A run as each of several attacks makes it: the first has half the budget and looks at the start.
+
+    The others share the other half in equal parts, so that the budgets add up to the whole.
 
     Raises:
-        BudgetError: the budget is smaller than one query for each attack.
+        BudgetError: the budget is smaller than two queries for each attack.
     """
     if spec.budget is None:
         budgets: list[int | None] = [None] * number
     else:
-        if spec.budget < number:
+        if spec.budget < 2 * number:
             raise BudgetError(
                 f"budget is {spec.budget} queries an image, which {number} attacks share; give more, or one optimizer"
             )
-        budgets = [spec.budget // number + (i < spec.budget % number) for i in range(number)]
+        others = spec.budget // (2 * max(1, number - 1))
+        budgets = [spec.budget - (number - 1) * others, *[others] * (number - 1)]
     return [
         msgspec.structs.replace(spec, budget=budget, check_start=spec.check_start and i == 0)
         for i, budget in enumerate(budgets)
@@ -65,7 +68,7 @@ def check_shares(specs: Sequence[RunSpec], optimizers: Sequence[tuple[str, Optim
         if spec.budget is not None and spec.budget < need:
             raise BudgetError(
                 f"budget gives {label} {spec.budget} of each image's queries, and its first step needs {need}; "
-                f"give at least {len(specs) * max(needs)}, or name one optimizer"
+                f"give at least {2 * len(specs) * max(needs)}, or name one optimizer"
             )
 
 

@@ -106,7 +106,7 @@ class Attack(ImageAttack):
         self.dim = math.prod(self.shape)
         self.num_problems = images.shape[0]
         self.differentiable = black_box.differentiable and threat.bits is None
-        self.threat = threat
+        self.threat = self.rounding = threat
         self.constrained = self.ends_at_success = threat.ball
         self.outputs = outputs
         self.num_classes: int | None = None
@@ -191,7 +191,7 @@ class Attack(ImageAttack):
         """Images and clipped adversarial images, (N, d) each, in memory of their own."""
         x = self._x.index_select(0, problem.to(self._x.device)).to(points)
         moved = (x + self._within(x, points)).clamp_(0, 1)
-        return x, moved if self.threat.bits is None else rounded(x, moved, self.threat)
+        return x, moved if self.threat.bits is None else rounded(x, moved, self.rounding)
 
     def _within(self, x: Tensor, points: Tensor) -> Tensor:
         """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball."""

@@ -21,6 +21,7 @@ from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.portfolio import Portfolio
 from zoracle.optimizers.search.bandits import Bandits
 from zoracle.optimizers.search.ma_es import MAES
+from zoracle.optimizers.search.rays import RayS
 from zoracle.optimizers.search.sign_hunter import SignHunter
 from zoracle.optimizers.search.simba import SimBA
 from zoracle.optimizers.search.snes import SNES
@@ -52,6 +53,7 @@ REGISTRY: dict[str, Entry] = {
         partial(SimBA, basis="dct"), "single frequencies, the lowest first, each way (Guo et al., 2019)"
     ),
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
+    "rays": Entry(RayS, "the nearest boundary along rays of signs, by labels alone (Chen and Gu, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "spectral-search": Entry(
         SpectralSearch, "learned patterns, then a learned model of the gradient's spectrum", learned=True

@@ -17,6 +17,7 @@ from zoracle.blackboxes.base import BlackBox
 from zoracle.errors import InputError
 from zoracle.keyed import START_STREAM, normal
 from zoracle.objectives.attack import Attack, ImageAttack, Outputs
+from zoracle.objectives.decision import DecisionAttack
 from zoracle.objectives.reduced import Reduced
 from zoracle.objectives.threat import ThreatModel
 from zoracle.tasks.base import SPLITS, Pictures, Task
@@ -92,16 +93,21 @@ class AttackTask(Task):
             InputError: the data set has no such image.
         """
         picked = self.pick(ids)
-        attack = Attack(
-            self._black_box(dtype, device),
-            picked.images.to(device=device, dtype=dtype) / self.white,
-            picked.labels,
-            self.threat,
-            targets=picked.targets,
-            outputs=self.outputs,
-            num_classes=len(self.class_names) or None,
-            checked=True,  # by who read them
-        )
+        images = picked.images.to(device=device, dtype=dtype) / self.white
+        what = (self._black_box(dtype, device), images, picked.labels)
+        # Images were checked by who read them.
+        attack: Attack
+        if self.outputs == "labels":
+            attack = DecisionAttack(*what, self.threat, targets=picked.targets, checked=True)
+        else:
+            attack = Attack(
+                *what,
+                self.threat,
+                targets=picked.targets,
+                outputs=self.outputs,
+                num_classes=len(self.class_names) or None,
+                checked=True,
+            )
         return attack if self.reduce is None else Reduced(attack, self.reduce)
 
     def start(
