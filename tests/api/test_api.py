@@ -150,10 +150,10 @@ def test_a_target_stops_and_pays_for_nothing_more():
 def test_an_objective_is_taken_as_it_is_and_by_hand_it_is_the_same():
     bowls = Bowls(2, D)
     found = zoracle.minimize(
-        bowls, torch.zeros(2, D, dtype=torch.float64), budget=8 * M, optimizer=make("zo-sgd", num_directions=Q)
+        bowls, torch.zeros(2, D, dtype=torch.float64), budget=8 * M, optimizer=make("zo-sgd", num_directions=Q, lr=0.02)
     )
     assert bowls.points_seen().tolist() == found.queries.tolist() == [8 * M] * 2
-    optimizer, oracle = make("zo-sgd", num_directions=Q), Oracle(Bowls(2, D), budget=8 * M)
+    optimizer, oracle = make("zo-sgd", num_directions=Q, lr=0.02), Oracle(Bowls(2, D), budget=8 * M)
     state = optimizer.init(torch.zeros(2, D, dtype=torch.float64), horizon=8)
     for _ in range(8):
         queries = optimizer.ask(state)

@@ -53,6 +53,41 @@ def test_without_noise_nothing_is_spent_on_it_but_a_line() -> None:
     assert (found.noise, found.mu, found.chosen) == (0.0, 0.0, Choice.LOWEST)
 
 
+@pytest.mark.parametrize("name", ["zo-sgd", "zo-signsgd", "zo-adam", "zo-adamm", "zo-lstm-universal"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_named_optimizer_sees_the_noise_and_does_not_end_above_its_start(name: str, dtype: type) -> None:
+    f = Quadratic(30, 0.01)
+    found = zoracle.minimize(f, np.zeros(30, dtype), budget=4200, optimizer=name)
+    assert f.count == found.queries <= 4200
+    assert 0.003 < found.noise < 0.03
+    assert found.mu > 1e-3  # where a step at the default of 1e-5 would be noise alone
+    assert f.true(found.x) < 0.9 + 0.03
+    assert f.true(found.last) < 0.9 + 0.03
+
+
+def test_what_the_caller_set_stays_under_noise() -> None:
+    f = Quadratic(30, 0.01)
+    found = zoracle.minimize(f, np.zeros(30), budget=2100, optimizer="zo-sgd", mu=0.05, lr=0.02)
+    assert np.isnan(found.noise)
+    assert f.true(found.last) < 0.5
+
+
+def test_noise_is_not_overestimated_in_float32() -> None:
+    # At the spacing that float32 begins with, f bends along the line by more than its noise.
+    f = Quadratic(100, 0.001)
+    found = zoracle.minimize(f, np.zeros(100, np.float32), budget=2000)
+    assert 0.0004 < found.noise < 0.0025
+
+
+@pytest.mark.parametrize("name", ["zo-sgd", "zo-signsgd", "zo-adam"])
+def test_a_step_too_large_does_not_leave_a_run_above_its_start(name: str) -> None:
+    f = Quadratic(30, 0.0)
+    found = zoracle.minimize(f, np.zeros(30), budget=2100, optimizer=name, lr=50.0)
+    assert np.isnan(found.noise)  # a smooth function costs nothing to be told apart
+    assert f.count == found.queries == 2100
+    assert f.true(found.last) <= 0.9 + 1e-9
+
+
 def test_a_rounded_function_is_minimised() -> None:
     f = Quadratic(20, 0.0)
     found = zoracle.minimize(lambda x: (f(x) * 50).round() / 50, np.zeros(20), budget=4000)

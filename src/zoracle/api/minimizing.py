@@ -139,6 +139,9 @@ def minimize(
         "ids": key.tolist(),
     }
 
+    # Differences over a distance hide the noise that those at mu later drown in.
+    measured = chosen.follows_noise or (chosen.goes_by_mu and bool(getattr(chosen.config, "reach", 0.0)))
+
     def so_far(step: Step) -> Progress:
         record = step.trajectory
         return Progress(
@@ -161,15 +164,16 @@ def minimize(
             seed=seed,
             problem=key,
             target=target,
-            measure_noise=chosen.follows_noise,
-            watch_flat=not chosen.follows_noise,
+            measure_noise=measured,
+            watch_flat=not measured,
+            watch_steep=not measured,
             final=Purpose.OPTIMISE,
             finite_start=True,
             recheck=True,
             on_interrupt="stop",
             on_step=all_of(
                 # The others measure the noise first, which tells flatness apart from values that are alike by symmetry.
-                None if chosen.follows_noise else resolution(points.start.dtype),
+                None if measured else resolution(points.start.dtype),
                 bar,
                 on_step,
                 None if callback is None else calls_back(callback, so_far),

@@ -104,6 +104,7 @@ def rollout(
     check_start: bool = False,
     measure_noise: bool = False,
     watch_flat: bool = False,
+    watch_steep: bool = False,
     stop_on_success: bool = False,
     target: float | None = None,
     final: Purpose | None = Purpose.MONITOR,
@@ -132,6 +133,8 @@ def rollout(
             last iterate above the start is replaced by the best point.
         watch_flat: where half of the points of a problem's first step are answered alike, as by a target that rounds
             its input, measure the noise, and tell the optimizer from which distance on differences stand out from it.
+        watch_steep: the same where the first step's differences are too large for the size of f, as under noise. The
+            problem starts anew then, from where it began, and ends as with ``measure_noise``.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
@@ -164,6 +167,7 @@ def rollout(
         record.final_loss[further] = torch.nan
         record.final_success[further] = False
 
+    noise_ends = measure_noise or watch_steep
     whole = state
     live = (record.reason == StopReason.RUNNING).nonzero().squeeze(1)
     waiting = live[:0]
@@ -191,7 +195,7 @@ def rollout(
     with torch.set_grad_enabled(keep_graph):
         while True:
             going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
-            cost = optimizer.queries_per_step + (_kept_back(record, oracle, live) if measure_noise else 0)
+            cost = optimizer.queries_per_step + (_kept_back(record, oracle, live) if noise_ends else 0)
             record.reason[live[going & ~oracle.affords(problem[live], cost)]] = StopReason.BUDGET
             record.reason[live[going & (record.steps[live] >= steps)]] = StopReason.STEPS
             stay = record.reason[live] == StopReason.RUNNING
@@ -201,7 +205,7 @@ def rollout(
                 record.final_point[gone] = _points(running, ~stay)
                 _settle(record, gone)
                 paid = _evaluate_final(record, oracle, gone, problem, final, device)
-                if measure_noise:
+                if noise_ends:
                     paid = _settle_noise(record, oracle, gone, problem, device) or paid
                 if keep_graph:
                     break
@@ -230,17 +234,24 @@ def rollout(
                 running = assign(running, unmeasured.nonzero().squeeze(1), told)
                 changed()
                 continue
+            before = running
             queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
             if oracle.objective.constrained:
                 inside = oracle.objective.project(running.x, problem[live])  # type: ignore[attr-defined]
                 running = running._replace(x=inside)  # type: ignore[attr-defined]
-            first = (record.steps[live] == 0) & record.noise[live].isnan() if watch_flat else unchecked & False
+            first = (record.steps[live] == 0) & record.noise[live].isnan()
             _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
-            if bool(first.any()) and optimizer.goes_by_mu:
-                flat = measuring.is_flat(oracle, queries.points, evaluation.loss, problem[live]).cpu() & first
-                if bool(flat.any()):
-                    told = _measure(record, oracle, optimizer, live[flat], select(running, flat), problem)
-                    running = assign(running, flat.nonzero().squeeze(1), told)
+            if (watch_flat or watch_steep) and bool(first.any()) and optimizer.goes_by_mu:
+                points, loss = queries.points, evaluation.loss
+                doubtful = unchecked & False
+                if watch_flat:
+                    doubtful = doubtful | measuring.is_flat(oracle, points, loss, problem[live]).cpu()
+                if watch_steep:
+                    doubtful = doubtful | measuring.is_steep(points, loss, oracle.objective.scale).cpu()
+                doubtful &= first
+                if bool(doubtful.any()):
+                    told = _measure(record, oracle, optimizer, live[doubtful], select(before, doubtful), problem)
+                    running = assign(running, doubtful.nonzero().squeeze(1), told)
             if not keep_graph:
                 _stop(record, live, evaluation, stop_on_success, target)
             changed()
@@ -404,7 +415,7 @@ def _kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int
 
 def _settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, device: torch.device) -> bool:
     """What problems (K,) whose noise was measured are left with; whether anything was evaluated for it."""
-    known = ~record.noise[rows].isnan() & (record.best_loss[rows].isfinite())
+    known = record.best_loss[rows].isfinite()
     times = measuring.repeats(oracle.budget or 3000)
     noisy = known & (record.noise[rows] > 0) & (record.reason[rows] != StopReason.SUCCESS)
     noisy &= oracle.affords(problem[rows], 3 * times)
@@ -425,9 +436,16 @@ def _settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Ten
         record.start_loss[some] = means[:, 1].to(record.start_loss.dtype)
         _more_paid(record, some, 3 * times)
     # An iterate that ended above the start is nothing to go on from.
-    limit = record.start_loss[rows] + 3 * record.noise[rows] / math.sqrt(times)
-    worse = rows[known & record.final_known[rows] & ~(record.final_loss[rows] <= limit)]
+    start, last = record.start_loss[rows], record.final_loss[rows]
+    if record.loss.shape[0]:
+        # What the steps saw stands in for what nobody paid for: the first iterate, and the one before the last.
+        start = torch.where(start.isnan(), record.loss[0, rows].to(start), start)
+        before = record.loss[(record.steps[rows] - 1).clamp(min=0), rows].to(last)
+        last = torch.where(record.final_known[rows], last, before)
+    limit = start + 3 * record.noise[rows].nan_to_num(nan=0.0) / math.sqrt(times)
+    worse = rows[known & ~limit.isnan() & ~last.isnan() & ~(last <= limit)]
     record.final_point[worse], record.final_loss[worse] = record.best_point[worse], record.best_loss[worse]
+    record.final_known[worse] = True
     return bool(some.numel())
 
 

@@ -22,6 +22,7 @@ _WIDEST = 0.3  # of the scale: the largest distance that is looked at
 _CLEAR = 10.0  # times the noise that a difference has to be
 _ROUNDING = 64  # units of the last place of f that are no noise
 _CANCELLED = 2  # units of the last place that a difference of two parts of a loss may be off
+_STEEP = 30.0  # times its value that f would change by over a scale
 _MOST = 0.25  # share of the budget that may be spent on it
 
 
@@ -56,6 +57,16 @@ def is_flat(oracle: Oracle, points: Tensor, values: Tensor, problem: Tensor) -> 
     rest = answered(oracle, points, values, problem)
     least = _CANCELLED * torch.finfo(values.dtype).eps * values[:, 0].abs()
     return ((rest[:, 1:] == rest[:, :1]).float().mean(1) >= 0.5) & (rest[:, 0].abs() > least)
+
+
+def is_steep(points: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Whether differences of a step's points (K, m, d) are too large for a function of this size, (K,).
+
+    Over a whole scale such slopes would change f by many times its value. Noise looks so, and few functions do.
+    """
+    away = (points[:, 1:] - points[:, :1]).square().mean(2).sqrt()
+    slopes = (values[:, 1:] - values[:, :1]).abs() / away.clamp(min=torch.finfo(points.dtype).tiny)
+    return scale * slopes.nanmedian(1).values > _STEEP * values.abs().nanmedian(1).values
 
 
 #: Shown each part that was paid for: the rows (K,) of the B starts, values (K, m), points (K, m, d).
@@ -171,8 +182,11 @@ def _noise(at: _Start, rows: Tensor) -> tuple[Tensor, Tensor]:
         # A kink looks like noise, but shrinks as one comes closer.
         closer = ecnoise(at.line(rows[random], spacing[random] / _CLOSER))
         now, before = closer.level.to(noise).nan_to_num(nan=0.0), noise[random]
-        kink = (closer.verdict != Verdict.TOO_CLOSE) & (now < before / 10)
-        noise[random] = torch.where(kink, torch.where(now > least[random], now, 0.0), before)
+        told = closer.verdict != Verdict.TOO_CLOSE
+        kink = told & (now < before / 10)
+        # So do f's own bends, which a level may still hold; the noise does not.
+        bent = (closer.verdict == Verdict.FOUND) & (now < before / 2)
+        noise[random] = torch.where(kink | bent, torch.where(now > least[random], now, 0.0), before)
     return torch.where((noise > 0) & ~rounded, values.nanmean(1), values[:, 0]), noise
 
 
