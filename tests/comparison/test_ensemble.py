@@ -97,6 +97,7 @@ def test_the_rows_add_up():
         sum(rows[label].queries_per_problem for label in ("first", "square", "last"))
     )
     assert all(row.versus_first is None for row in found.rows), "other images: nothing to compare"
+    assert all(row.non_finite_finals == 0 for row in found.rows), "an image that is left out has not failed"
 
 
 def test_asked_to_every_attack_is_made_on_every_image():
@@ -114,6 +115,9 @@ def test_asked_to_every_attack_is_made_on_every_image():
     nearest = torch.stack([one.linf.masked_fill(~one.success_ever, torch.inf) for one in each]).amin(0)
     won = worst.success_ever & ~worst.misclassified
     assert torch.equal(worst.linf[won], nearest[won])
+    ends = torch.stack([one.losses[..., -1] for one in each])
+    assert torch.isin(worst.losses[..., -1], ends).all(), "it ends where one of them did"
+    assert (worst.losses[..., -1][won] == 0).all()
     row = found.rows[-1]
     broken = (won.any(0) | worst.misclassified.any(0)).sum()
     assert row.robust_accuracy == pytest.approx(1 - int(broken) / 5), "broken in any repeat is broken"

@@ -134,3 +134,21 @@ def test_no_two_of_many_optimizers_are_drawn_alike():
     found = styles(labels)
     assert list(found) == labels
     assert len(set(found.values())) == 64
+
+
+def test_an_attack_says_what_when_and_of_which_class_and_no_table_is_wider_than_the_page(tmp_path):
+    task = DigitsAttack()
+    out = Output(tmp_path, attack=True, weights={"a": "of-a-kind"})
+    optimizers = [("a", sgd()), ("b", sgd(lr=0.02))]
+    spec = RunSpec(seeds=1, steps=2, ids=task.ids("valid")[:2], check_start=True)
+    page = compare(task, optimizers, spec, out=out).paths["report"].read_text()
+    assert "the classifier of digits" in page
+    assert re.search(r"<dt>begun</dt><dd>\d{4}-\d\d-\d\d \d\d:\d\d UTC</dd>", page)
+    assert "weights: of-a-kind" in page
+    labels = task.pictures(spec.ids).labels.tolist()
+    assert re.findall(r"label (\d)<br>predicted", page) == [str(label) for label in labels]
+    assert "broken when asked again" in page
+    heads = [re.findall("<th[ >]", head) for head in re.findall("<thead>(.*?)</thead>", page)]
+    assert max(map(len, heads)) <= 12
+    for name in ("ratio", "l2", "robust accuracy", "success ever", "queries to success, mean"):
+        assert page.count(f'<th scope="col">{name}</th>') == 1, name

@@ -25,7 +25,13 @@ def row() -> Row:
 
 def attack(row, label, **more):
     known = {"attacked": 20, "broken": 7, "left_out": 0, "clean_accuracy": 1.0, "robust_accuracy": 0.65}
-    known |= {"robust_accuracy_low": 0.43, "robust_accuracy_high": 0.82, "stop_on_success": True, "success_ever": 0.35}
+    known |= {
+        "robust_accuracy_low": 0.43,
+        "robust_accuracy_high": 0.82,
+        "stop_on_success": True,
+        "success_ever": 0.35,
+        "success_final": 0.35,
+    }
     known |= {"l1": 3.0, "l2": 12.125, "linf": 0.031, "seconds": 12345.6, **NUMBERS}
     return row._replace(optimizer=label, **{**known, **more})
 
@@ -63,7 +69,10 @@ def test_a_wide_terminal_shows_every_column(row):
 
 
 def test_the_attack_that_moves_least_is_not_the_best_where_it_breaks_least(row):
-    strong, weak = attack(row, "strong"), attack(row, "weak", success_ever=0.1, broken=2, l2=0.5, robust_accuracy=0.9)
+    strong, weak = (
+        attack(row, "strong"),
+        attack(row, "weak", success_ever=0.1, success_final=0.1, broken=2, l2=0.5, robust_accuracy=0.9),
+    )
 
     def marked(rows):
         return [[COLUMNS[j][1] for j, cell in enumerate(line) if cell.best] for line in cells(rows)]

@@ -64,8 +64,14 @@ def write_report(
         title=title,
         lead=_lead(rows),
         notes=[*notes, *_warnings(rows)],
-        headings=[COLUMNS[j][0] for j in shown],
-        lines=[(row, [line[j] for j in shown]) for row, line in zip(rows, cells(rows), strict=True)],
+        rows=rows,
+        parts=[
+            (
+                [COLUMNS[j][0] for j in some],
+                [(row, [line[j] for j in some]) for row, line in zip(rows, cells(rows), strict=True)],
+            )
+            for some in _parts(shown)
+        ],
         differences=_differences(rows),
         figures=[(figure, inline_svg(figure)) for figure in curves(ordered, stopping=stopping)],
         ensemble=config.get("ensemble"),
@@ -81,6 +87,20 @@ def write_report(
         config=json.dumps(config, indent=1, sort_keys=True),
         versions=versions,
     )
+
+
+#: Columns that a table of the page's width holds; one with an interval counts twice.
+_WIDTH = 12
+#: What a table of losses shows where all columns do not fit into one.
+_LOSSES = ("ratio", "best_ratio", "final_loss", "l1", "l2", "linf")
+
+
+def _parts(shown: Sequence[int]) -> list[list[int]]:
+    """The columns of one table, or of two where one would be wider than the page."""
+    if sum(2 if COLUMNS[j][2] else 1 for j in shown) <= _WIDTH:
+        return [list(shown)]
+    losses = [j for j in shown if COLUMNS[j][1] in _LOSSES]
+    return [losses, [j for j in shown if j not in losses]]
 
 
 class _Shot(NamedTuple):

@@ -81,9 +81,9 @@ def _best(rows: Sequence[Row], column: int, found: Mapping[int, tuple[Any, str]]
     better = COLUMNS[column][-1]
     if better == "near":
         # A failed attack has moved less: distances tell of those that succeed as often as any.
-        most = max((rows[i].success_ever or 0.0 for i in found), default=0.0)
+        most = max((rows[i].success_final or 0.0 for i in found), default=0.0)
         found = {
-            i: one for i, one in found.items() if not rows[i].stop_on_success and rows[i].success_ever in (None, most)
+            i: one for i, one in found.items() if not rows[i].stop_on_success and rows[i].success_final in (None, most)
         }
     known = [one for one in found.values() if one[0] is not None]
     choose = {"low": min, "near": min, "high": max}.get(better)

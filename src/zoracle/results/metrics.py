@@ -179,7 +179,7 @@ def summarise(result: Result) -> Summary:
         linf=_known(_attacked(result.linf, result)),
         seconds=float(result.seconds.sum()),
         non_finite_values=int(result.non_finite.sum()),
-        non_finite_finals=int((~result.losses[..., -1].isfinite()).sum()),
+        non_finite_finals=int((~result.losses[..., -1].isfinite() & (result.spent > 0)).sum()),
         ratio_undefined=int((ratios.isnan() & result.attacked).sum()),
         misclassified=int(result.misclassified.sum()),
         attacked=int(result.attacked.sum()),

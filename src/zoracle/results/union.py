@@ -35,6 +35,8 @@ def union(stages: Sequence[Result], distances: Sequence[Tensor]) -> Result:
         return torch.stack([getattr(stage, name) for stage in stages]).sum(0)
 
     losses, best, queries, first = _in_turn(stages)
+    ends = torch.stack([stage.losses[..., -1] for stage in stages])
+    losses[..., -1] = ends.gather(0, chosen.unsqueeze(0)).squeeze(0)
     wrong = torch.stack([stage.misclassified for stage in stages]).any(0)
     summed = ("steps", "allowance", "monitored", "lost", "non_finite", "seconds")
     return stages[0]._replace(
