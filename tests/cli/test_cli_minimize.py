@@ -151,3 +151,26 @@ def test_settings_in_a_list_of_optimizers(capsys):
     chosen = {one["label"]: one["settings"] for one in json.loads(Path("run/config.json").read_text())["optimizers"]}
     assert set(chosen) == {"zo-adam:lr=.02,mu=.003", "zo-sgd"}
     assert (chosen["zo-adam:lr=.02,mu=.003"]["lr"], chosen["zo-adam:lr=.02,mu=.003"]["mu"]) == (0.02, 0.003)
+
+
+def test_without_a_name_it_is_what_python_takes_and_says_how_noisy_the_function_is(capsys):
+    Path("noisy_of_mine.py").write_text(
+        "import numpy as np\n\nrng = np.random.default_rng(0)\n\n\n"
+        "def f(x):\n    return ((x - 0.3) ** 2).sum(1) + 0.05 * rng.standard_normal(len(x))\n"
+    )
+    run("minimize", "noisy_of_mine.py:f", "--dim", 10, "--budget", 1000, "--vectorized", "--out", "found.json")
+    capsys.readouterr()
+    found = json.loads(Path("found.json").read_text())
+    assert 0.02 < found["noise"] < 0.12
+    assert found["mu"] > 0.01
+    assert found["signal_to_noise"] > 3
+    assert found["chosen"] in ("last", "repeated")
+    assert np.square(np.asarray(found["x"]) - 0.3).sum() < 0.05
+
+
+def test_one_point_a_call_is_told_how_a_batch_is_asked_for(capsys):
+    run("minimize", "bowls_of_mine.py:many", "--dim", 5, "--budget", 100, "--start", "0.5", code=2)
+    assert "Traceback" not in capsys.readouterr().err
+    Path("same_of_mine.py").write_text("def f(x):\n    return x\n")
+    run("minimize", "same_of_mine.py:f", "--dim", 5, "--budget", 100, code=2)
+    assert "--vectorized" in capsys.readouterr().err

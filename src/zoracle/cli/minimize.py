@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ from zoracle.blackboxes.function import load_callable
 from zoracle.errors import InputError
 from zoracle.optimizers.spelling import named_optimizer
 from zoracle.storage.files import check_writable, write_text
-from zoracle.types import StopReason
+from zoracle.types import Choice, StopReason
+
+#: What Python takes where nothing is named; the two must not differ.
+_DEFAULT: str = inspect.signature(minimize).parameters["optimizer"].default
 
 
 @click.command("minimize")
@@ -29,9 +34,9 @@ from zoracle.types import StopReason
 @click.option("--scale", default="1", show_default=True, help="Typical change of a coordinate, likewise.")
 @click.option(
     "--optimizer",
-    default="zo-lstm",
+    default=_DEFAULT,
     show_default=True,
-    help="A name, with settings if needed: zo-adam:lr=.02.",
+    help="A name, with settings if needed: zo-adam:lr=.02. The default needs none: it measures the noise first.",
 )
 @click.option("--vectorized", is_flag=True, help="FUNCTION takes a batch (N, d); by default one point (d,).")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that evaluate it.")
@@ -113,6 +118,8 @@ def _numbers(flag: str, text: str) -> np.ndarray[Any, Any]:
 
 def _plain(solution: Solution) -> dict[str, Any]:
     assert isinstance(solution.reason, StopReason)
+    assert isinstance(solution.chosen, Choice)
+    measured = {"noise": solution.noise, "mu": solution.mu, "signal_to_noise": solution.signal_to_noise}
     return {
         "value": solution.value,
         "x": np.asarray(solution.x).tolist(),
@@ -121,4 +128,10 @@ def _plain(solution: Solution) -> dict[str, Any]:
         "steps": int(solution.trajectory.steps[0]),
         "not_finite": int(solution.trajectory.non_finite[0]),
         "reason": solution.reason.name.lower(),
+        "chosen": solution.chosen.name.lower(),
+        # JSON has neither NaN (nobody measured) nor infinity (no noise).
+        **{
+            name: value if isinstance(value, float) and math.isfinite(value) else None
+            for name, value in measured.items()
+        },
     }

@@ -132,7 +132,7 @@ class CallableObjective(Objective):
             if loss.numel() != 1:
                 raise BlackBoxError(
                     f"the function returned shape {tuple(loss.shape)} for a point of shape {self.shape}; "
-                    "expected one number (if f takes a batch of points, leave vectorized=False out)"
+                    "expected one number (if f takes a batch of points, call with vectorized=True, or --vectorized)"
                 )
             return loss.reshape(1)
         _check_shape("the function", loss, part, (n,), " (if f takes one point, give vectorized=False)")
