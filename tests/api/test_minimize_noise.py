@@ -190,3 +190,12 @@ def test_an_integer_valued_function_is_minimised_by_name() -> None:
     )
     assert 200 * ((found.x - 0.3) ** 2).sum() < 20
     assert found.mu > 1e-4
+
+
+@pytest.mark.parametrize("budget", range(300, 330))
+def test_whatever_the_budget_the_end_of_a_noisy_run_is_evaluated_again(budget: int) -> None:
+    f = Quadratic(5, 0.1)
+    found = zoracle.minimize(f, np.zeros(5), budget=budget)
+    assert f.count == found.queries <= budget
+    assert found.noise > 0
+    assert found.chosen is not Choice.LOWEST

@@ -410,7 +410,8 @@ def _kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int
     """Points (K,) that problems must not spend on steps."""
     if oracle.budget is None:
         return 0
-    return torch.where(record.noise[rows] > 0, 3 * measuring.repeats(oracle.budget), 0)
+    # One is for the last iterate, which is evaluated before the three are compared.
+    return torch.where(record.noise[rows] > 0, 1 + 3 * measuring.repeats(oracle.budget), 0)
 
 
 def _settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, device: torch.device) -> bool:
