@@ -47,7 +47,7 @@ class Answer(NamedTuple):
     value: float
     """The lowest value that it was answered; infinite where none was finite."""
     queries: int
-    """Points evaluated."""
+    """Points evaluated; of a run of this package that failed, those of the steps before."""
     curve: list[tuple[int, float]]
     """Points evaluated and the lowest value so far, wherever that fell."""
     failure: str = ""

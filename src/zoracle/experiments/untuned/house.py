@@ -10,6 +10,7 @@ import torch
 from zoracle.api import minimize
 from zoracle.errors import one_line
 from zoracle.experiments.untuned.asking import Answer, Method, Question
+from zoracle.rollout import Step
 
 
 def house(optimizer: str | None) -> Method:
@@ -21,6 +22,12 @@ def house(optimizer: str | None) -> Method:
     named: dict[str, Any] = {} if optimizer is None else {"optimizer": optimizer}
 
     def answer(question: Question) -> Answer:
+        spent = 0
+
+        def counted(step: Step) -> None:
+            nonlocal spent
+            spent = int(step.trajectory.total_queries[0])
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they tell a user of doubts; here the numbers are looked at
             try:
@@ -30,18 +37,19 @@ def house(optimizer: str | None) -> Method:
                     budget=question.budget,
                     bounds=question.bounds,
                     seed=question.seed,
+                    on_step=counted,
                     **named,
                 )
             except Exception as error:
-                return Answer(float("inf"), 0, [], one_line(error))
+                return Answer(float("inf"), spent, [], one_line(error))
         record = found.trajectory
         queries = int(record.total_queries[0])
         steps = zip(record.queries[:, 0].tolist(), record.best[:, 0].tolist(), strict=True)
         curve: list[tuple[int, float]] = []
         # A last evaluation of the iterate may be lower than every step's.
-        for spent, value in (*steps, (queries, float(record.best_loss[0]))):
+        for at, value in (*steps, (queries, float(record.best_loss[0]))):
             if value < (curve[-1][1] if curve else float("inf")):
-                curve.append((int(spent), value))
+                curve.append((int(at), value))
         return Answer(float(record.best_loss[0]), queries, curve)
 
     return answer
