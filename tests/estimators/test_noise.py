@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoracle.errors import InputError
-from zoracle.estimators.noise import Verdict, central_interval, clear_distance, ecnoise, forward_interval
+from zoracle.estimators.noise import Verdict, clear_distance, ecnoise
 
 G = torch.Generator
 
@@ -60,17 +60,6 @@ def test_a_missing_value_leaves_its_line_unknown_and_no_other() -> None:
     assert torch.equal(found.level[1:], alone.level)
     with pytest.raises(InputError, match="at least 6"):
         ecnoise(values[:, :5])
-
-
-def test_intervals_minimise_the_error_of_differences() -> None:
-    # Of e^x at 0 with noise sigma: forward error h f''/2 + 2 sigma / h, central h^2 f'''/6 + sigma / h.
-    sigma = torch.tensor([1e-6], dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.float64)
-    h = float(forward_interval(sigma, one))
-    assert h == pytest.approx(8**0.25 * 1e-3)
-    c = float(central_interval(sigma, one))
-    errors = [step**2 / 6 + 1e-6 / step for step in (c / 2, c, 2 * c)]
-    assert min(errors) == errors[1]
 
 
 def test_the_clear_distance_is_the_first_from_which_on_all_stand_out() -> None:

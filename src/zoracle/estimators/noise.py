@@ -95,28 +95,6 @@ def ecnoise(values: Tensor) -> Noise:
     return Noise(torch.where(known, noise, torch.nan), verdict.to(values.device))
 
 
-def forward_interval(noise: Tensor, curvature: Tensor) -> Tensor:
-    r"""The distance that balances noise against curvature in a forward difference, h = 8^{1/4} \sqrt{\sigma / |f''|}.
-
-    Args:
-        noise: \sigma, (B,).
-        curvature: |f''| along the direction, (B,).
-
-    Source: Moré and Wild (2012), equation 3.2.
-    """
-    return 8**0.25 * (noise / curvature.abs().clamp(min=_TINY)).sqrt()
-
-
-def central_interval(noise: Tensor, third: Tensor) -> Tensor:
-    r"""That of a central difference, h = \sqrt[3]{3 \sigma / |f'''|}.
-
-    Args:
-        noise: \sigma, (B,).
-        third: |f'''| along the direction, (B,).
-    """
-    return (3 * noise / third.abs().clamp(min=_TINY)) ** (1 / 3)
-
-
 def clear_distance(distances: Tensor, differences: Tensor, noise: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """The shortest distance from which on differences stand out from the noise.
 
