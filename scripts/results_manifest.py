@@ -1,7 +1,7 @@
 """Writes results/manifest.json: of each folder of results its command, commit, date, versions, and who quotes it.
 
 ``python -m scripts.results_manifest`` reads the commands from results/README.md and keeps the quotes, which are
-written by hand: how a line of a page begins, the row of ``table.json`` that it is of, and the columns with their formats.
+written by hand: how a line of a page begins, the row of ``table.json`` that it is of, and columns with formats.
 """
 
 from __future__ import annotations
