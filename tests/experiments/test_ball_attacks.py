@@ -14,6 +14,7 @@ from zoracle.experiments import registry
 from zoracle.experiments.ball_attacks import RIVALS, Settings
 from zoracle.experiments.ball_rows import FULL, ROWS, BallRow, attacked, rows_named
 from zoracle.experiments.context import Context
+from zoracle.experiments.defences import Defended, blurred, compressed
 from zoracle.experiments.reproduce import reproduce
 from zoracle.objectives.attack import Attack
 from zoracle.storage.runfolder import open_run
@@ -64,6 +65,45 @@ def test_images_that_are_misread_are_left_out(context, monkeypatch):
     expected = tuple(i for i, label in zip(before, labels, strict=True) if label != labels[1])
     assert other.ids == expected[:5]
     assert other.accuracy == pytest.approx(len(expected) / len(before))
+
+
+@pytest.mark.parametrize("defence", ["blur", "jpeg"])
+def test_a_defended_network_sees_what_its_filter_leaves(context, defence):
+    if defence == "jpeg":
+        pytest.importorskip("PIL", reason="pillow is not installed (extra images)")
+    row = ROWS[LINF]._replace(name="defended", defence=defence)
+    found, plain = attacked(context, row, 5, 3, "no"), task("digits", norm="linf", eps=0.2)
+    zero, rows = torch.zeros(5, 64), torch.arange(5)
+    objective = found.task.objective(found.ids)
+    images = {"blur": blurred, "jpeg": compressed}[defence](plain.pictures(found.ids).images)
+    network = plain.objective(found.ids[:1]).black_box
+    labels = plain.pictures(found.ids).labels
+    log_p = network(images).log_softmax(1)
+    own = log_p.gather(1, labels.unsqueeze(1))[:, 0]
+    others = log_p.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+    torch.testing.assert_close(objective.evaluate(zero, rows).loss, (own - others).clamp(min=0))
+    assert not objective.evaluate(zero, rows).success.any()
+    assert attacked(context, ROWS[LINF], 5, 3, "no").accuracy > found.accuracy - 0.5
+    with pytest.raises(InputError, match="defence is 'fog'"):
+        Defended(network, "fog")
+
+
+def test_filters():
+    flat = torch.full((2, 3, 6, 5), 0.4)
+    torch.testing.assert_close(blurred(flat), flat)
+    board = ((torch.arange(8).unsqueeze(1) + torch.arange(8)) % 2).float().expand(1, 3, 8, 8)
+    assert float((blurred(board)[..., 1:-1, 1:-1] - 0.5).abs().max()) < 1e-6, "a checkerboard is gone"
+
+
+def test_jpeg_keeps_what_is_smooth():
+    pytest.importorskip("PIL", reason="pillow is not installed (extra images)")
+    ramp = (torch.linspace(0, 1, 32).unsqueeze(1) * torch.linspace(0.2, 1, 32)).expand(2, 3, 32, 32)
+    for images in (ramp, ramp[:, :1]):
+        kept = compressed(images)
+        assert kept.shape == images.shape
+        assert float((kept - images).abs().max()) < 0.03
+    noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert float((compressed(noise) - noise).abs().mean()) > 0.03
 
 
 @pytest.mark.parametrize("kind", ["random", "runner-up"])

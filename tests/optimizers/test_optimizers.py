@@ -24,7 +24,7 @@ STEP_SIZES = {"snes": {"sigma": 0.1}}
 STAY_INSIDE = [
     name
     for name in VARIANTS
-    if name.split(" ")[0] in ("square", "sign-hunter", "simba", "simba-dct", "spectral-search")
+    if name.split(" ")[0] in ("square", "sign-hunter", "simba", "simba-dct", "spectral-search", "square-controllers")
 ]
 
 

@@ -12,7 +12,7 @@ from zoracle.errors import InputError
 @click.command("train-target")
 @click.option("--task", default="digits", show_default=True, help="digits, mnist or cifar10.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Keys weights, batches and split.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of mnist, 6 by default, and of cifar10, 30.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of mnist, 6 by default, and of cifar10, 15.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the cache, for digits it is needed.")
 def command(task: str, seed: int, epochs: int | None, out: Path | None) -> None:
     """Train the network that a task attacks, from the task's own data, and choose the task's split.
@@ -33,7 +33,7 @@ def command(task: str, seed: int, epochs: int | None, out: Path | None) -> None:
         from zoracle.tasks.cifar10 import train_robust_target
 
         report = train_robust_target(
-            out, seed=seed, epochs=epochs or 30, report=lambda epoch, loss: click.echo(f"epoch {epoch + 1}: {loss:.3f}")
+            out, seed=seed, epochs=epochs or 15, report=lambda epoch, loss: click.echo(f"epoch {epoch + 1}: {loss:.3f}")
         )
     else:
         raise InputError(f"task {task!r} has no target to train; expected digits, mnist or cifar10")

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoracle import keyed
 from zoracle.errors import InputError
 from zoracle.experiments.context import Context
+from zoracle.experiments.defences import Defence, Defended
 from zoracle.objectives import Attack, ThreatModel
 from zoracle.rollout import Oracle
 from zoracle.storage import config_hash, ids_hash
@@ -36,6 +37,8 @@ class BallRow(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     batch: int | None = None
     """Images at once."""
+    defence: Defence = "none"
+    """What the target does to images first."""
 
 
 def _cifar10(network: str, label: str, norm: Literal["linf", "l2"], size: int | None = None) -> BallRow:
@@ -44,6 +47,11 @@ def _cifar10(network: str, label: str, norm: Literal["linf", "l2"], size: int | 
     return BallRow(
         name, f"CIFAR-10, {label}, {norm} {told}", "cifar10", norm, size / 255 if size else 0.5, {"network": network}
     )
+
+
+def _behind(row: BallRow, defence: Defence, told: str) -> BallRow:
+    title = row.title.replace(f", {row.norm}", f" {told}, {row.norm}")
+    return row._replace(name=f"{row.name}-{defence}", title=title, defence=defence)
 
 
 _MNIST, _LITE = "MNIST, the paper's network", "ImageNet, EfficientNet-Lite0"
@@ -61,6 +69,8 @@ ROWS: dict[str, BallRow] = {
         _cifar10("resnet44", "ResNet-44", "linf", 4),
         _cifar10("resnet44", "ResNet-44", "linf", 2),
         _cifar10("resnet44", "ResNet-44", "l2"),
+        _behind(_cifar10("resnet44", "ResNet-44", "linf", 8), "blur", "that blurs first"),
+        _behind(_cifar10("resnet44", "ResNet-44", "linf", 8), "jpeg", "that compresses to JPEG first"),
         _cifar10("robust", "an adversarially trained ResNet-8", "linf", 8),
         BallRow("imagenet-linf-0.05", f"{_LITE}, linf 0.05", "imagenet", "linf", 0.05, batch=10),
         BallRow("imagenet-linf-4", f"{_LITE}, linf 4/255", "imagenet", "linf", 4 / 255, batch=10),
@@ -109,6 +119,8 @@ def attacked(context: Context, row: BallRow, problems: int, valid: int, targeted
     made = task(row.task, threat=threat, **row.settings)
     if not isinstance(made, AttackTask):
         raise InputError(f"row {row.name}: task {row.task} is no attack on images")
+    if row.defence != "none":
+        made = _defended(made, row.defence)
     found: dict[str, tuple[int, ...]] = {}
     shares = {}
     for split, many in (("test", problems), ("valid", valid)):
@@ -133,6 +145,16 @@ def _read_correctly(context: Context, row: BallRow, made: AttackTask, split: str
     right = context.kept(f"{row.name}-{split}-read", made, {"split": split}, look)["right"]
     context.meter.add("monitor", len(ids))
     return dict(zip(ids, right.tolist(), strict=True))
+
+
+def _defended(made: AttackTask, defence: Defence) -> GivenImages:
+    """The same images in front of the same network, behind a filter."""
+    splits = {split: made.ids(split) for split in ("test", "valid")}
+    ids = (*splits["test"], *splits["valid"])
+    box = Defended(made.objective(ids[:1]).black_box, defence)  # type: ignore[attr-defined]  # attacks have one
+    given = ImageSet(made.pick(ids), splits, made.white, made.class_names)
+    told = f"task {made.name} {config_hash(task_config(made))[:16]} behind {defence}"
+    return GivenImages(box, given, name=made.name, target=told, threat=made.threat, outputs=made.outputs)
 
 
 def _with_targets(

@@ -20,7 +20,7 @@ _TUNED = (*BASELINES, "snes")
 #: Tasks of the experiment `black-boxes`.
 _ELSEWHERE = ("rover", "lasso", "hyperparameters", "policy")
 #: Kinds that search a ball.
-_BALL = ("spectral-search",)
+_BALL = ("spectral-search", "square-controllers")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

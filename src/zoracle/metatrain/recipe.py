@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoracle.metatrain import config, spectral_training
+from zoracle.metatrain import config, controllers_training, spectral_training
 from zoracle.metatrain.config import TrainConfig
+from zoracle.metatrain.controllers_training import ControllersRecipe
 from zoracle.metatrain.spectral_training import SpectralRecipe
 from zoracle.metatrain.trainer import Trainer, UnrollReport
 from zoracle.tasks import task
 
-Recipe = TrainConfig | SpectralRecipe
+Recipe = TrainConfig | SpectralRecipe | ControllersRecipe
 
 
 class TrainingReport(NamedTuple):
@@ -115,17 +116,50 @@ class ByLikelihood(Training):
         spectral_training.train(self.recipe, self.folder, told)
 
 
+class ByCandidates(Training):
+    """A training on what several candidates of the same state would win."""
+
+    def __init__(self, recipe: ControllersRecipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.count = 0
+
+    @property
+    def total(self) -> int:
+        """Runs."""
+        return self.recipe.updates
+
+    @property
+    def done(self) -> int:
+        """Those of this process; it takes minutes, and begins anew but for the networks."""
+        return self.count
+
+    def run(self, on_report: Callable[[TrainingReport], None]) -> None:
+        """As of every training; a report a run, and one a network."""
+
+        def told(line: str) -> None:
+            on_report(TrainingReport(self.count, self.total, {}, line, (line,)))
+
+        def ran(update: int, share: float) -> None:
+            self.count = update + 1
+            on_report(TrainingReport(self.count, self.total, {"share": share}, f"{share:.1%} of a run's steps"))
+
+        controllers_training.train(self.recipe, self.folder, told, ran)
+
+
 def parse(text: str, where: str = "config") -> Recipe:
-    """A recipe from TOML text; one with networks trains by likelihood on them, any other by unrolls.
+    """A recipe from TOML text; one with networks learns from them, by likelihood or candidates, any other by unrolls.
 
     Raises:
         InputError: not TOML, an unknown name, a wrong type, or a value out of range.
     """
     try:
-        by_likelihood = "networks" in tomllib.loads(text)
+        said = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        by_likelihood = False
-    return spectral_training.parse(text, where) if by_likelihood else config.parse(text, where)
+        said = {}
+    if said.get("optimizer") == controllers_training.NAME:
+        return controllers_training.parse(text, where)
+    return spectral_training.parse(text, where) if "networks" in said else config.parse(text, where)
 
 
 def training(recipe: Recipe, folder: Path) -> Training:
@@ -135,4 +169,6 @@ def training(recipe: Recipe, folder: Path) -> Training:
         InputError: the recipe does not fit the task or the optimizer.
         CheckpointError: the folder holds a training with another recipe.
     """
-    return ByUnrolls(recipe, folder) if isinstance(recipe, TrainConfig) else ByLikelihood(recipe, folder)
+    if isinstance(recipe, TrainConfig):
+        return ByUnrolls(recipe, folder)
+    return ByCandidates(recipe, folder) if isinstance(recipe, ControllersRecipe) else ByLikelihood(recipe, folder)

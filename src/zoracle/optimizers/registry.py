@@ -18,6 +18,7 @@ from zoracle.optimizers.descent.zo_signsgd import ZOSignSGD
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
+from zoracle.optimizers.learned.square_controllers import SquareControllers
 from zoracle.optimizers.portfolio import Portfolio
 from zoracle.optimizers.search.bandits import Bandits
 from zoracle.optimizers.search.ma_es import MAES
@@ -57,6 +58,9 @@ REGISTRY: dict[str, Entry] = {
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "spectral-search": Entry(
         SpectralSearch, "learned patterns, then a learned model of the gradient's spectrum", learned=True
+    ),
+    "square-controllers": Entry(
+        SquareControllers, "squares whose size and colour are learned (Yatsura et al., 2021)", learned=True
     ),
     "zo-lstm-paper": Entry(PaperLSTM, "the published form: UpdateRNN and QueryRNN", learned=True),
     "zo-lstm-no-query": Entry(partial(PaperLSTM, query="gaussian"), "its ablation: learned steps only", learned=True),

@@ -127,7 +127,7 @@ def train_robust_target(
     folder: Path | None = None,
     *,
     seed: int = 0,
-    epochs: int = 30,
+    epochs: int = 15,
     eps: float = ROBUST_EPS,
     report: Callable[[int, float], None] | None = None,
 ) -> TargetReport:

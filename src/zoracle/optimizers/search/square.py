@@ -80,12 +80,12 @@ class SquareAttack(OneCandidate[SquareAttackState, SquareAttackConfig]):
         known = state.best.isfinite()
         round_ = is_round(state.space)
         if not bool(known.any()):
-            points = _grid(state) if round_ else _stripes(state)
+            points = _grid(state) if round_ else stripes(state.key, state.space)
         else:
             sides = window_sides(self._share(state, round_), image_shape(state.space), odd=round_)
             points = _moved_bump(state, sides) if round_ else _square(state, sides)
             if not bool(known.all()):  # the first value could not be had: begin again
-                first = _grid(state) if round_ else _stripes(state)
+                first = _grid(state) if round_ else stripes(state.key, state.space)
                 points = torch.where(known.unsqueeze(1), points, first)
         return Queries(points.unsqueeze(1), points.new_zeros((points.shape[0], 0, points.shape[1])))
 
@@ -152,12 +152,12 @@ def windows(key: Key, shape: tuple[int, int, int], sides: tuple[Tensor, Tensor],
     return corners, torch.stack(masks)
 
 
-def _stripes(state: SquareAttackState) -> Tensor:
-    """Vertical stripes at the bounds, a sign for each channel and column."""
-    channels, height, width = image_shape(state.space)
-    sign = keyed.signs(state.key, channels * width, SIGNS).view(-1, channels, 1, width)
-    up = (sign > 0).expand(-1, channels, height, width).reshape(state.x.shape).to(state.x.device)
-    return torch.where(up, state.space.high, state.space.low)
+def stripes(key: Key, space: Space) -> Tensor:
+    """Vertical stripes at the bounds, a sign for each channel and column, (B, d)."""
+    channels, height, width = image_shape(space)
+    sign = keyed.signs(key, channels * width, SIGNS).view(-1, channels, 1, width)
+    up = (sign > 0).expand(-1, channels, height, width).reshape(space.low.shape).to(space.low.device)
+    return torch.where(up, space.high, space.low)
 
 
 def _square(state: SquareAttackState, sides: tuple[Tensor, Tensor]) -> Tensor:
