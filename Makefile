@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit docs notebooks reproduce-quick test-slow test-gpu bench chaos format clean
+.PHONY: help demo test lint types unit docs notebooks wheel reproduce-quick test-slow test-gpu bench chaos format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make chaos      2,000 runs through failures of target, disk, process and files; some minutes"
 	@echo "make bench      how fast it is: writes runs/bench and prints a table, half an hour on two idle cores"
+	@echo "make wheel      a wheel and a source archive in dist"
 	@echo "make format     format the code"
 
 $(READY): pyproject.toml constraints.txt
@@ -58,6 +59,10 @@ chaos: $(READY)
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks all --out runs/bench
+
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import msgspec
 from torch import nn
 
-from zoracle import __version__
 from zoracle.api.inputs import (
     Array,
     affordable,
@@ -35,7 +34,7 @@ from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import resumable_rollout
-from zoracle.storage.fingerprint import optimizer_config
+from zoracle.storage.fingerprint import optimizer_config, release_series
 from zoracle.storage.hashing import tensor_hash
 from zoracle.types import Key, Purpose
 
@@ -157,7 +156,7 @@ def attack(
         path=None if checkpoint is None else Path(checkpoint),
         fingerprint={
             "call": "attack",
-            "zoracle": __version__,
+            "zoracle": release_series(),
             "images_sha256": tensor_hash(x),
             "labels_sha256": tensor_hash(objective.labels),
             "targets_sha256": None if objective.targets is None else tensor_hash(objective.targets),

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from zoracle import __version__
 from zoracle.api.inputs import Array, affordable, as_ids, framework_of, real, whole
 from zoracle.api.loading import chosen_optimizer
 from zoracle.api.points import Points, as_limits, as_points, as_scale
@@ -27,7 +26,7 @@ from zoracle.optimizers.pretrained import Use
 from zoracle.rollout import Step
 from zoracle.rollout.oracle import CHUNK_NUMBERS, Oracle
 from zoracle.rollout.resume import resumable_rollout
-from zoracle.storage.fingerprint import optimizer_config
+from zoracle.storage.fingerprint import optimizer_config, release_series
 from zoracle.storage.hashing import tensor_hash
 from zoracle.types import Choice, Purpose, StopReason
 
@@ -127,7 +126,7 @@ def minimize(
 
     fingerprint = {
         "call": "minimize",
-        "zoracle": __version__,
+        "zoracle": release_series(),
         "x0_sha256": tensor_hash(points.start),
         "dtype": str(points.start.dtype),
         "optimizer": optimizer_config(chosen),

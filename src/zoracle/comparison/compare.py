@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import msgspec
 from rich.console import Console
 
-from zoracle import __version__
 from zoracle.comparison.ensemble import WORST, Ensemble, check_shares, run_ensemble, shares, worst_case
 from zoracle.comparison.entries import UNTUNED, Entry, FreshTuning, OnProgress, Tuning, folder, make_entry
 from zoracle.comparison.progress import Display, shown
@@ -29,7 +28,7 @@ from zoracle.reporting.tables import WORST_CASE
 from zoracle.reporting.terminal import rich_table
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned
-from zoracle.storage.fingerprint import config_hash, optimizer_config
+from zoracle.storage.fingerprint import config_hash, optimizer_config, release_series
 from zoracle.storage.runfolder import Run, locked, open_run
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
@@ -126,7 +125,7 @@ def compare(
         )
     config = {
         "command": "attack" if output.attack else "compare",
-        "zoracle": __version__,
+        "zoracle": release_series(),
         "task": task_config(task),
         **spec.identity(),
         "tuning": tuning,

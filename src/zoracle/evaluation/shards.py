@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
-from zoracle import __version__
 from zoracle.errors import CheckpointError
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.base import Optimizer
 from zoracle.results.result import Result
 from zoracle.storage.files import read_json, read_tensors, write_json, write_tensors
-from zoracle.storage.fingerprint import optimizer_config
+from zoracle.storage.fingerprint import optimizer_config, release_series
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
 
@@ -70,7 +69,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
         """What its numbers depend on."""
         told = {name: value for name, value in self.spec.identity().items() if name != "ids"}
         whole = {
-            "zoracle": __version__,
+            "zoracle": release_series(),
             "optimizer": optimizer_config(optimizer),
             "task": task_config(task),
             **told,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle import __version__
 from zoracle.comparison import (
     GRIDS,
     Axis,
@@ -32,7 +31,7 @@ from zoracle.metatrain import TrainConfig, Trainer, UnrollReport
 from zoracle.optimizers import Loaded, Optimizer, Use, directions_of, with_directions, with_settings
 from zoracle.reporting import Row, rows_of
 from zoracle.results import Result, Tuned, tuned
-from zoracle.storage import Run, config_hash, ids_hash, optimizer_config, read_tensors, write_tensors
+from zoracle.storage import Run, config_hash, ids_hash, optimizer_config, read_tensors, release_series, write_tensors
 from zoracle.tasks import Task, available, names, task, task_config
 
 _FORMAT = "zoracle-measurement-1"
@@ -313,7 +312,7 @@ class Context:
             CheckpointError: what is kept there was computed for something else.
         """
         path = self.run.pieces / f"{key}.safetensors"
-        asked = {"zoracle": __version__, "task": task_config(made), **about}
+        asked = {"zoracle": release_series(), "task": task_config(made), **about}
         asked = json.loads(json.dumps(asked))
         if path.is_file():
             tensors, metadata = read_tensors(path)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import msgspec
 from rich.console import Console
 
-from zoracle import __version__
 from zoracle.comparison import OnProgress, load_named_optimizers, shown
 from zoracle.errors import InputError, MissingExtraError, require
 from zoracle.evaluation import check_workers, started
@@ -19,7 +18,7 @@ from zoracle.experiments.context import Context
 from zoracle.optimizers import Use
 from zoracle.reporting import check_extra, markdown, write_figure, write_page
 from zoracle.results import write_tuned
-from zoracle.storage import VERSIONS, locked, open_run, read_json, write_json, write_npz, write_text
+from zoracle.storage import VERSIONS, locked, open_run, read_json, release_series, write_json, write_npz, write_text
 
 #: Parts of an experiment that can be left out by setting them to 0.
 _OPTIONAL = ("panels", "external")
@@ -77,7 +76,7 @@ def reproduce(
     experiment.work(settings)  # as is a wrong setting that names something
     config = {
         "command": "reproduce",
-        "zoracle": __version__,
+        "zoracle": release_series(),
         "experiment": experiment.name,
         "quick": quick,
         "settings": msgspec.to_builtins(settings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoracle.storage.files import read_json, read_tensors, write_json, write_tensors, write_text
-from zoracle.storage.fingerprint import config_hash, ids_hash, optimizer_config
+from zoracle.storage.fingerprint import config_hash, ids_hash, optimizer_config, release_series
 from zoracle.storage.runfolder import VERSIONS, Run, locked, open_run, write_npz
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "optimizer_config",
     "read_json",
     "read_tensors",
+    "release_series",
     "write_json",
     "write_npz",
     "write_tensors",

@@ -74,6 +74,15 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def release_series() -> str:
+    """The first release of the series that this one belongs to, 0.1.0 of 0.1.3.
+
+    It stands for the version in whatever identifies a run: a patch release goes on with runs of the one before it.
+    """
+    major, minor = __version__.split(".")[:2]
+    return f"{major}.{minor}.0"
+
+
 def versions() -> dict[str, str]:
     """What computed the numbers, of optional packages those that are loaded. No host name, no user name, no path."""
     loaded = {name: version(package) for name, package in _OPTIONAL.items() if name in sys.modules}
