@@ -29,6 +29,8 @@ MODULES = {
     "art": ("zoracle.interop.art",),
     "nevergrad": ("zoracle.interop.nevergrad",),
     "optuna": ("zoracle.interop.optuna",),
+    "coco": ("cocoex", "cocopp", "pybobyqa"),
+    "gymnasium": ("gymnasium", "mujoco"),
 }
 
 
