@@ -75,9 +75,16 @@ def test_patterns_have_their_periods() -> None:
         if 0 < pattern.period < 16:
             assert (signs[:, :, pattern.period :] == signs[:, :, : -pattern.period]).all()
             assert (signs[:, pattern.period :] == signs[:, : -pattern.period]).all()
-    assert len(set(patterns.bank(shape))) == len(patterns.bank(shape))
     assert len(patterns.features(shape, 0.03)) == len(patterns.bank(shape))
     assert {p.kind for p in patterns.bank((1, 1, 64))} == {0, 6}
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 9, 5), (1, 1, 64), (1, 40, 1)])
+def test_no_query_is_spent_on_the_same_pattern_twice(shape) -> None:
+    """A diagonal of period 2 is a checkerboard, and the product of both diagonals is constant."""
+    laid = [patterns.signs(pattern, shape) for pattern in patterns.bank(shape)]
+    assert len({(signs * signs[0]).tobytes() for signs in laid}) == len(laid)
+    assert patterns.Pattern(kind=6, period=0, colour=0) in patterns.bank(shape)
 
 
 def test_chances_follow_the_answers() -> None:
@@ -88,6 +95,9 @@ def test_chances_follow_the_answers() -> None:
     low, high = odds.success([0], [0.2]), odds.success([0], [5.0])
     assert low[1] > before[1] > high[1]
     assert low[2] == pytest.approx(before[2]) == pytest.approx(high[2])
+    doubted = odds.success([0], [5.0], trust=0.1)
+    assert high[1] < doubted[1] < before[1]
+    np.testing.assert_allclose(odds.success([0], [5.0], trust=1e-9), before, atol=1e-6)
 
 
 def test_a_correction_is_the_posterior_of_a_linear_model() -> None:

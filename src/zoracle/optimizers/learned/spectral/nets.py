@@ -42,11 +42,15 @@ class Odds(NamedTuple):
     noise: Array
     """(N,) variance that is each pattern's own."""
 
-    def success(self, asked: list[int], losses: list[float]) -> Array:
-        """Chance (N,) that each pattern succeeds, after these were asked and had these losses."""
+    def success(self, asked: list[int], losses: list[float], trust: float = 1.0) -> Array:
+        """Chance (N,) that each pattern succeeds, after these were asked and had these losses.
+
+        An answer counts as ``trust`` of one: the model was fitted to other networks than that under attack.
+        """
         if asked:
-            seen = self.loadings[asked] / np.sqrt(self.noise[asked])[:, None]
-            surprise = (np.arcsinh(losses) - self.mean[asked]) / np.sqrt(self.noise[asked])
+            scale = np.sqrt(self.noise[asked] / trust)
+            seen = self.loadings[asked] / scale[:, None]
+            surprise = (np.arcsinh(losses) - self.mean[asked]) / scale
             inner = np.linalg.inv(np.eye(seen.shape[1]) + seen.T @ seen)
             mean = self.mean + self.loadings @ (inner @ (seen.T @ surprise))
         else:

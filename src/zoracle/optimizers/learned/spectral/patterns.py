@@ -33,14 +33,21 @@ class Pattern(NamedTuple):
 
 @lru_cache(maxsize=16)
 def bank(shape: Shape) -> tuple[Pattern, ...]:
-    """The patterns that images of a shape can have; no period is longer than the longer side."""
+    """The patterns that images of a shape can have, each once; no period is longer than the longer side."""
     channels, height, width = shape
-    kinds = (0,) if height == 1 else (1,) if width == 1 else range(len(KINDS) - 1)
-    found = []
+    found: list[Pattern] = []
     for colour in range(len(COLOURS) if channels == 3 else 1):
         periods = [p for p in (PERIODS if colour == 0 else COLOURED) if p <= max(height, width)]
-        found += [Pattern(kind, period, colour) for period in periods for kind in kinds]
-        found.append(Pattern(len(KINDS) - 1, 0, colour))
+        kinds = [Pattern(len(KINDS) - 1, 0, colour)]
+        kinds += [Pattern(kind, period, colour) for period in periods for kind in range(len(KINDS) - 1)]
+        # Of period 2, a diagonal is the product of stripes; along a single row, most kinds are the same.
+        seen = set()
+        for pattern in kinds:
+            plane = _plane(pattern, height, width)
+            key = (plane * plane[0, 0]).tobytes()
+            if key not in seen:
+                seen.add(key)
+                found.append(pattern)
     return tuple(found)
 
 
@@ -48,13 +55,17 @@ def bank(shape: Shape) -> tuple[Pattern, ...]:
 def signs(pattern: Pattern, shape: Shape) -> npt.NDArray[np.int8]:
     """The pattern (d,) of a shape, 1 and -1."""
     channels, height, width = shape
-    y, x = np.indices((height, width))
+    colour = COLOURS[pattern.colour] if channels == 3 else (1,) * channels
+    return (np.array(colour, dtype=np.int8)[:, None, None] * _plane(pattern, height, width)).reshape(-1)
+
+
+def _plane(pattern: Pattern, height: int, width: int) -> npt.NDArray[np.int8]:
+    y, x = np.ogrid[:height, :width]
     axes = {0: (x,), 1: (y,), 2: (x + y,), 3: (x - y,), 4: (x, y), 5: (x + y, x - y)}.get(pattern.kind, ())
     plane = np.ones((height, width), dtype=np.int8)
     for axis in axes:
         plane = plane * np.where(2 * (axis % pattern.period) < pattern.period, 1, -1).astype(np.int8)
-    colour = COLOURS[pattern.colour] if channels == 3 else (1,) * channels
-    return (np.array(colour, dtype=np.int8)[:, None, None] * plane).reshape(-1)
+    return plane
 
 
 def features(shape: Shape, reach: float) -> Array:

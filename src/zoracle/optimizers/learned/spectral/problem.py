@@ -76,7 +76,7 @@ class Problem:
         odds = self.odds(self._reach())
         before = [(abs(i) - 1, float(v)) for i, v in zip(self.asked, self.state.answers[self.row], strict=False)]
         told = [(i, v) for i, v in before if math.isfinite(v)]
-        chances = odds.success([i for i, _ in told], [v for _, v in told])
+        chances = odds.success([i for i, _ in told], [v for _, v in told], self.config.trust)
         chances[[i for i, _ in before]] = -1
         index = int(chances.argmax())
         if chances[index] < self.config.chance and self.asked:

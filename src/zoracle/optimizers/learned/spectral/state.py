@@ -19,6 +19,7 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     Attributes:
         patterns: patterns asked for at the start, at most.
         chance: patterns go on while one of them has at least this chance to succeed.
+        trust: weight of an answer about one pattern in the chances of others; 1 is the fitted model's own.
         probe: size of a probe, in standard deviations of the coefficient that it is to tell.
         noise: variance of an answer that the linear model leaves unexplained, as a share of what it explains.
         forget: share of what is known of a coefficient that each step forgets, since gradients change.
@@ -30,6 +31,7 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
 
     patterns: Count = 12
     chance: Share = 0.03
+    trust: Share = 0.1
     probe: Positive = 2.0
     noise: NonNegative = 0.05
     forget: Share = 0.001
