@@ -16,14 +16,15 @@ from zoracle.types import Choice
 class Quadratic:
     """0.9 at 0, 0 near 0.1 in each coordinate; with noise drawn anew for each point."""
 
-    def __init__(self, dim: int, noise: float, seed: int = 0, grows: bool = False) -> None:
+    def __init__(self, dim: int, noise: float, seed: int = 0, grows: bool = False, condition: float = 1.0) -> None:
         rng = np.random.default_rng(seed)
         self.least = 0.1 * (1 + 0.3 * rng.standard_normal(dim))
-        self.weight = 0.9 / (self.least**2).sum()
+        weight = condition ** np.linspace(0, 1, dim)
+        self.weight = 0.9 * weight / (weight * self.least**2).sum()
         self.noise, self.grows, self.rng, self.count = noise, grows, rng, 0
 
     def true(self, x: np.ndarray) -> np.ndarray:
-        return self.weight * ((x - self.least) ** 2).sum(-1)
+        return (self.weight * (x - self.least) ** 2).sum(-1)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         self.count += len(x)
@@ -43,6 +44,19 @@ def test_a_noisy_quadratic_is_minimised_without_settings(noise: float, limit: fl
     assert found.chosen is not Choice.LOWEST  # the luckiest value is no answer
     assert found.signal_to_noise > 3
     assert abs(found.value - f.true(found.x)) < 3 * noise
+
+
+def test_curvatures_are_learned_under_noise() -> None:
+    f = Quadratic(60, 0.01, condition=100.0)
+    found = zoracle.minimize(f, np.zeros(60), budget=9000)
+    assert f.true(found.last) < 0.008
+
+
+def test_a_hopeless_member_does_not_take_the_budget() -> None:
+    f = Quadratic(400, 0.001)
+    found = zoracle.minimize(f, np.zeros(400), budget=8400)
+    assert f.true(found.last) < 0.0005
+    assert found.account["ma-es"] < 0.3 * found.queries
 
 
 def test_without_noise_nothing_is_spent_on_it_but_a_line() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zoracle.optimizers.forecast import begun, blank, forecast, marked
+from zoracle.optimizers.forecast import begun, forecast, forgotten, marked
 
 
 def after(*values: float, members: int = 1):
@@ -45,5 +45,5 @@ def test_members_are_apart() -> None:
     history = after(4.0, 2.0, 1.0, members=2)
     assert history.young.tolist() == [[False, True]]
     assert float(history.gain[0, 0]) == 3.0
-    assert blank(history, 0).young.tolist() == [[True, True]]
-    assert blank(history, 1).marks.tolist() == [[3, 0]]
+    assert forgotten(history, 0).young.tolist() == [[True, True]]
+    assert forgotten(history, 1).marks.tolist() == [[3, 0]]

@@ -15,7 +15,7 @@ from zoracle.api.inputs import Array, affordable, as_ids, framework_of, real, wh
 from zoracle.api.loading import chosen_optimizer
 from zoracle.api.points import Points, as_limits, as_points, as_scale
 from zoracle.api.solutions import Progress, Solution, reasons
-from zoracle.api.watching import all_of, calls_back, doubts, limited, resolution, shown
+from zoracle.api.watching import Account, all_of, calls_back, doubts, limited, resolution, shown
 from zoracle.calling.frameworks import Framework
 from zoracle.errors import InputError
 from zoracle.objectives.base import Objective
@@ -141,6 +141,8 @@ def minimize(
     # Differences over a distance hide the noise that those at mu later drown in.
     measured = chosen.follows_noise or (chosen.goes_by_mu and bool(getattr(chosen.config, "reach", 0.0)))
 
+    account = Account(chosen, points.start.shape[0])
+
     def so_far(step: Step) -> Progress:
         record = step.trajectory
         return Progress(
@@ -174,6 +176,7 @@ def minimize(
                 # The others measure the noise first, which tells flatness apart from values that are alike by symmetry.
                 None if measured else resolution(points.start.dtype),
                 bar,
+                account,
                 on_step,
                 None if callback is None else calls_back(callback, so_far),
                 None if time_limit is None else limited(time_limit),
@@ -194,6 +197,7 @@ def minimize(
         points.per_problem(trajectory.signal),
         picked[0] if points.single else picked,
         points.per_problem(trajectory.non_finite / trajectory.total_queries.clamp(min=1)),
+        {name: points.per_problem(values) for name, values in account.found.items()},
     )
 
 

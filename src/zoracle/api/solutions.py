@@ -55,6 +55,9 @@ class Solution(NamedTuple):
     """What x is. Of a noisy function the last iterate, the lowest point seen and the start were evaluated again."""
     non_finite: Array | float = 0.0
     """(B,) share of the values that were NaN or infinite."""
+    account: dict[str, Array | int] = {}  # noqa: RUF012  # never written to
+    """(B,) each: the queries that each member of a portfolio was given, and how often it began anew. Empty for other
+    optimizers, and where a run that had ended was read back."""
 
     def __repr__(self) -> str:
         """A line for what was found, and one for each run: never the tensors."""
@@ -155,6 +158,10 @@ def _told(solution: Solution) -> list[str]:
                 lines.append(f"   ... {len(values) - _ROWS} more")
                 break
             lines.append(f"  {run:>4}  {value:>12.6g}  {queries:>10,}  {steps:>8,}  {because(why)}")
+    if members := {name: int(sum(_numbers(value))) for name, value in solution.account.items()}:
+        again = members.pop("restarts", 0)
+        shares = ", ".join(f"{name} {spent:,}" for name, spent in members.items())
+        lines.append(f"  given to    {shares}" + (f"; restarts {again}" if again else ""))
     if bool((record.noise > 0).any()):
         at = int(record.noise.nan_to_num(nan=0.0).argmax())
         most = "" if len(values) == 1 else ", at most"
@@ -166,6 +173,10 @@ def _told(solution: Solution) -> list[str]:
         share = lost / max(1, int(record.total_queries.sum()))
         lines.append(f"  not finite  {lost:,} values, {share:.1%} of all")
     return lines
+
+
+def _numbers(value: Array | int) -> list[int]:
+    return [value] if isinstance(value, int) else [int(one) for one in value]
 
 
 def _array(x: Array) -> str:

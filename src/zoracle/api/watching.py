@@ -12,9 +12,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from torch import Tensor
 
 from zoracle.api.solutions import Progress
 from zoracle.errors import MuTooSmallWarning, NonFiniteWarning, NoSignalWarning
+from zoracle.optimizers.base import Optimizer
 from zoracle.rollout import Step
 from zoracle.types import StopReason, Trajectory
 
@@ -34,6 +36,24 @@ def all_of(*watches: Watch | None) -> Watch:
         return next((why for why in found if why is not None), None)
 
     return watch
+
+
+class Account:
+    """Keeps what an optimizer says that its steps were spent on, of B problems.
+
+    Attributes:
+        found: numbers (B,) by name, as of each problem's last step.
+    """
+
+    def __init__(self, optimizer: Optimizer[Any, Any], problems: int) -> None:
+        self.optimizer, self.problems = optimizer, problems
+        self.found: dict[str, Tensor] = {}
+
+    def __call__(self, step: Step) -> None:
+        """See a step."""
+        for name, values in self.optimizer.account(step.state).items():
+            kept = self.found.setdefault(name, torch.zeros(self.problems, dtype=values.dtype))
+            kept[step.live] = values.detach().cpu()
 
 
 def resolution(dtype: torch.dtype) -> Watch:

@@ -242,6 +242,10 @@ class Optimizer(ABC, Generic[S, C]):
             return state
         return state._replace(mu=torch.where(noise > 0, mu, state.mu))  # type: ignore[attr-defined, no-any-return]
 
+    def account(self, state: S) -> dict[str, Tensor]:
+        """What the steps so far were spent on, numbers (B,) by name, for :class:`~zoracle.api.solutions.Solution`."""
+        return {}
+
     def ask(self, state: S) -> Queries:
         """The points to evaluate at this step. It changes nothing: asked twice, it answers the same."""
         return self._ask(state)
@@ -330,8 +334,7 @@ def on_device(optimizer: OptimizerT, device: torch.device) -> OptimizerT:
     module: Any = optimizer  # a learned one is an nn.Module too
     if not isinstance(module, nn.Module) or all(p.device == device for p in module.parameters()):
         return optimizer
-    module = copy.deepcopy(module)
-    module.to(device)
+    module = copy.deepcopy(module).to(device)
     return cast(OptimizerT, module)
 
 

@@ -38,6 +38,11 @@ class History(NamedTuple):
         return self.marks < FEWEST
 
     @property
+    def long(self) -> Tensor:
+        """About how many turns the runs have had, (B, M)."""
+        return self.marks * self.pace
+
+    @property
     def gain(self) -> Tensor:
         """What the members have gained since their runs began, (B, M); 0 where there is no mark."""
         return (self.values[:, :, 0] - self.last).nan_to_num(nan=0.0).clamp(min=0)
@@ -55,7 +60,7 @@ def begun(like: Tensor, members: int) -> History:
     return History(like.new_full((b, members, _ROOM), torch.inf), zero, zero + 1, zero)
 
 
-def blank(history: History, member: int) -> History:
+def forgotten(history: History, member: int) -> History:
     """The history with a member's run forgotten."""
     fresh = begun(history.values[:, 0, 0], history.marks.shape[1])
     parts = []

@@ -1,20 +1,17 @@
-r"""A quasi-Newton method and an evolution strategy that share one budget: queries go to the one that promises more.
+"""A quasi-Newton method and an evolution strategy that share one budget: queries go to the one that promises more.
 
-Each of the two goes on from its own state whenever it is its turn. After a turn of about d + m queries it is decided
-who gets the next. With v_k the value that member k has reached after n_k queries, and its slope taken over the last
-part of its run,
+Each goes on from its own state whenever it is its turn. After a turn, a sweep and a line search or as many queries for
+the strategy, each is told by its own history what it will have reached at the end of the budget
+(:mod:`zoracle.optimizers.forecast`), and the lower one gets the next turn. A run too young for a forecast comes first.
 
-.. math:: p_k = v_k - r \frac{v_k(n') - v_k(n_k)}{n_k - n'}
-
-is what it would reach with all of the r queries that are left if it went on as steeply as it does. Values fall ever
-more slowly, so p_k is a lower bound of what can be hoped for, and the member with the lowest gets the turn: one whose
-tangent ends above the other's value has lost, one that lags but still falls is given a chance.
+Where the strategy leads and finds nothing lower for the time being, the quasi-Newton method goes on from its best
+point. When both have ended the strategy begins anew around the best point, wider and more slowly.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import torch
@@ -24,19 +21,21 @@ from zoracle.keyed import normal
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start
 from zoracle.optimizers.descent.sweep import FORWARD, ZOLBFGSState
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
-from zoracle.optimizers.forecast import FEWEST, History, begun, blank, forecast, marked
+from zoracle.optimizers.forecast import begun, forecast, marked
+from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, STRATEGY, PortfolioState, narrow, noted, rerun
 from zoracle.optimizers.search.feasible import unbounded, within
-from zoracle.optimizers.search.ma_es import MAES, MAESState, recombination
+from zoracle.optimizers.search.ma_es import MAES, recombination
 from zoracle.state import parted
-from zoracle.types import Key, Queries, Space
+from zoracle.types import Queries
 
-NEWTON, STRATEGY = 0, 1
 _JUMP = 7  # stream of the draws that restarts are displaced by
 _TURNS = 30  # the strategy has at least so many turns
 _SETTLED, _LITTLE = 1e-3, 1e-9  # shares of what a run has gained that are little
 _LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
 _LUCK = 0.8  # standard deviations that the mean of the better half of pure noise is below zero
-_PATIENT = 8  # marks without a gain that stands out from the noise before the strategy has settled
+_PATIENT = 8  # turns without a gain that stands out from the noise before the strategy has settled
+_CYCLE = 4  # restarts after which the strategy is as wide as at first
+_LONG = 30  # turns of a quasi-Newton run before it is said to stand
 _SHARE = 1 / 8  # of the steps that a member has at least under noise, which values foretell little in
 _FORGET = 0.1  # rate of the strategy's running mean under noise
 
@@ -56,43 +55,6 @@ class PortfolioConfig(Config, frozen=True, kw_only=True):
     sigma: Positive = 0.3
     mu: float | None = None
     horizon: Annotated[int, msgspec.Meta(ge=1)] = 1000
-
-
-class PortfolioState(NamedTuple):
-    """State."""
-
-    x: Tensor
-    """(B, d) the point to recommend: the lowest evaluated one, under noise the iterate of the member that is lower."""
-    key: Key
-    mu: Tensor
-    """(B,) distance of differences at first."""
-    noise: Tensor
-    """(B,) standard deviation of f, 0 where only rounding is known of."""
-    horizon: Tensor
-    """(B,) steps of the run."""
-    newton: ZOLBFGSState
-    strategy: MAESState
-    active: Tensor
-    """(B,) int64 whose turn it is."""
-    turn: Tensor
-    """(B,) int64 steps that the turn has taken."""
-    spent: Tensor
-    """(B, 2) int64 steps of each."""
-    value: Tensor
-    """(B, 2) what they have reached: their lowest value, under noise a mean; infinite before there is one."""
-    point: Tensor
-    """(B, 2, d) where."""
-    history: History
-    """Values that their present runs had reached after each turn."""
-    lowest: Tensor
-    """(B,) of all runs."""
-    sigma: Tensor
-    """(B,) of the strategy's next run."""
-    polishes: Tensor
-    """(B,) int64 quasi-Newton runs that were begun from the strategy's best point since its run began."""
-    restarts: Tensor
-    """(B,) int64 of the strategy."""
-    space: Space
 
 
 class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
@@ -138,13 +100,18 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             history=marked(state.history, NEWTON, loss),
         )
 
+    def account(self, state: PortfolioState) -> dict[str, Tensor]:
+        """Queries that each member was given, and how often the strategy began anew."""
+        queries = state.spent * self.queries_per_step
+        return {"zo-lbfgs": queries[:, NEWTON], "ma-es": queries[:, STRATEGY], "restarts": state.restarts}
+
     def _init(self, start: Start) -> PortfolioState:
         x = start.x
         b, _ = x.shape
         space = start.space if start.space is not None else unbounded(x)
         start = start._replace(space=space)
         newton, strategy = self.quasi_newton._init(start), self.evolution._init(start)
-        sigma = _narrow(space, x.new_full((b,), self.config.sigma * start.scale))
+        sigma = narrow(space, x.new_full((b,), self.config.sigma * start.scale))
         count = torch.zeros(b, dtype=torch.int64, device=x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon).to(x.device)
         # Where the budget does not pay for two sweeps, there is no gradient to follow.
@@ -162,7 +129,8 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             spent=torch.zeros((b, 2), dtype=torch.int64, device=x.device),
             value=x.new_full((b, 2), torch.inf),
             point=x.unsqueeze(1).repeat(1, 2, 1),
-            history=begun(x[:, 0], 2),
+            history=begun(x[:, 0], 3),
+            level=x.new_full((b,), torch.inf),
             lowest=x.new_full((b,), torch.inf),
             sigma=sigma,
             polishes=count,
@@ -207,7 +175,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         rows = torch.arange(len(at), device=at.device)
         found = torch.where(lower.unsqueeze(1), queries.points[rows, at], state.point[:, NEWTON])
         point = torch.where(noisy.unsqueeze(1), newton.x, found)
-        return _noted(state._replace(newton=newton), NEWTON, value, point)
+        return noted(state._replace(newton=newton), NEWTON, value, point)
 
     def _strategy(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         strategy = self.evolution._tell(state.strategy, queries, values, None)
@@ -218,12 +186,12 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         weights, _ = recombination(values)
         mean = torch.where(weights > 0, weights * values, 0.0).sum(1) + _LUCK * state.noise
         mean = torch.where(weights.sum(1) > 0, mean, values.nanmean(1).nan_to_num(nan=torch.inf))
-        kept = torch.where(old.isfinite(), old + _FORGET * (mean - old), mean)
-        value = torch.where(noisy, kept, low.minimum(old))
+        level = torch.where(state.level.isfinite(), state.level + _FORGET * (mean - state.level), mean)
+        value = torch.where(noisy, level, low.minimum(old))
         rows = torch.arange(len(at), device=at.device)
         found = torch.where((low < old).unsqueeze(1), queries.points[rows, at], state.point[:, STRATEGY])
         point = torch.where(noisy.unsqueeze(1), strategy.x, found)
-        return _noted(state._replace(strategy=strategy), STRATEGY, value, point)
+        return noted(state._replace(strategy=strategy, level=level), STRATEGY, value, point)
 
     def _recommended(self, state: PortfolioState) -> PortfolioState:
         value, k = state.value.min(1)
@@ -238,30 +206,38 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         history = parted(
             state.active == NEWTON,
             lambda s: marked(s.history, NEWTON, s.value[:, NEWTON]),
-            lambda s: marked(s.history, STRATEGY, s.value[:, STRATEGY]),
+            lambda s: marked(marked(s.history, STRATEGY, s.value[:, STRATEGY]), LEVEL, s.level),
             state,
         )
         state = state._replace(history=history, turn=torch.zeros_like(state.turn))
         left = (state.horizon - state.key.step.to(state.x.device)).clamp(min=0)
         single = state.newton.mode == FORWARD
         sweep = torch.where(single, math.ceil((d + 1) / m), math.ceil(d / (m // 2))) + 1
-        turns = left.unsqueeze(1) / torch.stack((sweep, self._turn(state)), 1)
+        turn = self._turn(state)
+        turns = left.unsqueeze(1) / torch.stack((sweep, turn, turn), 1)
         hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
         own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
         noisy, error = state.noise > 0, 2 * state.noise / math.sqrt(m)
-        ended, settled = state.newton.ended, self._settled(state, hope[:, STRATEGY])
-        # From where the strategy has settled, quadratic convergence may lead on.
+        ended, settled = state.newton.ended, self._settled(state, hope[:, LEVEL])
+        # A quasi-Newton run that has gained next to nothing for long has to share with the strategy.
+        gains = own - hope[:, NEWTON]
+        stands = (gains < _LITTLE * history.gain[:, NEWTON]) & (history.long[:, NEWTON] >= _LONG) & ~noisy
+        over = ended | stands
+        # From where the strategy finds nothing lower for the time being, quadratic convergence may lead on.
         late = left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (d + m))
-        ready = (settled & (state.polishes < 1)) | (late & (state.polishes < 2) & ~noisy)
-        polish = ready & (ended | (hope[:, NEWTON] > other)) & (other < own - error) & (left * m > d + 2 * m)
+        pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
+        ready = (torch.where(noisy, settled, pause) & (state.polishes < 1)) | (late & (state.polishes < 2) & ~noisy)
+        polish = ready & (over | (hope[:, NEWTON] > other)) & (other < own - error) & (left * m > d + 2 * m)
         stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * state.history.gain[:, STRATEGY])
         done = self._converged(state) | torch.where(noisy, settled, stuck)
-        anew = (ended | noisy) & done & ~polish
-        hope = torch.where(torch.stack((ended, done), 1), torch.inf, hope)
+        anew = (over | noisy) & done & ~polish
+        hope = torch.where(torch.stack((ended, done), 1), torch.inf, hope[:, :LEVEL])
         active = torch.where(hope[:, NEWTON] <= hope[:, STRATEGY], NEWTON, STRATEGY)
         active = torch.where(ended, STRATEGY, active)
-        few = state.spent < _SHARE * state.spent.sum(1, keepdim=True)
-        due = few.any(1) & (state.noise > 0) & ~ended & ~done & ~state.history.young.any(1)
+        usual = torch.where(noisy, _SHARE, 0.0)
+        least = torch.stack((usual, torch.where(stands, 0.5, usual)), 1)
+        few = state.spent < least * state.spent.sum(1, keepdim=True)
+        due = few.any(1) & ~ended & ~done & ~history.young.any(1)
         active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
         state = state._replace(active=torch.where(polish, NEWTON, active))
         state = parted(polish, self._polished, lambda s: s, state)
@@ -272,10 +248,10 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _settled(self, state: PortfolioState, hope: Tensor) -> Tensor:
         """Whether the strategy is about where it will end, (B,)."""
-        value = state.value[:, STRATEGY]
-        few = torch.where(state.noise > 0, _PATIENT, FEWEST)
-        known = state.history.marks[:, STRATEGY] >= few
-        return known & (value - hope <= _SETTLED * state.history.gain[:, STRATEGY])
+        steps = state.strategy.key.step.to(hope.device) - state.strategy.begun
+        needed = 3 * (state.x.shape[1] / self.queries_per_step + 10) / state.strategy.rate
+        little = state.level - hope <= _SETTLED * state.history.gain[:, LEVEL]
+        return little & (steps > needed) & (state.history.long[:, LEVEL] >= _PATIENT)
 
     def _converged(self, state: PortfolioState) -> Tensor:
         """Whether the strategy has nowhere to go, (B,)."""
@@ -286,7 +262,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
     def _informed_sigma(self, state: PortfolioState) -> PortfolioState:
         """The strategy's first run is as wide as the way that the other has come, if that is more than it would be."""
         way = (state.newton.x - state.strategy.x).square().mean(1).sqrt() / 2
-        sigma = _narrow(state.space, state.sigma.maximum(way))
+        sigma = narrow(state.space, state.sigma.maximum(way))
         return state._replace(sigma=sigma, strategy=state.strategy._replace(sigma=sigma))
 
     def _polished(self, state: PortfolioState) -> PortfolioState:
@@ -294,42 +270,28 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         at, value = state.point[:, STRATEGY], state.value[:, STRATEGY]
         newton = self.quasi_newton.restarted(state.newton, at, value)
         state = state._replace(newton=newton, polishes=state.polishes + 1)
-        state = _blank(state, NEWTON, at, value)
+        state = rerun(state, NEWTON, at, value)
         return state._replace(history=marked(state.history, NEWTON, value))
 
     def _anew(self, state: PortfolioState) -> PortfolioState:
-        """The strategy begins again around the best point."""
+        """The strategy begins again around the best point, wider and more slowly each time, up to a limit."""
         d = state.x.shape[1]
+        turn = (state.restarts + 1) % _CYCLE
+        sigma = narrow(state.space, state.sigma * 2.0**turn)
         jump = normal(state.key, (d,), _JUMP, state.x.dtype).to(state.x.device)
-        at = within(state.space, state.x + state.sigma.unsqueeze(1) * jump)
-        strategy = self.evolution.restarted(state.strategy, at, state.sigma, 0.5)
+        at = within(state.space, state.x + sigma.unsqueeze(1) * jump)
+        rate = torch.where(state.noise > 0, 0.5, 1.0) * 0.5**turn
+        strategy = self.evolution.restarted(state.strategy, at, sigma, rate.to(sigma))
         state = state._replace(
             strategy=strategy,
+            level=torch.full_like(state.level, torch.inf),
             restarts=state.restarts + 1,
             polishes=torch.zeros_like(state.polishes),
             active=torch.full_like(state.active, STRATEGY),
         )
-        return _blank(state, STRATEGY, at, torch.full_like(state.lowest, torch.inf))
+        return rerun(state, STRATEGY, at, torch.full_like(state.lowest, torch.inf))
 
 
 def _between(state: ZOLBFGSState) -> Tensor:
     """Whether the next step begins a sweep."""
     return (state.done == 0) & ~state.searching
-
-
-def _narrow(space: Space, sigma: Tensor) -> Tensor:
-    """Standard deviations (B,) of at most a fifth of where points may lie."""
-    width = (space.high - space.low).min(1).values.minimum(2 * space.radius)
-    return sigma.minimum(0.2 * width)
-
-
-def _noted(state: PortfolioState, k: int, value: Tensor, point: Tensor) -> PortfolioState:
-    """What a member has reached, and where."""
-    values, points = state.value.clone(), state.point.clone()
-    values[:, k], points[:, k] = value, point
-    return state._replace(value=values, point=points)
-
-
-def _blank(state: PortfolioState, k: int, at: Tensor, value: Tensor) -> PortfolioState:
-    """A new run of a member."""
-    return _noted(state._replace(history=blank(state.history, k)), k, value, at)

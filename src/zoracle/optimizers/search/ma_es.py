@@ -101,8 +101,8 @@ class MAES(Optimizer[MAESState, MAESConfig]):
             space=start.space if start.space is not None else unbounded(x),
         )
 
-    def restarted(self, state: MAESState, x: Tensor, sigma: Tensor, slower: float) -> MAESState:
-        """The state that begins anew at x (B, d) with a step size (B,), and learning rates multiplied by a number."""
+    def restarted(self, state: MAESState, x: Tensor, sigma: Tensor, rate: Tensor) -> MAESState:
+        """The state that begins anew at x (B, d) with a step size (B,), and learning rates times ``rate`` (B,)."""
         return state._replace(
             x=x,
             sigma=sigma,
@@ -110,7 +110,7 @@ class MAES(Optimizer[MAESState, MAESConfig]):
             path=torch.zeros_like(x),
             paths=torch.zeros_like(state.paths),
             begun=state.key.step.to(x.device),
-            rate=state.rate * slower,
+            rate=rate,
         )
 
     def _ask(self, state: MAESState) -> Queries:

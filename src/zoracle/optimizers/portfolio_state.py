@@ -1,0 +1,73 @@
+"""What a portfolio remembers, and what is done to all of it alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from zoracle.optimizers.descent.sweep import ZOLBFGSState
+from zoracle.optimizers.forecast import History, forgotten
+from zoracle.optimizers.search.ma_es import MAESState
+from zoracle.types import Key, Space
+
+NEWTON, STRATEGY, LEVEL = 0, 1, 2
+
+
+class PortfolioState(NamedTuple):
+    """State."""
+
+    x: Tensor
+    """(B, d) the point to recommend: the lowest evaluated one, under noise the iterate of the member that is lower."""
+    key: Key
+    mu: Tensor
+    """(B,) distance of differences at first."""
+    noise: Tensor
+    """(B,) standard deviation of f, 0 where only rounding is known of."""
+    horizon: Tensor
+    """(B,) steps of the run."""
+    newton: ZOLBFGSState
+    strategy: MAESState
+    active: Tensor
+    """(B,) int64 whose turn it is."""
+    turn: Tensor
+    """(B,) int64 steps that the turn has taken."""
+    spent: Tensor
+    """(B, 2) int64 steps of each."""
+    value: Tensor
+    """(B, 2) what they have reached: their lowest value, under noise a mean; infinite before there is one."""
+    point: Tensor
+    """(B, 2, d) where."""
+    history: History
+    """Values that their present runs had reached after each turn, and the strategy's level."""
+    level: Tensor
+    """(B,) running mean of the better halves of the strategy's populations, which tells more of it than one value."""
+    lowest: Tensor
+    """(B,) of all runs."""
+    sigma: Tensor
+    """(B,) of the strategy's next run."""
+    polishes: Tensor
+    """(B,) int64 quasi-Newton runs that were begun from the strategy's best point since its run began."""
+    restarts: Tensor
+    """(B,) int64 of the strategy."""
+    space: Space
+
+
+def narrow(space: Space, sigma: Tensor) -> Tensor:
+    """Standard deviations (B,) of at most a fifth of where points may lie."""
+    width = (space.high - space.low).min(1).values.minimum(2 * space.radius)
+    return sigma.minimum(0.2 * width)
+
+
+def noted(state: PortfolioState, k: int, value: Tensor, point: Tensor) -> PortfolioState:
+    """What a member has reached, and where."""
+    values, points = state.value.clone(), state.point.clone()
+    values[:, k], points[:, k] = value, point
+    return state._replace(value=values, point=points)
+
+
+def rerun(state: PortfolioState, k: int, at: Tensor, value: Tensor) -> PortfolioState:
+    """A new run of a member."""
+    history = forgotten(state.history, k)
+    history = forgotten(history, LEVEL) if k == STRATEGY else history
+    return noted(state._replace(history=history), k, value, at)
