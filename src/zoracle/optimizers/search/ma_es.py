@@ -118,10 +118,11 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         size = (state.sigma.unsqueeze(1) * state.std).unsqueeze(1)
         drawn = torch.addcmul(state.x.unsqueeze(1), size, self._shaped(state, z))
         points = reflected(state.space, drawn)
-        # What a bound has turned back counts as if it had been drawn where it is now.
-        return Queries(
-            points, torch.where(points == drawn, z, ((points - state.x.unsqueeze(1)) / size).clamp(-_FAR, _FAR))
-        )
+        inside = points == drawn
+        if not bool(inside.all()):
+            # What a bound has turned back counts as if it had been drawn where it is now.
+            z = torch.where(inside, z, ((points - state.x.unsqueeze(1)) / size).clamp(-_FAR, _FAR))
+        return Queries(points, z)
 
     def _tell(self, state: MAESState, queries: Queries, values: Tensor, gradients: Tensor | None) -> MAESState:
         m, d = self.queries_per_step, state.x.shape[1]
@@ -154,20 +155,27 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         return state._replace(x=x, key=state.key.next(), sigma=sigma, std=std, path=path, paths=paths)
 
     def _shaped(self, state: MAESState, z: Tensor) -> Tensor:
-        d = z.shape[2]
-        y = z
+        """What M transformations make of z (B, m, d): a multiple of it, and a sum of paths.
+
+        Inner products with the paths tell all that happens, so that points are read twice and not M times.
+        """
+        d, memory = z.shape[2], state.paths.shape[1]
         began = state.key.step.to(z.device) - state.begun
-        for j in range(state.paths.shape[1]):
+        # Random steps make a path sqrt(d) long. One that is far longer would throw all candidates along itself.
+        long = torch.linalg.vector_norm(state.paths, dim=2, keepdim=True).clamp(min=math.sqrt(2 * d))
+        size = math.sqrt(2 * d) / long
+        along = torch.bmm(z, state.paths.transpose(1, 2)) * size.transpose(1, 2)
+        each = torch.bmm(state.paths, state.paths.transpose(1, 2)) * size * size.transpose(1, 2)
+        kept, sums = z.new_ones(z.shape[0]), torch.zeros_like(along)
+        for j in range(memory):
             # A path that has hardly begun would shorten candidates along it.
-            share = 1 / (1.5**j * d)
-            path = state.paths[:, j]
-            # Random steps make it sqrt(d) long. One that is far longer would throw all candidates along itself.
-            long = torch.linalg.vector_norm(path, dim=1, keepdim=True).clamp(min=math.sqrt(2 * d))
-            path = path * (math.sqrt(2 * d) / long)
-            along = (y * path.unsqueeze(1)).sum(2, keepdim=True)
-            turned = (1 - share) * y + share * along * path.unsqueeze(1)
-            y = torch.where((began > j)[:, None, None], turned, y)
-        return y
+            share = (began > j).to(z) / (1.5**j * d)
+            onto = kept.unsqueeze(1) * along[:, :, j] + (sums * each[:, :, j].unsqueeze(1)).sum(2)
+            kept = (1 - share) * kept
+            sums = (1 - share)[:, None, None] * sums
+            sums[:, :, j] += share.unsqueeze(1) * onto
+        turned: Tensor = kept[:, None, None] * z + torch.bmm(sums * size.transpose(1, 2), state.paths)
+        return turned
 
 
 def _followed(path: Tensor, moved: Tensor, rate: Tensor, mass: Tensor) -> Tensor:
