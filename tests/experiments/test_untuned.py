@@ -163,6 +163,9 @@ def test_coco_writes_what_the_table_says(tmp_path):
     for name in ("bbob-largescale-d20-3d", "bbob-noisy-d2-30d"):
         assert sum(record["rank"] for record in tables[name]) == pytest.approx(6)
         assert all(record["queries"] <= 4 * 60 for record in tables[name])
+    for record in tables["bbob-largescale-d20-3d"]:  # functions 1 and 5 are of one group
+        assert record["rank, separable"] == pytest.approx(record["rank"])
+        assert "rank, multimodal" not in record
     infos = sorted((tmp_path / "out" / "coco").rglob("*.info"))
     assert len(infos) == 2 * 3 * 4
     assert all("algId = '" in path.read_text() for path in infos)

@@ -13,7 +13,7 @@ from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
 from zoracle.experiments.untuned import DEFAULT, METHODS, available, known
 from zoracle.experiments.untuned.asking import Point
-from zoracle.experiments.untuned.coco import REACH, SUITES, TARGETS, WIDTH, area, coco_run, reached
+from zoracle.experiments.untuned.coco import GROUPS, REACH, SUITES, TARGETS, WIDTH, area, coco_run, reached
 from zoracle.experiments.untuned.ranking import mean_ranks, places
 from zoracle.experiments.untuned.shards import Ran, Shard, ran
 from zoracle.experiments.work import Work
@@ -150,6 +150,7 @@ def _reached(one: Ran) -> Point:
 def _records(cell: _Cell, found: dict[str, list[Ran]]) -> list[dict[str, Any]]:
     """A record of each method in a cell, the best rank first."""
     ranks = mean_ranks({name: [_gap(one) for one in runs] for name, runs in found.items()})
+    groups = _by_group(cell, found)
     records = []
     for name, runs in found.items():
         spent = np.stack([_reached(one) for one in runs])
@@ -159,15 +160,29 @@ def _records(cell: _Cell, found: dict[str, list[Ran]]) -> list[dict[str, Any]]:
                 "targets": float(np.isfinite(spent).mean()), "area": float(area(spent, cell.budget).mean()),
                 "failures": sum(bool(one.answer.failure) for one in runs), "runs": len(runs),
                 "queries": sum(one.answer.queries for one in runs), "seconds": sum(one.seconds for one in runs),
+                **{f"rank, {group}": found_ranks[name] for group, found_ranks in groups.items()},
             }
         )  # fmt: skip
     return sorted(records, key=lambda record: float(record["rank"]))
+
+
+def _by_group(cell: _Cell, found: dict[str, list[Ran]]) -> dict[str, dict[str, float]]:
+    """The mean rank of each method on each of COCO's groups of functions that any function of the cell is of."""
+    each = len(next(iter(found.values()))) // len(cell.functions)
+    ranks = {}
+    for group, (first, last) in GROUPS[cell.suite].items():
+        own = [i for i, function in enumerate(cell.functions) if first <= function <= last]
+        if own:
+            rows = [each * i + k for i in own for k in range(each)]
+            ranks[group] = mean_ranks({name: [_gap(runs[row]) for row in rows] for name, runs in found.items()})
+    return ranks
 
 
 def _table(cell: _Cell, records: list[dict[str, Any]], instances: int) -> Table:
     columns = [
         ("method", "method", ""), ("mean rank", "rank", ".2f"), ("targets reached", "targets", ".3f"),
         ("ECDF area", "area", ".3f"), ("failures", "failures", "d"), ("seconds", "seconds", ",.0f"),
+        *((key, key, ".2f") for key in records[0] if key.startswith("rank, ")),
     ]  # fmt: skip
     title = (
         f"{cell.suite}, d = {cell.dim}, {cell.times} d evaluations: {len(cell.functions)} functions, "

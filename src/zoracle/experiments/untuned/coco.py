@@ -19,6 +19,14 @@ from zoracle.objectives import CallableObjective
 
 #: The suites, and the number of their functions.
 SUITES = {"bbob-largescale": 24, "bbob-noisy": 30}
+#: COCO's groups of them: first and last number within the suite.
+GROUPS = {
+    "bbob-largescale": {
+        "separable": (1, 5), "moderate": (6, 9), "ill-conditioned": (10, 14), "multimodal": (15, 19),
+        "weak structure": (20, 24),
+    },
+    "bbob-noisy": {"moderate noise": (1, 6), "severe noise": (7, 21), "multimodal, severe noise": (22, 30)},
+}  # fmt: skip
 #: Starts are drawn in [-REACH, REACH]^d; coordinates are meant to lie in [-5, 5].
 REACH, WIDTH = 4.0, 10.0
 #: The target precisions of COCO's run length distributions.
