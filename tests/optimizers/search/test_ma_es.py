@@ -25,7 +25,7 @@ def test_transformations_by_inner_products_are_those_one_after_the_other() -> No
             path, share = paths[row, j], 1 / (1.5**j * d)
             path = path * min(1.0, math.sqrt(2 * d) / float(path.norm()))
             y = (1 - share) * y + share * torch.outer(y @ path, path)
-        torch.testing.assert_close(strategy._shaped(state, z)[row], y, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(strategy.shaped(state, z)[row], y, atol=1e-12, rtol=1e-12)
 
 
 def test_a_candidate_that_a_bound_turns_back_counts_as_drawn_where_it_is() -> None:

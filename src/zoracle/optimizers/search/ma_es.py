@@ -116,7 +116,7 @@ class MAES(Optimizer[MAESState, MAESConfig]):
     def _ask(self, state: MAESState) -> Queries:
         z = gaussian(state.key, self.queries_per_step, state.x)
         size = (state.sigma.unsqueeze(1) * state.std).unsqueeze(1)
-        drawn = torch.addcmul(state.x.unsqueeze(1), size, self._shaped(state, z))
+        drawn = torch.addcmul(state.x.unsqueeze(1), size, self.shaped(state, z))
         points = reflected(state.space, drawn)
         inside = points == drawn
         if not bool(inside.all()):
@@ -154,7 +154,7 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         sigma = torch.where(known, sigma * growth.exp(), sigma)
         return state._replace(x=x, key=state.key.next(), sigma=sigma, std=std, path=path, paths=paths)
 
-    def _shaped(self, state: MAESState, z: Tensor) -> Tensor:
+    def shaped(self, state: MAESState, z: Tensor) -> Tensor:
         """What M transformations make of z (B, m, d): a multiple of it, and a sum of paths.
 
         Inner products with the paths tell all that happens, so that points are read twice and not M times.
