@@ -77,6 +77,10 @@ class NoSignalWarning(UserWarning):
     """F does not differ by more than its noise anywhere near the start: a result means little."""
 
 
+class RivalWarning(UserWarning):
+    """A minimiser of another library failed in a comparison, and ends with what it had found."""
+
+
 class NonFiniteWarning(UserWarning):
     """More than one in a hundred of f's values were NaN or infinite."""
 

@@ -12,7 +12,7 @@ import torch
 from zoracle.blackboxes.v2_protocol import clip
 from zoracle.cli.options import Request
 from zoracle.cli.target_options import flags, open_target, take, target_options
-from zoracle.cli.threat_options import task_for
+from zoracle.cli.threat_options import Threat, task_for
 from zoracle.errors import InputError
 from zoracle.images import LabelledImages, read_labelled
 from zoracle.images.classes import Numbering
@@ -95,24 +95,23 @@ def attacked(request: Request, inputs: Inputs) -> Task:
     if inputs.target is None and inputs.data is None:
         _refuse_options(inputs)
         return task_for(request.task, request.threat)
+    data, target = _both(inputs)
     source = click.get_current_context().get_parameter_source("task")
     if source is not None and source is not click.core.ParameterSource.DEFAULT:
         raise InputError(f"--task {request.task} has a target and images of its own; give it, or --target and --data")
-    if inputs.target is None or inputs.data is None:
-        given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
-        raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
-    server = inputs.target.lower().startswith(("http://", "https://"))
+    server = target.lower().startswith(("http://", "https://"))
     if server and inputs.arguments.get("outputs") == "labels":
         raise InputError("--labels-only goes with a function, a torch module or an ONNX file, and --target is a server")
     if request.workers > 1 and server:
         raise InputError(f"--workers is {request.workers}, and a server is asked by one process; use --concurrency")
-    made = _given(request, inputs, inputs.data)
+    made = _given(request.threat, inputs, data)
     if request.tune:
         try:
             made.ids("valid")
         except InputError:
             raise InputError(
-                f"--tune needs validation images, and --data {inputs.data} has none; tune on a task"
+                f"--tune needs validation images, and --data {inputs.data} has none; tune on other images of yours "
+                "by `zoracle tune --target ... --data ... --out tuned.json`, then give --settings tuned.json"
             ) from None
     return made
 
@@ -124,6 +123,7 @@ class NamedImages(GivenImages):
         inputs: what the options say, :class:`Inputs` as JSON values.
         threat: what perturbations are allowed.
         reduce: search among coarse perturbations only.
+        split: what images that come without splits are for, "test" or "valid".
 
     Attributes:
         notes: what whoever asked should know of how images were read.
@@ -132,12 +132,17 @@ class NamedImages(GivenImages):
         InputError: data or a target that cannot be used.
     """
 
-    def __init__(self, *, inputs: Mapping[str, Any], threat: ThreatModel, reduce: str | None = None) -> None:
+    def __init__(
+        self, *, inputs: Mapping[str, Any], threat: ThreatModel, reduce: str | None = None, split: str = "test"
+    ) -> None:
         asked = Inputs(**{**inputs, **{name: inputs[name] and Path(inputs[name]) for name in ("labels", "classes")}})
         assert asked.data is not None
         assert asked.target is not None
         source = _built_in(asked.data, asked) if asked.data in names() else _own(asked, asked.data)
         kept = _targeted(source, asked.targets)
+        if asked.data not in names():
+            kept = kept._replace(splits={split: kept.data.ids})
+        self.split = split
         left_out = len(source.data.labels) - len(kept.data.labels)
         more = (f"images of class {asked.targets} already, left out: {left_out}",) if left_out else ()
         target = open_target(asked.target, asked.arguments, source.class_names or None)
@@ -154,15 +159,35 @@ class NamedImages(GivenImages):
         self.notes = (*source.notes, *more)
 
 
-def _given(request: Request, inputs: Inputs, data: str) -> GivenImages:
+def _given(threat: Threat, inputs: Inputs, data: str, split: str = "test") -> NamedImages:
     radii = _built_in(data, inputs).radii if data in names() else {}
     plain = inputs._asdict() | {
         name: path and str(path) for name, path in (("labels", inputs.labels), ("classes", inputs.classes))
     }
-    made = NamedImages(inputs=plain, threat=request.threat.model(radii), reduce=request.threat.reduce)
+    made = NamedImages(inputs=plain, threat=threat.model(radii), reduce=threat.reduce, split=split)
     for note in made.notes:
         click.echo(clip(note, 2000))  # it may hold names of classes
     return made
+
+
+def for_validation(threat: Threat, inputs: Inputs, workers: int) -> NamedImages:
+    """Images and a target of the user's own to tune on: all of them, as the split "valid".
+
+    Raises:
+        InputError: they cannot be used, or a server would be asked by several workers.
+    """
+    data, target = _both(inputs)
+    if workers > 1 and target.lower().startswith(("http://", "https://")):
+        raise InputError(f"--workers is {workers}, and a server is asked by one process; use --concurrency")
+    return _given(threat, inputs, data, "valid")
+
+
+def _both(inputs: Inputs) -> tuple[str, str]:
+    """Data and target, of which neither goes without the other."""
+    if inputs.target is None or inputs.data is None:
+        given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
+        raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
+    return inputs.data, inputs.target
 
 
 def _built_in(name: str, inputs: Inputs) -> ImageSet:

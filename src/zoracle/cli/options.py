@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,10 +13,14 @@ from rich.console import Console
 from zoracle.cli.threat_options import Threat, take_threat, threat_options
 from zoracle.comparison.compare import Comparison, Ensemble, Output, compare
 from zoracle.comparison.named import load_named_optimizers, use_of
+from zoracle.comparison.rivals import Minimiser
 from zoracle.errors import InputError
 from zoracle.evaluation.spec import RunSpec
+from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import PLAIN, Loaded
+from zoracle.results.tuned import read_tuned
 from zoracle.tasks import Task, names
+from zoracle.tasks.given_function import GivenFunction
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +33,7 @@ class Request(NamedTuple):
     optimizers: str | None = None
     threat: Threat = Threat()
     tune: bool = False
+    settings: Path | None = None
     every: bool = False
     verify: bool = True
     workers: int = 1
@@ -67,6 +72,8 @@ workers_option = click.option(
 ENSEMBLES = {"linf": (PLAIN, "square", "sign-hunter"), "l2": (PLAIN, "square", "simba")}
 
 
+#: What minimises a function of one's own where none are named.
+OF_FUNCTIONS = ("portfolio", PLAIN, "zo-adam", "snes")
 #: What is made where the target tells labels only.
 BY_LABELS = ("rays",)
 
@@ -147,6 +154,11 @@ def run_options(
         ),
         click.option("--tune", is_flag=True, help="Tune step sizes on validation problems first."),
         click.option(
+            "--settings",
+            type=click.Path(path_type=Path),
+            help="Settings tuned before: a file that `zoracle tune` or --tune wrote.",
+        ),
+        click.option(
             "--out",
             type=click.Path(path_type=Path),
             required=out_required,
@@ -192,7 +204,14 @@ def read_ids(path: Path) -> list[int]:
 
 
 def run_comparison(
-    request: Request, made: Task, *, title: str | None = None, attack: bool = False, command: Any = None
+    request: Request,
+    made: Task,
+    *,
+    title: str | None = None,
+    attack: bool = False,
+    command: Any = None,
+    rivals: Mapping[str, Minimiser] | None = None,
+    others: Sequence[tuple[str, Optimizer[Any, Any]]] = (),
 ) -> Comparison:
     """Run what the options ask for.
 
@@ -202,6 +221,8 @@ def run_comparison(
         title: heading of the table and the report.
         attack: whether it is an attack on images, which leaves adversarial examples.
         command: JSON values, what is to be kept of the options.
+        rivals: minimisers of other libraries, by label.
+        others: further optimizers.
 
     Raises:
         InputError: something that they name cannot be used; nothing was queried.
@@ -210,15 +231,26 @@ def run_comparison(
     if spec.problems is not None and spec.problems > (available := len(made.ids(spec.split))):
         raise InputError(f"--problems is {spec.problems}; the {spec.split} split of {made.name} has {available}")
     blind = getattr(made, "outputs", None) == "labels"
-    default = BY_LABELS if blind else default_optimizers(request.threat.threat, one=attack)
+    default = (
+        BY_LABELS
+        if blind
+        else OF_FUNCTIONS
+        if isinstance(made, GivenFunction)
+        else default_optimizers(request.threat.threat, one=attack)
+    )
     names = request.optimizers or ",".join(default)
     loaded = load_named_optimizers(names, use_of(made))
+    if isinstance(made, GivenFunction) and spec.steps is None:  # as `zoracle minimize` has them
+        budget = spec.budget or made.defaults.steps * (made.defaults.num_directions + 1)
+        loaded = [(label, one._replace(optimizer=one.optimizer.planned(made.dim, budget))) for label, one in loaded]
     together = attack and request.optimizers is None and len(loaded) > 1
     return compare(
         made,
-        [(label, one.optimizer) for label, one in loaded],
+        [*((label, one.optimizer) for label, one in loaded), *others],
         spec,
         tuning="fresh" if request.tune else "stored",
+        settings=() if request.settings is None else read_tuned(request.settings),
+        rivals=rivals,
         ensemble=Ensemble(every=request.every) if together else None,
         workers=request.workers,
         out=Output(request.out, title, attack, weights_of(loaded), request.verify, command),

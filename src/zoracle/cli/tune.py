@@ -9,6 +9,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from zoracle.cli.attack_inputs import for_validation, input_options, take_inputs
+from zoracle.cli.function_options import function_options, take_function
 from zoracle.cli.options import workers_option
 from zoracle.cli.threat_options import Threat, task_for, threat_options
 from zoracle.comparison.named import named_optimizers, use_of
@@ -18,33 +20,50 @@ from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.workers import started
 from zoracle.results.tuned import read_tuned, write_tuned
 from zoracle.storage.files import check_writable
+from zoracle.tasks import Task
 
 
 @click.command("tune")
 @click.option("--task", "task_name", default="digits", show_default=True, help="What for.")
 @threat_options()
+@input_options()
+@function_options()
 @click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Which.")
-@click.option("--problems", type=click.IntRange(min=1), default=50, show_default=True, help="Validation problems.")
+@click.option(
+    "--problems",
+    type=click.IntRange(min=1),
+    help="Validation problems; by default 50, of your own images all, and 3 starts of your own function.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
 @click.option("--num-directions", type=click.IntRange(min=1), help="By default the task's.")
 @workers_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file that is written.")
 def command(
-    task_name: str,
     optimizers: str,
-    problems: int,
+    problems: int | None,
     steps: int | None,
     num_directions: int | None,
     workers: int,
     out: Path,
-    **threat: Any,
+    **options: Any,
 ) -> None:
     """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched.
 
-    Within a ball the fewest queries to success are best, otherwise the lowest loss.
+    Within a ball the fewest queries to success are best, otherwise the lowest loss. Problems are those of a task, your
+    own images and target (--target, --data; all images are for validation, so attack others), or a function of your own
+    (--objective). `zoracle attack` and `compare` read the file with --settings.
     """
-    asked = Threat(**threat)
-    made = task_for(task_name, asked)
+    inputs, function = take_inputs(options), take_function(options).task()
+    name, asked = options.pop("task_name"), Threat(**options)
+    made: Task
+    if function is not None:
+        made, usual = function, 3
+    elif inputs.target is None and inputs.data is None:
+        made, usual = task_for(name, asked), 50
+    else:
+        made = for_validation(asked, inputs, workers)
+        usual = len(made.ids("valid"))
+    problems = usual if problems is None else problems
     check_writable(out)
     q = made.defaults.num_directions if num_directions is None else num_directions
     spec = RunSpec(split="valid", ids=made.ids("valid")[:problems], steps=steps, num_directions=q)
@@ -71,3 +90,4 @@ def command(
             console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
             write_tuned(out, records)
     shutil.rmtree(out.with_suffix(".pieces"), ignore_errors=True)  # what an interrupted search would go on from
+    console.print(f"settings: {out}; read by --settings {out}", highlight=False, soft_wrap=True)

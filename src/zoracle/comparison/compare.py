@@ -13,6 +13,7 @@ from rich.console import Console
 from zoracle.comparison.ensemble import WORST, Ensemble, check_shares, run_ensemble, shares, worst_case
 from zoracle.comparison.entries import UNTUNED, Entry, FreshTuning, OnProgress, Tuning, folder, make_entry
 from zoracle.comparison.progress import Display, shown
+from zoracle.comparison.rivals import Minimiser, run_rivals
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import evaluate
@@ -79,7 +80,9 @@ def compare(
     spec: RunSpec = _DEFAULT,
     *,
     tuning: Tuning = "stored",
+    settings: Sequence[Tuned] = (),
     ensemble: Ensemble | None = None,
+    rivals: Mapping[str, Minimiser] | None = None,
     workers: int = 1,
     out: str | Path | Output | None = None,
     console: Console | None = None,
@@ -94,8 +97,10 @@ def compare(
             is what the task's own steps of q + 1 points cost: the same for all, whatever one's steps cost.
         tuning: what is done about default step sizes, see :data:`Tuning`. They are tuned by the loss, and by the
             queries to a success where nothing is left to win after one.
+        settings: tuned settings of the user's own, which are taken before any that ship.
         ensemble: the optimizers are attacks that share each image's budget, see :class:`Ensemble`; None gives each the
             whole budget, on all problems.
+        rivals: minimisers of other libraries, by label, which get the same points and budget.
         workers: processes that share the work; changes speed, and the batch where that is left open. A script has to
             ask for more than one from under ``if __name__ == "__main__":``.
         out: the run folder, or that and what is written there; None writes nothing.
@@ -112,16 +117,18 @@ def compare(
     notes = [f"{label}: the weights that ship as {name}" for label, name in output.weights.items()]
     objective = spec.objective(task)  # refuses unknown ids; queries nothing
     spec = _completed(spec, task, objective)
+    if rivals and spec.budget is None:
+        raise InputError("other libraries are compared at equal queries; give a budget instead of steps")
     criterion: Criterion = "queries" if objective.ends_at_success else "ratio"
     specs = [spec] * len(optimizers) if ensemble is None else shares(spec, len(optimizers))
     if ensemble is not None:
         check_shares(specs, optimizers)
-    entries = [make_entry(task, *one, its, tuning, notes) for one, its in zip(optimizers, specs, strict=True)]
+    entries = [make_entry(task, *one, its, tuning, notes, settings) for one, its in zip(optimizers, specs, strict=True)]
     untuned = [e.label for e in entries if e.source == UNTUNED]
     if untuned:
         notes.append(
             f"{', '.join(untuned)} ran with default settings: none tuned are stored for {task.name} with these steps "
-            "and query directions; --tune tunes them on validation problems"
+            f"and query directions; {_how_to_tune(task)}"
         )
     config = {
         "command": "attack" if output.attack else "compare",
@@ -130,6 +137,7 @@ def compare(
         **spec.identity(),
         "tuning": tuning,
         "criterion": criterion,
+        **({"rivals": list(rivals)} if rivals else {}),
         **({} if ensemble is None else {"ensemble": ensemble._asdict()}),
         "optimizers": [
             {"label": e.label, "steps": e.steps, "settings_from": e.source, **optimizer_config(e.optimizer)}
@@ -148,11 +156,14 @@ def compare(
             results = _each(task, entries, spec, run, pool, display)
         else:
             results = run_ensemble(task, entries, specs, ensemble, run, pool, display)
+        if rivals:
+            about = {"config_sha256": config_hash(config)}
+            results |= run_rivals(rivals, task, spec, None if run is None else run.pieces, about)
         found = Found(results, _worst(results, objective) if output.attack else {})
         verified = _verified(found, objective, run) if output.attack and output.verify else {}
         notes += [_unsteady(label, one) for label, one in verified.items() if one.failed]
         rows = _rows(found, entries, spec, output, ensemble)
-        heading = output.title or f"{task.name}: {len(entries)} optimizers compared"
+        heading = output.title or f"{task.name}: {len(results)} optimizers compared"
         paths = {}
         if run is not None:
             found = found._replace(verified=verified)
@@ -164,6 +175,15 @@ def compare(
         if "report" in paths:
             console.print(f"report: {paths['report']}", markup=False, highlight=False, soft_wrap=True)
     return Comparison(rows, found.all, records, paths, notes)
+
+
+def _how_to_tune(task: Task) -> str:
+    """What tunes settings for a task, in words of the command line."""
+    try:
+        task.ids("valid")
+    except InputError:
+        return "`zoracle tune` tunes them on other images, and --settings reads its file"
+    return "--tune tunes them on validation problems"
 
 
 def _each(
@@ -216,7 +236,7 @@ def _rows(
 ) -> list[Row]:
     """A row for each optimizer, and the worst case of all last."""
     settings = {e.label: optimizer_config(e.optimizer)["settings"] for e in entries}
-    sources = {e.label: e.source for e in entries}
+    sources = dict.fromkeys(found.results, "of its library") | {e.label: e.source for e in entries}
     shared: dict[str, Any] = {"stopping": bool(spec.stop_on_success), "attack": output.attack}
     rows = rows_of(found.results, settings, sources, ranked=ensemble is None, **shared)
     rows = [row._replace(weights=output.weights.get(row.optimizer)) for row in rows]

@@ -43,13 +43,28 @@ def make_entry(
     spec: RunSpec,
     tuning: Tuning,
     notes: list[str],
+    records: Sequence[Tuned] = (),
 ) -> Entry:
-    """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it."""
+    """An optimizer with the q asked for and, where its own are defaults, the settings tuned for it.
+
+    Args:
+        task: what it runs on.
+        label: its name.
+        optimizer: as it was given.
+        spec: how it runs.
+        tuning: what is done about defaults.
+        notes: told where settings come from.
+        records: settings that the user gave; those for this optimizer are taken, whatever they were tuned on.
+    """
     optimizer = with_directions(optimizer, spec.num_directions)
     steps = spec.steps_of(optimizer, task)
     name = tunable(optimizer)
     if name is None or not untouched(optimizer):
         return Entry(label, optimizer, steps, "given")
+    own = next((record for record in records if record.optimizer == name), None)
+    if own is not None:
+        notes.append(sentence(label, own, f"given, for {own.steps} steps"))
+        return Entry(label, with_settings(optimizer, **own.chosen), steps, "tuned")
     if tuning != "stored":
         return Entry(label, optimizer, steps, "tuned in this run" if tuning == "fresh" else "defaults")
     q = directions_of(optimizer)

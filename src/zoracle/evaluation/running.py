@@ -69,6 +69,7 @@ def run_shard(
             batch=spec.batch,
             every=CHECKPOINT_SECONDS,
             recheck=task.recheck,
+            measure_noise=task.measures_noise and optimizer.follows_noise,
             on_step=step,
             stop_on_success=bool(spec.stop_on_success),
             check_start=spec.check_start,

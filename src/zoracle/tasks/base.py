@@ -42,6 +42,7 @@ class Task(ABC):
         name: what the command line calls it.
         dim: dimension of every problem.
         defaults: steps, directions and problems of a standard run.
+        measures_noise: whether optimizers that follow the noise of f have it measured first, for queries of the budget.
         recheck: whether a run that goes on asks for one stored point again: what answers may have changed unnoticed.
     """
 
@@ -49,6 +50,7 @@ class Task(ABC):
     dim: int
     defaults: TaskDefaults = TaskDefaults()
     recheck: ClassVar[bool] = False
+    measures_noise: ClassVar[bool] = False
 
     @abstractmethod
     def ids(self, split: str) -> tuple[int, ...]:
