@@ -130,20 +130,7 @@ def compare(
             f"{', '.join(untuned)} ran with default settings: none tuned are stored for {task.name} with these steps "
             f"and query directions; {_how_to_tune(task)}"
         )
-    config = {
-        "command": "attack" if output.attack else "compare",
-        "zoracle": release_series(),
-        "task": task_config(task),
-        **spec.identity(),
-        "tuning": tuning,
-        "criterion": criterion,
-        **({"rivals": list(rivals)} if rivals else {}),
-        **({} if ensemble is None else {"ensemble": ensemble._asdict()}),
-        "optimizers": [
-            {"label": e.label, "steps": e.steps, "settings_from": e.source, **optimizer_config(e.optimizer)}
-            for e in entries
-        ],
-    }
+    config = _config(task, entries, spec, tuning, criterion, ensemble, rivals, output)
     with (
         nullcontext() if output.folder is None else locked(output.folder),
         started(workers) as pool,
@@ -175,6 +162,33 @@ def compare(
         if "report" in paths:
             console.print(f"report: {paths['report']}", markup=False, highlight=False, soft_wrap=True)
     return Comparison(rows, found.all, records, paths, notes)
+
+
+def _config(
+    task: Task,
+    entries: Sequence[Entry],
+    spec: RunSpec,
+    tuning: Tuning,
+    criterion: Criterion,
+    ensemble: Ensemble | None,
+    rivals: Mapping[str, Minimiser] | None,
+    output: Output,
+) -> dict[str, Any]:
+    """Everything that the numbers depend on, as JSON values."""
+    return {
+        "command": "attack" if output.attack else "compare",
+        "zoracle": release_series(),
+        "task": task_config(task),
+        **spec.identity(),
+        "tuning": tuning,
+        "criterion": criterion,
+        **({"rivals": list(rivals)} if rivals else {}),
+        **({} if ensemble is None else {"ensemble": ensemble._asdict()}),
+        "optimizers": [
+            {"label": e.label, "steps": e.steps, "settings_from": e.source, **optimizer_config(e.optimizer)}
+            for e in entries
+        ],
+    }
 
 
 def _how_to_tune(task: Task) -> str:

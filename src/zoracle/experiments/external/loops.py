@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zoracle.comparison.rivals import Call, Minimiser
+from zoracle.comparison import Call, Minimiser
 from zoracle.errors import MissingExtraError, require
 from zoracle.experiments.external.pycma import PyCMA
 from zoracle.optimizers import Optimizer
