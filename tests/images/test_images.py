@@ -10,6 +10,7 @@ import torch
 
 from zoracle.errors import InputError, MissingExtraError
 from zoracle.images import as_images, as_labels, read_classes, read_labelled
+from zoracle.images.classes import Numbering
 
 pillow = pytest.importorskip("PIL.Image")
 
@@ -332,7 +333,6 @@ def test_folders_without_labels(tmp_path):
 @pytest.mark.parametrize(
     ("message", "content"),
     [
-        ("line 2: 'cat' is there twice", b"cat\ncat\n"),
         ("line 2 is empty", b"cat\n\ndog\n"),
         ("names 1 class", b"cat\n"),
         ("line 1 is empty", b""),
@@ -342,3 +342,11 @@ def test_folders_without_labels(tmp_path):
 def test_files_of_classes_that_cannot_be_used(tmp_path, message, content):
     (tmp_path / "classes").write_bytes(content)
     refused(message, read_classes, tmp_path / "classes")
+
+
+def test_a_name_that_comes_twice_is_told_with_its_number(tmp_path):
+    (tmp_path / "classes").write_text("crane\ncat\ncrane\n")
+    assert read_classes(tmp_path / "classes") == ("crane (0)", "cat", "crane (2)")
+    numbering = Numbering(read_classes(tmp_path / "classes"))
+    assert (numbering.number("crane (2)", "here"), numbering.number("1", "here")) == (2, 1)
+    refused(r"did you mean crane \(\d\)", numbering.number, "crane", "here")

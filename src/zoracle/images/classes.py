@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,20 +76,21 @@ class Numbering(NamedTuple):
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Names of classes in their order, one a line of a text file.
+    """Names of classes in their order, one a line of a text file; a name that comes twice gets its number behind it.
+
+    ImageNet has two cranes: "crane (134)" and "crane (517)".
 
     Raises:
-        InputError: it cannot be read, holds fewer than two names, an empty line or a name twice.
+        InputError: it cannot be read, holds fewer than two names, or an empty line.
     """
     names = tuple(line.strip() for line in read_text(path, "the names of classes").rstrip("\n").split("\n"))
     for number, name in enumerate(names, 1):
         if not name:
             raise InputError(f"{path}, line {number} is empty; expected the name of a class")
-        if names.index(name) < number - 1:
-            raise InputError(f"{path}, line {number}: {name[:40]!r} is there twice; expected each name once")
     if len(names) < 2:
         raise InputError(f"{path} names {len(names)} class; expected at least 2, one a line")
-    return names
+    times = Counter(names)
+    return tuple(name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
 
 
 def read_text(path: Path, what: str) -> str:
