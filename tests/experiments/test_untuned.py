@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 
 import msgspec
@@ -80,6 +81,17 @@ def test_an_exception_is_a_failure_with_its_reason(name):
     answer = METHODS[name].answer(question(Counted(broken_after=60)))
     assert "broken" in answer.failure
     assert 20 < answer.queries <= 61
+
+
+@pytest.mark.skipif("ngopt" not in INSTALLED, reason="the extra nevergrad has the optimizer")
+def test_a_method_of_nevergrad_that_runs_in_a_thread_ends_with_the_budget(monkeypatch):
+    import nevergrad
+
+    monkeypatch.setattr(nevergrad.optimizers, "NGOpt", nevergrad.optimizers.Powell)  # what it chooses in some runs
+    threads = set(threading.enumerate())
+    answer = METHODS["ngopt"].answer(question(Counted(), budget=100))
+    assert (answer.failure, answer.queries) == ("", 100)
+    assert set(threading.enumerate()) <= threads, "the process could not end"
 
 
 def test_a_method_that_never_asks_fails_instead_of_going_on_for_ever():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,17 @@ def _ngopt(question: Question, asked: Asked) -> None:
         space = space.set_bounds(*question.bounds)
     space.random_state = np.random.RandomState(question.seed % 2**32)
     optimizer = nevergrad.optimizers.NGOpt(space, budget=question.budget)
-    while asked.left > 0:
-        candidate = optimizer.ask()
-        optimizer.tell(candidate, asked(candidate.value))
+    others = set(threading.enumerate())
+    try:
+        while asked.left > 0:
+            candidate = optimizer.ask()
+            optimizer.tell(candidate, asked(candidate.value))
+    finally:
+        # Methods without ask and tell run in threads, and one that waits for an answer keeps the process from ending.
+        for thread in set(threading.enumerate()) - others:
+            if hasattr(thread, "messages_tell"):
+                thread.messages_tell.put(None)
+                thread.join()
 
 
 #: Powell's quadratic models (Cartis, Fiala, Marteau and Roberts, 2019), with default settings.
