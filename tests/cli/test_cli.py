@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -142,6 +143,9 @@ def test_demo_runs_with_what_there_is(capsys):
     run("demo", "--problems", 2, "--seeds", 1, "--optimizers", "zo-sgd", "--out", "demo")
     assert "Breaking a digit classifier" in capsys.readouterr().out
     assert Path("demo/report.html").is_file()
+    figure = Path("demo/figures/demo.svg").read_text()
+    assert "attack by zo-sgd" in figure
+    assert len(re.findall(r"not as \d,", figure)) == 2
 
 
 def test_tune_writes_what_it_chose(capsys):

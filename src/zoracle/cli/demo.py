@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from zoracle.cli.options import Request, run_comparison, workers_option
+from zoracle.errors import MissingExtraError
 from zoracle.evaluation.spec import RunSpec
+from zoracle.objectives.attack import ImageAttack
+from zoracle.reporting.figures import write_figure
+from zoracle.reporting.opening import opening_figure
 from zoracle.tasks import task
 
 
@@ -27,4 +32,10 @@ def command(out: Path, problems: int, optimizers: str, seeds: int, workers: int)
     """
     spec = RunSpec(problems=problems, seeds=seeds)
     request = Request(task="digits", spec=spec, optimizers=optimizers, workers=workers, out=out)
-    run_comparison(request, task(request.task), title="Breaking a digit classifier that can only be called")
+    digits = task(request.task)
+    found = run_comparison(request, digits, title="Breaking a digit classifier that can only be called")
+    objective = spec.objective(digits)
+    assert isinstance(objective, ImageAttack)
+    with suppress(MissingExtraError):  # without matplotlib there are no figures; the comparison has said so
+        drawn = write_figure(opening_figure(objective, found.results), out / "figures")
+        click.echo(f"figure: {drawn[0]}")
