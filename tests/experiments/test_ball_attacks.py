@@ -128,7 +128,7 @@ def test_targets(context, kind):
 def test_tables_say_what_the_curves_say(tmp_path):
     run(tmp_path, rows=LINF, problems=6, seeds=2, budget=40, valid=3, rivals="sign-hunter,square")
     tables = json.loads((tmp_path / "table.json").read_text())
-    methods = {record["method"]: record for record in tables[LINF]}
+    methods = {record["optimizer"]: record for record in tables[LINF]}
     assert list(methods) == ["zo-lstm", "sign-hunter", "square"]
     with np.load(tmp_path / "curves.npz") as curves:
         for name, record in methods.items():

@@ -125,7 +125,7 @@ def _heading(row: BallRow, problems: Attacked, s: Settings) -> str:
 _TUNED = {axis.setting for axes in GRIDS.values() for axis in axes}
 
 _COLUMNS = [
-    ("method", "method", ""),
+    ("optimizer", "optimizer", ""),
     ("success", "success", ".1%"),
     ("accuracy left", "accuracy", ".1%"),
     ("queries, mean", "mean", ".1f"),
@@ -136,7 +136,7 @@ _COLUMNS = [
 ]
 _SUMMARY = [
     ("row", "row", ""),
-    ("method", "method", ""),
+    ("optimizer", "optimizer", ""),
     ("success", "success", ".1%"),
     ("queries, mean", "mean", ".1f"),
     ("median", "median", ".1f"),
@@ -164,7 +164,7 @@ def _row(row: BallRow, problems: Attacked, own_label: str, found: Compared) -> l
         records.append(
             {
                 "row": row.name,
-                "method": label,
+                "optimizer": label,
                 "success": one.success_ever,
                 "accuracy": problems.accuracy * (1 - (one.success_ever or 0.0)),
                 "mean": one.queries_to_success_mean,
@@ -189,7 +189,7 @@ def _against_best(row: BallRow, own_label: str, results: Mapping[str, Result]) -
     mean, best_mean = own.queries_to_success_mean, others[best].queries_to_success_mean
     return {
         "row": row.name,
-        "method": own_label,
+        "optimizer": own_label,
         "success": own.success_ever,
         "mean": mean,
         "median": own.queries_to_success_median,
@@ -214,7 +214,7 @@ def _sentence(record: Mapping[str, Any]) -> str:
         "loss": "asks more than {best}, the best of the others",
         "undecided": "is not told apart from {best}, the best of the others",
     }
-    return f"{record['row']}: {record['method']} {said[record['verdict']].format(best=record['best'])}."
+    return f"{record['row']}: {record['optimizer']} {said[record['verdict']].format(best=record['best'])}."
 
 
 def _own_first(own_label: str, results: Mapping[str, Result]) -> dict[str, Result]:
