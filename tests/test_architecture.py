@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 #: The modules and packages of the house, from the ground up. One may import from the rows below its own.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
+    frozenset({"settings"}),
     frozenset({"keyed", "state", "storage", "calling", "upsampling", "images", "estimators"}),
     frozenset({"directions", "blackboxes", "results"}),
     frozenset({"objectives", "optimizers"}),

@@ -108,6 +108,11 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def printable(text: str) -> str:
+    """A text without what a terminal obeys: control and escape characters become spaces."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def one_line(error: BaseException) -> str:
     """An exception's type and the first line of its message."""
     lines = str(error).strip().splitlines()

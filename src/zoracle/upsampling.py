@@ -14,7 +14,7 @@ from zoracle.errors import InputError
 
 Kind = Literal["tile", "bilinear"]
 
-_FORM = re.compile(r"(tile|bilinear):(\d+)(?:x(\d+))?")
+_FORM = re.compile(r"(tile|bilinear):(\d{1,9})(?:x(\d{1,9}))?")
 _EXPECTED = 'expected "tile:N" (cells of N pixels), "tile:HxW" (H by W cells), "bilinear:N" or "bilinear:HxW" (a grid)'
 
 

@@ -201,7 +201,7 @@ def bad(message, error=InputError, **given):
         ("target is 'low'; expected a number", {"target": "low"}),
         ("seed is None; expected a whole number", {"seed": None}),
         ("seed is 0.5; expected a whole number", {"seed": 0.5}),
-        ("seed has 19 digits; expected a whole number of 64 bits", {"seed": 2**63}),
+        ("seed takes 65 bits; expected a whole number of 64 bits", {"seed": 2**63}),
         (r"ids are torch.int64 of shape \(2,\); expected 1", {"ids": [1, 2]}),
         ("framework is 'jax'", {"framework": "jax"}),
         ("a int was given; expected a function", {"f": 3}),

@@ -8,7 +8,6 @@ import os
 import resource
 import stat
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -306,7 +305,8 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     ("argv", "message"),
     [
         (["--eps", "1e308", "--budget", "64"], "eps is 1e+308; pixels are in [0, 1]"),
-        (["--eps", "1", "--budget", "9" * 20], "more than there is memory to keep a record of"),
+        (["--eps", "1", "--budget", "9" * 20], "--budget takes 68 bits; expected a whole number of 64 bits"),
+        (["--eps", "1", "--budget", "9" * 18], "more than there is memory to keep a record of"),
     ],
 )
 def test_numbers_beyond_all_bounds_are_one_line(tmp_path, capsys, argv, message):
@@ -318,10 +318,9 @@ def test_numbers_beyond_all_bounds_are_one_line(tmp_path, capsys, argv, message)
 
 def test_a_target_that_answers_no_number_is_told(own, capsys):
     Path("mine.py").write_text("import numpy as np\n\ndef classify(x):\n    return np.full((len(x), 2), np.nan)\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        attack("--target", "mine.py:classify", *own, "--outputs", "logits", "--out", "run")
+    attack("--target", "mine.py:classify", *own, "--outputs", "logits", "--out", "run", code=2)
     assert "every answer of the target was NaN or infinite" in capsys.readouterr().err
+    assert (Path("run") / "report.html").is_file()
 
 
 def test_ctrl_c_during_an_import_is_no_missing_extra(monkeypatch):

@@ -14,11 +14,9 @@ from torch import Tensor
 from zoracle.errors import BudgetError, InputError, one_line
 from zoracle.objectives.threat import is_amount
 from zoracle.optimizers.base import Optimizer
+from zoracle.settings import beyond
 
 Array = np.ndarray[Any, Any] | Tensor
-
-#: Whole numbers lie below this, and not below minus this: they are kept in tensors.
-_WHOLE = 2**63
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
@@ -61,8 +59,8 @@ def whole(name: str, value: Any) -> int:
         number: int = index(value)
     except TypeError:
         raise InputError(f"{name} is {value!r}; expected a whole number") from None
-    if not -_WHOLE <= number < _WHOLE:
-        raise InputError(f"{name} has {len(str(abs(number)))} digits; expected a whole number of 64 bits")
+    if wrong := beyond(number, name):
+        raise InputError(wrong)
     return number
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 import numpy as np
 
-from zoracle.errors import InputError
+from zoracle.errors import InputError, printable
 
 Array = np.ndarray[Any, Any]
 
@@ -336,5 +336,5 @@ def clip(text: str, length: int = 400) -> str:
 
     Texts of a server are cut to a length that is fit to be shown later, where keys in them have been looked for.
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 50 * length]).split())
+    line = " ".join(printable(text[: 50 * length]).split())
     return line if len(line) <= length else line[: length - 3] + "..."

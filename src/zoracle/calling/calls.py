@@ -16,6 +16,8 @@ from typing import Any
 
 from zoracle.errors import InputError, WorkerError, one_line
 
+#: Processes that may be started; each takes tens of megabytes.
+MOST_WORKERS = 1024
 #: Executors whose workers cannot be counted are given this many parts of a batch.
 _PARTS = cpu_count() or 1
 

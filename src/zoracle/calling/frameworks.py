@@ -75,7 +75,7 @@ def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
         BlackBoxError: the result holds no real numbers.
     """
     try:
-        tensor = result if isinstance(result, Tensor) else torch.as_tensor(np.asarray(result))
+        tensor = result if isinstance(result, Tensor) else torch.as_tensor(np.asarray(result, order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BlackBoxError(
             f"{what} returned a {type(result).__name__}; expected numbers ({one_line(error)})"

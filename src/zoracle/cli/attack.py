@@ -68,17 +68,21 @@ def _tell(comparison: Comparison) -> None:
     """What came of the attacks, in lines."""
     _warn_of_classes(next(iter(comparison.results.values())))
     for label, result in comparison.results.items():
-        if bool((result.spent > 0).any()) and bool((result.non_finite >= result.spent).all()):
-            warnings.warn(
-                f"{label}: every answer of the target was NaN or infinite, so nothing was found; look at its outputs",
-                UserWarning,
-                stacklevel=1,
-            )
         for repeat, seed in enumerate(result.seed[:, 0].tolist()):
             click.echo(f"{label}, seed {seed}: {outcome_line(result, repeat)}")
     click.echo(accuracies(comparison.rows))
     for label in comparison.results:
         click.echo(f"adversarial images: {comparison.paths[f'adversarial {label}']}")
+    silent = [label for label, result in comparison.results.items() if _said_nothing(result)]
+    if silent:
+        raise BlackBoxError(
+            f"{', '.join(silent)}: every answer of the target was NaN or infinite, so nothing was found; look at its "
+            "outputs"
+        )
+
+
+def _said_nothing(result: Result) -> bool:
+    return bool((result.spent > 0).any()) and bool((result.non_finite >= result.spent).all())
 
 
 def _warn_of_classes(result: Result) -> None:

@@ -17,6 +17,7 @@ from zoracle.errors import InputError
 from zoracle.images import LabelledImages, read_labelled
 from zoracle.images.classes import Numbering
 from zoracle.objectives.threat import ThreatModel
+from zoracle.storage.files import exists
 from zoracle.tasks import Task, names
 from zoracle.tasks.given import GivenImages, ImageSet
 from zoracle.tasks.image_attack import ImageData
@@ -210,7 +211,7 @@ def _own(inputs: Inputs, data: str) -> ImageSet:
 
 def _read(inputs: Inputs, data: str) -> LabelledImages:
     path = Path(data)
-    if not data or not _exists(path):
+    if not data or not exists(path):
         raise InputError(
             f"--data {data!r} does not exist; expected a folder, an .npz file, or digits, mnist, cifar10, imagenet"
         )
@@ -264,10 +265,3 @@ def _size(text: str) -> tuple[int, int]:
     if all(side.isascii() and side.isdigit() and 0 < int(side[:9]) <= _LARGEST_SIDE for side in (height, width)):
         return int(height), int(width)
     raise InputError(f"--resize is {text!r}; expected HxW, 32x32 say, of at most {_LARGEST_SIDE}")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import click
 
 from zoracle import __version__
-from zoracle.errors import InputError
+from zoracle.errors import InputError, printable
 
 
 class _Entry(NamedTuple):
@@ -61,7 +61,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="zoracle")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default as many as torch takes.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads; by default as many as torch takes.")
 @click.pass_context
 def cli(ctx: click.Context, threads: int | None) -> None:
     """Learned zeroth-order optimization: minimise what you can only query."""
@@ -92,6 +92,9 @@ def _run(argv: list[str] | None) -> int:
     except InputError as error:
         say("error", _as_options(str(error), sys.argv[1:] if argv is None else argv))
         return 2
+    except MemoryError as error:
+        say("error", f"there is not enough memory ({error}); give smaller numbers, or a smaller --batch")
+        return 2
     except (KeyboardInterrupt, click.Abort):
         say("interrupted", "what is done is kept in --out; the same command goes on there")
         return 130
@@ -99,6 +102,10 @@ def _run(argv: list[str] | None) -> int:
         # Whoever read us has left. Nothing more may be written, by Python's own flush at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a name that no file can have
+        where = "" if error.filename is None else f"{error.filename}: "
+        say("error", f"{where}{error.strerror or error}; mend that, and give the same command again")
+        return 2
     return code if isinstance(code, int) else 0
 
 
@@ -115,13 +122,13 @@ def _as_options(message: str, argv: list[str]) -> str:
     for argument, flag in flags.items():
         if "_" in argument:
             message = re.sub(rf"(?<![\w-]){argument}\b", flag, message)
-        message = re.sub(rf"^{argument} (is|has|are) ", rf"{flag} \1 ", message)
+        message = re.sub(rf"^{argument} (is|has|are|takes) ", rf"{flag} \1 ", message)
     return message
 
 
 def say(kind: str, message: str) -> None:
     """Write one line of this kind to standard error."""
-    line = " ".join(message.split())
+    line = " ".join(printable(message).split())
     click.echo(f"zoracle: {kind}: {line}", err=True)
 
 

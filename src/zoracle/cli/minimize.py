@@ -26,7 +26,7 @@ _DEFAULT: str = inspect.signature(minimize).parameters["optimizer"].default
 
 @click.command("minimize")
 @click.argument("function", metavar="FUNCTION")
-@click.option("--dim", type=click.IntRange(min=1), help="Number of coordinates; not needed where --start is a file.")
+@click.option("--dim", type=click.IntRange(1, 2**31), help="Number of coordinates; not needed where --start is a file.")
 @click.option("--budget", type=click.IntRange(min=1), required=True, help="Points to evaluate at most.")
 @click.option("--start", default="0", show_default=True, help="Where to start: a number, or an .npy file.")
 @click.option("--low", help="Lower bound: a number, or an .npy file with one a coordinate.")

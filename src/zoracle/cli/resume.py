@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from zoracle.blackboxes.v2_protocol import clip
 from zoracle.errors import InputError
-from zoracle.storage.files import read_json
+from zoracle.storage.files import exists, read_json
 from zoracle.storage.runfolder import COMMAND
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,11 +87,7 @@ def _kept(name: str, value: Any) -> Any:
     """An option as it is kept; a file that a target or data are in is told in full as well."""
     if name in ("target", "data") and isinstance(value, str):
         file, colon, rest = value.partition(":") if value.partition(":")[0].endswith(".py") else (value, "", "")
-        try:
-            there = Path(file).exists()
-        except (OSError, ValueError):  # a name that no file can have
-            there = False
-        return f"{Path(file).absolute()}{colon}{rest}" if there else value
+        return f"{Path(file).absolute()}{colon}{rest}" if exists(Path(file)) else value
     return _plain(value)
 
 

@@ -15,6 +15,7 @@ from zoracle import blackboxes
 from zoracle.blackboxes import BlackBox
 from zoracle.blackboxes.onnx import data_files
 from zoracle.errors import InputError
+from zoracle.storage.files import exists
 from zoracle.storage.hashing import file_hash
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -189,7 +190,4 @@ def _numbers(flag: str, text: str) -> float | list[float]:
 
 
 def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+    return exists(path) and path.is_file()

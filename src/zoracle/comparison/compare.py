@@ -15,7 +15,7 @@ from zoracle.comparison.entries import UNTUNED, Entry, FreshTuning, OnProgress, 
 from zoracle.comparison.progress import Display, shown
 from zoracle.comparison.rivals import Minimiser, run_rivals
 from zoracle.comparison.tune import Criterion
-from zoracle.errors import InputError
+from zoracle.errors import InputError, printable
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.verification import Verified, verify
@@ -158,7 +158,7 @@ def compare(
     if console is not None:
         console.print(rich_table(rows, heading, console.width))
         for note in notes:
-            console.print(note, style="dim", markup=False, highlight=False)
+            console.print(printable(note), style="dim", markup=False, highlight=False)
         if "report" in paths:
             console.print(f"report: {paths['report']}", markup=False, highlight=False, soft_wrap=True)
     return Comparison(rows, found.all, records, paths, notes)

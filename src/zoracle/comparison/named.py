@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoracle.errors import InputError
+from zoracle.errors import InputError, printable
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Loaded, Use, resolve
 from zoracle.optimizers.spelling import named_optimizer, split_list
@@ -40,7 +40,7 @@ def load_named_optimizers(names_or_folders: str, use: Use) -> list[tuple[str, Lo
         plain, settings = named_optimizer(name)
         loaded = resolve(plain, use, **settings)
         named = loaded.metadata.get("shipped") is not None or plain == loaded.metadata.get("name")
-        label = loaded.metadata.get("label") or (plain if named else _folder(plain))
+        label = loaded.metadata.get("label") or (plain if named else printable(_folder(plain)))
         if settings:
             label = f"{label}:{name.rpartition(':')[2]}"
         # Folders of one name under different parents; which is which is in the config, by the hash of the weights.

@@ -11,6 +11,7 @@ import torch
 from zoracle.errors import BudgetError, InputError
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
+from zoracle.settings import beyond
 from zoracle.storage.fingerprint import ids_hash
 from zoracle.tasks.base import Task
 
@@ -18,6 +19,8 @@ DTypeName = Literal["float32", "float64"]
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
+#: Repeats; each is written out in the run's config.
+_MOST_SEEDS = 10_000
 #: Parts of a description that change how fast a run is and what memory it takes, and none of its numbers.
 _FREE = ("batch", "device")
 
@@ -63,13 +66,15 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}; expected float32 or float64")
+        if wrong := beyond(msgspec.structs.asdict(self)):
+            raise InputError(wrong)
         for name, what in (("problems", "problem"), ("batch", "problem"), ("steps", "step")):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name} is {number}; expected at least 1 {what}")
         if isinstance(self.seeds, int):
-            if self.seeds < 1:
-                raise InputError(f"seeds is {self.seeds}; expected at least 1")
+            if not 1 <= self.seeds <= _MOST_SEEDS:
+                raise InputError(f"seeds is {self.seeds}; expected 1 .. {_MOST_SEEDS}")
         else:
             msgspec.structs.force_setattr(self, "seeds", _listed("seeds", self.seeds))
         if self.ids is not None:

@@ -26,6 +26,7 @@ import msgspec
 import torch
 
 from zoracle import errors
+from zoracle.calling.calls import MOST_WORKERS
 from zoracle.errors import InputError, WorkerError
 from zoracle.evaluation.jobs import Job
 from zoracle.evaluation.running import run_shard
@@ -187,8 +188,8 @@ class Workers:
 
 def check_workers(number: int) -> None:
     """Raise an InputError where this is no number of processes."""
-    if number < 1:
-        raise InputError(f"workers is {number}; expected at least 1")
+    if not 1 <= number <= MOST_WORKERS:
+        raise InputError(f"workers is {number}; expected 1 .. {MOST_WORKERS}, one a core say")
 
 
 @contextmanager

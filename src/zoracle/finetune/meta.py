@@ -18,6 +18,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.finetune.controller import FEATURES, HIDDEN, SIZE, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import FORMAT, WEIGHTS
 from zoracle.finetune.nets import Net, problem
+from zoracle.settings import convert, read_toml
 from zoracle.storage.files import read_tensors, write_tensors, write_text
 
 _LEAST, _MOST = -6.0, 2.0  # of the logarithm of final / initial loss: one run must not outweigh the others
@@ -239,8 +240,8 @@ def recipe(path: Path) -> Recipe:
         InputError: it cannot be read.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Recipe)
-    except (OSError, msgspec.DecodeError) as error:
+        return convert(read_toml(path.read_text(encoding="utf-8")), Recipe)
+    except (OSError, UnicodeDecodeError, InputError) as error:
         raise InputError(f"{path} is no recipe: {error}") from error
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from zoracle.errors import InputError
 from zoracle.metatrain.loss import MetaLoss
+from zoracle.settings import Count, Decay, NonNegative, Number, Positive, convert, read_toml
 
 
 class _Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,32 +45,21 @@ class Stage(_Checked, frozen=True, kw_only=True):
     train: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     estimator: Literal["backprop", "evolution"] = "backprop"
-    pairs: int = 4
-    sigma: float = 0.03
-    unrolls: int = 100
-    steps: int = 200
-    truncation: int = 20
-    meta_batch: int = 10
-    lr: float = 1e-3
-    final_lr: float | None = None
-    clip_norm: float | None = None
-    clip_family: float | None = None
-    clip_value: float | None = None
-    warmup: int = 0
-    beta2: float = 0.999
-    ema: float = 0.0
+    pairs: Number = 4
+    sigma: Positive = 0.03
+    unrolls: Number = 100
+    steps: Number = 200
+    truncation: Number = 20
+    meta_batch: Number = 10
+    lr: Positive = 1e-3
+    final_lr: NonNegative | None = None
+    clip_norm: Positive | None = None
+    clip_family: Positive | None = None
+    clip_value: Positive | None = None
+    warmup: Count = 0
+    beta2: Decay = 0.999
+    ema: Decay = 0.0
     loss: MetaLoss = MetaLoss()
-
-    def __post_init__(self) -> None:
-        for name in ("unrolls", "steps", "truncation", "meta_batch", "pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not self.sigma > 0:
-            raise ValueError(f"sigma is {self.sigma}; expected a positive number")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}; expected a positive number")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; expected 0 .. 1")
 
 
 class Validation(_Checked, frozen=True, kw_only=True):
@@ -87,10 +76,10 @@ class Validation(_Checked, frozen=True, kw_only=True):
             ({sampling_probability = 0.5}, say, where the stage has 1).
     """
 
-    problems: int = 20
-    every: int = 25
-    steps: int = 200
-    seeds: int = 1
+    problems: Number = 20
+    every: Number = 25
+    steps: Number = 200
+    seeds: Number = 1
     criterion: Literal["ratio", "queries"] = "ratio"
     settings: dict[str, Any] = {}
 
@@ -113,23 +102,13 @@ class Family(_Checked, frozen=True, kw_only=True):
 
     task: str
     settings: dict[str, Any] = {}
-    problems: int | None = None
-    meta_batch: int | None = None
-    weight: float = 1.0
-    rescale: float = 1.0
+    problems: Number | None = None
+    meta_batch: Number | None = None
+    weight: Positive = 1.0
+    rescale: Annotated[float, msgspec.Meta(ge=1)] = 1.0
     displacement: float | None = None
-    every: int = 1
+    every: Number = 1
     values: Literal["queries", "directional"] | None = None
-
-    def __post_init__(self) -> None:
-        if self.meta_batch is not None and self.meta_batch < 1:
-            raise ValueError(f"meta_batch is {self.meta_batch}; expected at least 1")
-        if self.every < 1:
-            raise ValueError(f"every is {self.every}; expected at least 1")
-        if not self.weight > 0:
-            raise ValueError(f"weight is {self.weight}; expected a positive number")
-        if not 1 <= self.rescale < float("inf"):
-            raise ValueError(f"rescale is {self.rescale}; expected a number of at least 1")
 
 
 class TrainConfig(_Checked, frozen=True, kw_only=True):
@@ -166,9 +145,9 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     validation: Validation = Validation()
     gradient: Literal["true", "coordinatewise"] = "true"
-    gradient_mu: float = 1e-3
+    gradient_mu: Positive = 1e-3
     values: Literal["queries", "directional"] = "queries"
-    problems: int | None = None
+    problems: Number | None = None
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
 
@@ -201,8 +180,8 @@ def parse(text: str, where: str = "config") -> TrainConfig:
         InputError: not TOML, an unknown name, a wrong type, or a value out of range.
     """
     try:
-        return msgspec.convert(tomllib.loads(text), TrainConfig)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return convert(read_toml(text), TrainConfig)
+    except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from zoracle.metatrain.zoo import Member, trained
 from zoracle.optimizers.learned.square_controllers import SquareControllers
 from zoracle.optimizers.pretrained import CARD, save_optimizer
 from zoracle.optimizers.registry import make
+from zoracle.settings import convert, read_toml
 from zoracle.storage.files import write_text
 
 NAME = "square-controllers"
@@ -61,8 +61,8 @@ def parse(text: str, where: str = "config") -> ControllersRecipe:
         InputError: an unknown name, a wrong type, no networks, or numbers that do not go together.
     """
     try:
-        recipe = msgspec.convert(tomllib.loads(text), ControllersRecipe)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        recipe = convert(read_toml(text), ControllersRecipe)
+    except InputError as error:
         raise InputError(f"{where}: {error}") from error
     if not recipe.networks:
         raise InputError(f"{where}: there are no networks; expected at least one [[networks]]")

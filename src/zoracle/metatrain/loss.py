@@ -11,6 +11,7 @@ from torch import Tensor
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.optimizers.base import Optimizer
 from zoracle.rollout import Step, rollout
+from zoracle.settings import Count, NonNegative, Positive
 
 S = TypeVar("S")
 
@@ -52,13 +53,13 @@ class MetaLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     form: Literal["difference", "sum", "log"] = "difference"
     weights: Literal["linear", "uniform", "shaped"] = "linear"
-    penalty: float = 0.005
-    eps: float = 1e-6
-    displacement: float = 0.0
+    penalty: NonNegative = 0.005
+    eps: Positive = 1e-6
+    displacement: NonNegative = 0.0
     base: float = 1.0
     late: float = 0.0
     early: float = 0.0
-    early_steps: int = 14
+    early_steps: Count = 14
     last: float = 0.0
 
     def segment(

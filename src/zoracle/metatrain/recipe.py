@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoracle.errors import InputError
 from zoracle.metatrain import config, controllers_training, spectral_training
 from zoracle.metatrain.config import TrainConfig
 from zoracle.metatrain.controllers_training import ControllersRecipe
 from zoracle.metatrain.spectral_training import SpectralRecipe
 from zoracle.metatrain.trainer import Trainer, UnrollReport
+from zoracle.settings import read_toml
 from zoracle.tasks import task
 
 Recipe = TrainConfig | SpectralRecipe | ControllersRecipe
@@ -154,8 +155,8 @@ def parse(text: str, where: str = "config") -> Recipe:
         InputError: not TOML, an unknown name, a wrong type, or a value out of range.
     """
     try:
-        said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+        said = read_toml(text)
+    except InputError:
         said = {}
     if said.get("optimizer") == controllers_training.NAME:
         return controllers_training.parse(text, where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from zoracle.metatrain.zoo import Images, Member, images_of, trained
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.pretrained import CARD, save_optimizer
 from zoracle.optimizers.registry import make
+from zoracle.settings import Number, Positive, convert, read_toml
 from zoracle.storage.files import write_text
 from zoracle.tasks.cifar10 import classifier
 
@@ -32,8 +32,8 @@ class Reaches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         grey: for those of one.
     """
 
-    coloured: tuple[float, ...] = (2, 4, 8, 16)
-    grey: tuple[float, ...] = (25, 51, 76)
+    coloured: tuple[Positive, ...] = (2, 4, 8, 16)
+    grey: tuple[Positive, ...] = (25, 51, 76)
 
 
 class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,8 +55,8 @@ class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     settings: dict[str, Any] = {}
     targets: tuple[str, ...] = ()
     reaches: Reaches = Reaches()
-    images: int = 40
-    steps: int = 4000
+    images: Number = 40
+    steps: Number = 4000
     seed: int = 0
 
 
@@ -67,8 +67,8 @@ def parse(text: str, where: str = "config") -> SpectralRecipe:
         InputError: an unknown name, a wrong type, or no networks.
     """
     try:
-        recipe = msgspec.convert(tomllib.loads(text), SpectralRecipe)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        recipe = convert(read_toml(text), SpectralRecipe)
+    except InputError as error:
         raise InputError(f"{where}: {error}") from error
     if not recipe.networks:
         raise InputError(f"{where}: there are no networks; expected at least one [[networks]]")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoracle import keyed
 from zoracle.errors import InputError
+from zoracle.settings import NonNegative, Number, Size
 from zoracle.tasks import task
 from zoracle.tasks.image_attack import ImageAttackTask
 from zoracle.tasks.networks import build
@@ -38,12 +39,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str
     task: str
-    side: int
+    side: Size
     kind: Kind
-    width: int = 16
-    epochs: int = 8
-    eps: float = 0.0
-    patch: int = 4
+    width: Size = 16
+    epochs: Number = 8
+    eps: NonNegative = 0.0
+    patch: Size = 4
 
 
 class Images(NamedTuple):

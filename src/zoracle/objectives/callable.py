@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoracle.calling import frameworks
-from zoracle.calling.calls import Calls, Failure
+from zoracle.calling.calls import MOST_WORKERS, Calls, Failure
 from zoracle.calling.frameworks import Framework
 from zoracle.errors import BlackBoxError, FailedCallWarning, InputError
 from zoracle.objectives.base import Bounds, Objective
@@ -73,8 +73,8 @@ class CallableObjective(Objective):
             raise InputError(
                 f"workers is {workers!r}; expected a number of processes, or an executor of concurrent.futures"
             )
-        if isinstance(workers, int) and workers < 1:
-            raise InputError(f"workers is {workers}; expected at least 1 process")
+        if isinstance(workers, int) and not 1 <= workers <= MOST_WORKERS:
+            raise InputError(f"workers is {workers}; expected 1 .. {MOST_WORKERS} processes, one a core say")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise InputError(f"retries is {retries!r}; expected a whole number of at least 0")
         self.shape = (dim,) if shape is None else tuple(shape)

@@ -6,7 +6,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 import torch
@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from zoracle import estimators
 from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.optimizers.radius import Radius, schedule
+from zoracle.settings import Count as Count
+from zoracle.settings import Few as Few
+from zoracle.settings import NonNegative as NonNegative
+from zoracle.settings import Number as Number
+from zoracle.settings import Positive as Positive
+from zoracle.settings import Share as Share
+from zoracle.settings import convert
 from zoracle.types import Key, Queries, Space
 
-#: A number that has to be positive, and one that is a share.
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+#: Directions of a step; there would be no memory for the points of more.
+MOST_DIRECTIONS = 2**20
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,8 +141,9 @@ class Optimizer(ABC, Generic[S, C]):
         """A config from settings by name on top of a config, types and names checked."""
         given = msgspec.structs.asdict(config) if config is not None else {}
         made = cls._converted(cls.Config, {**given, **settings})
-        if (q := getattr(made, "num_directions", cls.fewest)) < cls.fewest:
-            raise InputError(f"{cls.__name__}: num_directions is {q}; expected at least {cls.fewest}")
+        q = getattr(made, "num_directions", cls.fewest)
+        if not cls.fewest <= q <= MOST_DIRECTIONS:
+            raise InputError(f"{cls.__name__}: num_directions is {q}; expected {cls.fewest} .. {MOST_DIRECTIONS}")
         if (mu := getattr(made, "mu", None)) is not None and not mu > 0:
             raise InputError(f"{cls.__name__}: mu is {mu}; expected a positive number")
         return made  # type: ignore[return-value]
@@ -146,8 +151,8 @@ class Optimizer(ABC, Generic[S, C]):
     @classmethod
     def _converted(cls, kind: type[_AnyConfig], settings: dict[str, Any]) -> _AnyConfig:
         try:
-            return msgspec.convert(settings, kind)
-        except msgspec.ValidationError as error:
+            return convert(settings, kind)
+        except InputError as error:
             known = (*cls.Config.__struct_fields__, *cls.Architecture.__struct_fields__)
             if unknown := next((name for name in settings if name not in known), None):
                 close = get_close_matches(unknown, known, 1)

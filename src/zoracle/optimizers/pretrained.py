@@ -13,7 +13,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.optimizers.base import Optimizer, check_architecture
 from zoracle.optimizers.registry import REGISTRY, RETIRED, check_retired, make
 from zoracle.storage.code import is_named, load_subclass
-from zoracle.storage.files import read_tensors, write_tensors
+from zoracle.storage.files import exists, read_tensors, write_tensors
 
 FORMAT = "zoracle-optimizer"
 VERSION = 1
@@ -29,8 +29,13 @@ class Loaded(NamedTuple):
 
     def trained_on(self) -> tuple[str, ...]:
         """The names of the tasks that it was trained on, as its file says; none where it says nothing."""
-        config = self.metadata.get("training", {}).get("config", {})
-        named = [config.get("task"), *(family.get("task") for family in config.get("families", []))]
+        training = self.metadata.get("training")
+        config = training.get("config") if isinstance(training, dict) else None
+        if not isinstance(config, dict):
+            return ()
+        families = config.get("families")
+        families = families if isinstance(families, list) else []
+        named = [config.get("task"), *(one.get("task") for one in families if isinstance(one, dict))]
         return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
@@ -173,10 +178,10 @@ def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
     if name in REGISTRY and not REGISTRY[name].learned:
         return Loaded(make(name, **settings), {"name": name})
     path = Path(name)
-    if is_named(name) and not path.exists():
+    if is_named(name) and not exists(path):
         cls = load_subclass(name, Optimizer)
         return Loaded(cls(**settings), {"name": name, "label": cls.__name__})
-    if name and (path.is_dir() or path.is_file()):
+    if name and exists(path):
         return load_optimizer(path, **settings)
     check_retired(name)
     if name in REGISTRY:

@@ -80,8 +80,9 @@ def source_of(cls: type) -> str | None:
 def _file(path: Path, name: str) -> ModuleType:
     try:
         source = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{name!r}: {path} cannot be read: {error.strerror}; expected a Python file") from error
+    except (OSError, ValueError) as error:  # a name that no file can have
+        told = getattr(error, "strerror", None) or error
+        raise InputError(f"{name!r}: {path} cannot be read: {told}; expected a Python file") from error
     module_name = _PREFIX + hashlib.sha256(source).hexdigest()[:16]
     if module_name in sys.modules:
         return sys.modules[module_name]

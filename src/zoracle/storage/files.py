@@ -121,15 +121,23 @@ def lock(file: int) -> bool:
     return True
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or a folder of this name; a name that none can have is that of none."""
+    try:
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def check_writable(path: Path) -> None:
     """Find out before anything is paid for whether a file can be written; makes its folder, and leaves no file.
 
     Raises:
         InputError: it cannot, or a folder has its name.
     """
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file")
     try:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = _unfinished(path)
         probe.touch()
@@ -209,7 +217,7 @@ def _json_or_text(value: str) -> Any:
     """What we wrote is JSON; what others wrote is left as it is, for the caller to say whose file it is not."""
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-import msgspec
-
 from zoracle.errors import InputError
 from zoracle.finetune.methods.adam import Adam
 from zoracle.finetune.methods.base import Method
@@ -17,6 +15,7 @@ from zoracle.finetune.methods.lozo import LOZO
 from zoracle.finetune.methods.mezo import MeZO
 from zoracle.finetune.methods.momentum import Momentum
 from zoracle.finetune.methods.sparse import SparseMeZO
+from zoracle.settings import convert
 
 METHODS: dict[str, type[Method]] = {
     "mezo": MeZO,
@@ -46,7 +45,8 @@ def make(name: str, **settings: Any) -> Method:
         raise InputError(f"method {name!r} is unknown; {hint}there are {', '.join(METHODS)}")
     kind = METHODS[name]
     try:
-        return kind(msgspec.convert(settings, kind.Config))
-    except msgspec.ValidationError as error:
+        made = convert(settings, kind.Config)
+    except InputError as error:
         known = ", ".join(kind.Config.__struct_fields__)
         raise InputError(f"settings of {name}: {error}; it has {known}") from error
+    return kind(made)

@@ -8,7 +8,8 @@ from zoracle.finetune.methods.base import Block, Told, rate
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
 from zoracle.finetune.methods.momentum import buffer
 from zoracle.finetune.tensors import Slot
-from zoracle.optimizers.base import Positive, Share
+from zoracle.optimizers.base import Positive
+from zoracle.settings import Decay
 
 
 class AdamConfig(MeZOConfig, frozen=True, kw_only=True):
@@ -22,8 +23,8 @@ class AdamConfig(MeZOConfig, frozen=True, kw_only=True):
     """
 
     lr: Positive = 1e-4
-    beta1: Share = 0.9
-    beta2: Share = 0.999
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
     eps: Positive = 1e-8
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from zoracle.finetune.methods.base import Block, Told, rate, working
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
 from zoracle.finetune.tensors import Slot
-from zoracle.optimizers.base import Share
+from zoracle.settings import Decay
 
 
 class MomentumConfig(MeZOConfig, frozen=True, kw_only=True):
@@ -18,7 +18,7 @@ class MomentumConfig(MeZOConfig, frozen=True, kw_only=True):
         momentum: decay of the running mean of the estimates.
     """
 
-    momentum: Share = 0.9
+    momentum: Decay = 0.9
 
 
 class Momentum(MeZO):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.base import Positive, SamplingConfig, Start
 from zoracle.optimizers.finite_difference import DescentOptimizer
 from zoracle.optimizers.radius import Radius
+from zoracle.settings import Decay
 from zoracle.types import Key
 
 
@@ -24,8 +25,8 @@ class ZOAdamConfig(SamplingConfig, frozen=True, kw_only=True):
     """
 
     lr: Positive | None = None
-    beta1: Share = 0.9
-    beta2: Share = 0.996
+    beta1: Decay = 0.9
+    beta2: Decay = 0.996
     eps: Positive = 1e-8
 
 

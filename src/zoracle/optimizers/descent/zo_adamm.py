@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import Positive, SamplingConfig, Share, Start
+from zoracle.optimizers.base import Positive, SamplingConfig, Start
 from zoracle.optimizers.finite_difference import DescentOptimizer
 from zoracle.optimizers.radius import Radius
+from zoracle.settings import Decay
 from zoracle.types import Key
 
 
@@ -27,8 +28,8 @@ class ZOAdaMMConfig(SamplingConfig, frozen=True, kw_only=True):
     """
 
     lr: Positive | None = None
-    beta1: Share = 0.9
-    beta2: Share = 0.9
+    beta1: Decay = 0.9
+    beta2: Decay = 0.9
     square0: Positive = 1e-7
     decay: Literal["none", "sqrt"] = "none"
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import Config, Count, Optimizer, Start
+from zoracle.optimizers.base import Config, Few, Optimizer, Start
 from zoracle.optimizers.descent.distance import curved, next_distance, rms, searched
 from zoracle.optimizers.descent.quasi_newton import parabola, two_loop, vertex
 from zoracle.optimizers.descent.sweep import CENTRAL, DENSE, FORWARD, ZOLBFGSState, begun, measured, norm, sweep_points
@@ -33,7 +33,7 @@ class ZOLBFGSConfig(Config, frozen=True, kw_only=True):
 
     num_directions: int = 20
     mu: float | None = None
-    memory: Count = 10
+    memory: Few = 10
 
 
 class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):

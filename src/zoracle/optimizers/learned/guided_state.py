@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import Config, Count, Positive, SamplingConfig, Share
+from zoracle.optimizers.base import Config, Positive, SamplingConfig, Share
 from zoracle.optimizers.learned.belief import Belief
 from zoracle.optimizers.learned.recurrent import Hidden
 from zoracle.optimizers.learned.scouting import Tally
 from zoracle.optimizers.radius import Radius
+from zoracle.settings import Few, Number, Size
 from zoracle.types import Key
 
 
@@ -29,8 +30,8 @@ class GuidedLSTMArchitecture(Config, frozen=True, kw_only=True):
         weight_seed: keys the initial weights.
     """
 
-    guesses: int = 4
-    hidden: int = 12
+    guesses: Few = 4
+    hidden: Size = 12
     adaptive: bool = False
     believing: bool = False
     spectral: bool = False
@@ -53,8 +54,8 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     step_size: Positive = 0.02
     last_step: Share = 0.03
     cap: Positive = 5.0
-    horizon: int = 200
-    scouting: Count = 0
+    horizon: Number = 200
+    scouting: Few = 0
 
 
 class GuidedLSTMState(NamedTuple):

@@ -14,6 +14,7 @@ from zoracle.optimizers.base import Config, Positive, SamplingConfig, Share, Sta
 from zoracle.optimizers.finite_difference import DirectionSource, FiniteDifferenceOptimizer
 from zoracle.optimizers.learned.recurrent import CoordinatewiseLSTM, Hidden
 from zoracle.optimizers.radius import Radius
+from zoracle.settings import Size
 from zoracle.types import Key, Queries
 
 _COIN = 7  # stream of the coin, apart from the directions' streams
@@ -28,7 +29,7 @@ class PaperLSTMArchitecture(Config, frozen=True, kw_only=True):
         weight_seed: keys the initial weights.
     """
 
-    hidden: int = 10
+    hidden: Size = 10
     head_scale: float = 0.1
     weight_seed: int = 0
 

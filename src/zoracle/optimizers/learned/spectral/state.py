@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import Config, Count, NonNegative, Positive, Share
+from zoracle.optimizers.base import Config, NonNegative, Positive, Share
+from zoracle.settings import Few, Size
 from zoracle.types import Key, Space
 
 #: What is asked for: a pattern, the middle of the ball, a probe of one frequency, a window.
@@ -29,15 +30,15 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         weight_seed: keys the initial weights.
     """
 
-    patterns: Count = 12
+    patterns: Few = 12
     chance: Share = 0.03
     trust: Share = 0.1
     probe: Positive = 2.0
     noise: NonNegative = 0.05
     forget: Share = 0.001
-    windows: Count = 8
-    hidden: int = 32
-    traits: int = 6
+    windows: Few = 8
+    hidden: Size = 32
+    traits: Size = 6
     weight_seed: int = 0
 
 
