@@ -27,6 +27,8 @@ Size = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 #: What numbers lie below in size, whole ones and others: what a tensor keeps, and float32 can square root and scale.
 WHOLE, REAL = 2**63, 1e30
+#: Directions of a step; there would be no memory for the points of more.
+MOST_DIRECTIONS = 2**20
 _DEEPEST = 30
 
 

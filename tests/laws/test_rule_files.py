@@ -240,7 +240,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(TARGET.format(change=""))
     np.savez("data.npz", images=np.full((2, 1, 4, 4), 0.5, np.float32), labels=np.array([0, 0]))
-    return ["--data", "data.npz", "--optimizers", "zo-sgd", "--budget", "64"]
+    return ["--data", "data.npz", "--outputs", "logits", "--optimizers", "zo-sgd", "--budget", "64"]
 
 
 def test_edited_code_is_noticed(own, capsys):
@@ -318,7 +318,7 @@ def test_numbers_beyond_all_bounds_are_one_line(tmp_path, capsys, argv, message)
 
 def test_a_target_that_answers_no_number_is_told(own, capsys):
     Path("mine.py").write_text("import numpy as np\n\ndef classify(x):\n    return np.full((len(x), 2), np.nan)\n")
-    attack("--target", "mine.py:classify", *own, "--outputs", "logits", "--out", "run", code=2)
+    attack("--target", "mine.py:classify", *own, "--out", "run", code=2)
     assert "every answer of the target was NaN or infinite" in capsys.readouterr().err
     assert (Path("run") / "report.html").is_file()
 

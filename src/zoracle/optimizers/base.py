@@ -15,17 +15,10 @@ from torch import Tensor, nn
 from zoracle import estimators
 from zoracle.errors import InputError, MuTooSmallWarning
 from zoracle.optimizers.radius import Radius, schedule
-from zoracle.settings import Count as Count
-from zoracle.settings import Few as Few
-from zoracle.settings import NonNegative as NonNegative
-from zoracle.settings import Number as Number
+from zoracle.settings import MOST_DIRECTIONS, NonNegative, convert
 from zoracle.settings import Positive as Positive
 from zoracle.settings import Share as Share
-from zoracle.settings import convert
 from zoracle.types import Key, Queries, Space
-
-#: Directions of a step; there would be no memory for the points of more.
-MOST_DIRECTIONS = 2**20
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

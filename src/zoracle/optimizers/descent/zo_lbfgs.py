@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.base import Config, Few, Optimizer, Start
+from zoracle.optimizers.base import Config, Optimizer, Start
 from zoracle.optimizers.descent.distance import curved, next_distance, rms, searched
 from zoracle.optimizers.descent.quasi_newton import parabola, two_loop, vertex
 from zoracle.optimizers.descent.sweep import CENTRAL, DENSE, FORWARD, ZOLBFGSState, begun, measured, norm, sweep_points
 from zoracle.optimizers.search.feasible import reflected, unbounded, within
+from zoracle.settings import Few
 from zoracle.state import parted
 from zoracle.types import Queries
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from zoracle import keyed
 from zoracle.errors import InputError
-from zoracle.optimizers.base import Config, Count, Share, Start
+from zoracle.optimizers.base import Config, Share, Start
 from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round
 from zoracle.optimizers.search.square import PLANNED, stripes, window_sides, windows
+from zoracle.settings import Count
 from zoracle.types import Key, Queries, Space
 
 #: Colours are counted by the signs of the channels, 2 to their number.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zoracle.optimizers.base import Config, NonNegative, Positive, Share
-from zoracle.settings import Few, Size
+from zoracle.optimizers.base import Config, Positive, Share
+from zoracle.settings import Few, NonNegative, Size
 from zoracle.types import Key, Space
 
 #: What is asked for: a pattern, the middle of the ball, a probe of one frequency, a window.
