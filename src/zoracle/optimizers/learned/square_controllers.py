@@ -14,7 +14,7 @@ from zoracle.errors import InputError
 from zoracle.optimizers.base import Config, Share, Start
 from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round
 from zoracle.optimizers.search.square import PLANNED, stripes, window_sides, windows
-from zoracle.settings import Count
+from zoracle.settings import Size
 from zoracle.types import Key, Queries, Space
 
 #: Colours are counted by the signs of the channels, 2 to their number.
@@ -32,7 +32,7 @@ class SquareControllersConfig(Config, frozen=True, kw_only=True):
         weight_seed: keys the initial weights.
     """
 
-    hidden: Count = 10
+    hidden: Size = 10
     decay: Share = 0.9
     weight_seed: int = 0
 
