@@ -45,18 +45,18 @@ class Basis:
         """Whether it spans all points."""
         return self.kept == self.shape
 
+    # Colours are mixed where there are fewer numbers: among the frequencies.
+
     def forward(self, point: Array) -> Array:
         """Coefficients (M,) of a point (d,)."""
-        c, h, w = self.shape
-        mixed = (self._mixing @ point.reshape(c, h * w)).reshape(c, h, w)
-        made: Array = np.matmul(np.matmul(self._rows, mixed), self._columns.T).reshape(-1)
+        waves = np.matmul(np.matmul(self._rows, point.reshape(self.shape)), self._columns.T)
+        made: Array = (self._mixing @ waves.reshape(len(waves), -1)).reshape(-1)
         return made
 
     def inverse(self, coefficients: Array) -> Array:
         """The point (d,) of coefficients (M,)."""
-        c, h, w = self.shape
-        planes = np.matmul(np.matmul(self._rows.T, coefficients.reshape(self.kept)), self._columns)
-        made: Array = (self._mixing.T @ planes.reshape(c, h * w)).reshape(-1)
+        waves = (self._mixing.T @ coefficients.reshape(self.kept[0], -1)).reshape(self.kept)
+        made: Array = np.matmul(self._rows.T, np.matmul(waves, self._columns)).reshape(-1)
         return made
 
 
