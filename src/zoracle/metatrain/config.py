@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -45,21 +45,32 @@ class Stage(_Checked, frozen=True, kw_only=True):
     train: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     estimator: Literal["backprop", "evolution"] = "backprop"
-    pairs: Number = 4
-    sigma: Positive = 0.03
-    unrolls: Number = 100
-    steps: Number = 200
-    truncation: Number = 20
-    meta_batch: Number = 10
-    lr: Positive = 1e-3
+    pairs: int = 4
+    sigma: float = 0.03
+    unrolls: int = 100
+    steps: int = 200
+    truncation: int = 20
+    meta_batch: int = 10
+    lr: float = 1e-3
     final_lr: NonNegative | None = None
     clip_norm: Positive | None = None
     clip_family: Positive | None = None
     clip_value: Positive | None = None
     warmup: Count = 0
     beta2: Decay = 0.999
-    ema: Decay = 0.0
+    ema: float = 0.0
     loss: MetaLoss = MetaLoss()
+
+    def __post_init__(self) -> None:
+        for name in ("unrolls", "steps", "truncation", "meta_batch", "pairs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is {self.sigma}; expected a positive number")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}; expected a positive number")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; expected 0 .. 1")
 
 
 class Validation(_Checked, frozen=True, kw_only=True):
@@ -103,12 +114,22 @@ class Family(_Checked, frozen=True, kw_only=True):
     task: str
     settings: dict[str, Any] = {}
     problems: Number | None = None
-    meta_batch: Number | None = None
-    weight: Positive = 1.0
-    rescale: Annotated[float, msgspec.Meta(ge=1)] = 1.0
+    meta_batch: int | None = None
+    weight: float = 1.0
+    rescale: float = 1.0
     displacement: float | None = None
-    every: Number = 1
+    every: int = 1
     values: Literal["queries", "directional"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.meta_batch is not None and self.meta_batch < 1:
+            raise ValueError(f"meta_batch is {self.meta_batch}; expected at least 1")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}; expected at least 1")
+        if not self.weight > 0:
+            raise ValueError(f"weight is {self.weight}; expected a positive number")
+        if not 1 <= self.rescale < float("inf"):
+            raise ValueError(f"rescale is {self.rescale}; expected a number of at least 1")
 
 
 class TrainConfig(_Checked, frozen=True, kw_only=True):
