@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoracle.blackboxes import answers
 from zoracle.blackboxes.base import BlackBox, Outputs
-from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
 from zoracle.calling import frameworks
 from zoracle.calling.frameworks import Framework
 from zoracle.errors import InputError
@@ -50,15 +50,15 @@ class PythonFunction(BlackBox):
         self.framework = frameworks.choose(fn, framework)
         self.fn = fn
         self.outputs = outputs
-        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.preprocessing = Preprocessing(preprocess, layout, pixel_max)
         self.classes = answers.Classes(classes, class_names)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where the settings do not go with inputs of this shape (without N)."""
-        self.preparation.shape(shape)
+        self.preprocessing.shape(shape)
 
     def _call(self, inputs: Tensor) -> Tensor:
-        result = frameworks.run(self.fn, self.preparation(inputs), self.framework, "the model")
+        result = frameworks.run(self.fn, self.preprocessing(inputs), self.framework, "the model")
         return answers.read(result, inputs, self.classes, labels=self.outputs == "labels")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoracle.blackboxes.answers import Classes, TopK, dense, labels_only
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
 from zoracle.blackboxes.batches import agree, filled, parts
-from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
 from zoracle.errors import BlackBoxError, InputError, one_line, require
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -71,7 +71,7 @@ class OnnxModel(BlackBox):
         chunk: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.preprocessing = Preprocessing(preprocess, layout, pixel_max)
         self.outputs = outputs
         self.classes = Classes(classes, class_names)
         for name, number in (("chunk", chunk), ("threads", threads)):
@@ -82,7 +82,7 @@ class OnnxModel(BlackBox):
         self.wanted = self._find_outputs(output, top_k)
         self.top_k = top_k is not None
         self.dtype = self._type_of(self.input)
-        if self.dtype.kind == "u" and self.preparation.pixel_max == 1:
+        if self.dtype.kind == "u" and self.preprocessing.pixel_max == 1:
             raise InputError(f"{self.path} takes bytes; say that a pixel of 1 is the byte 255: pixel_max=255")
         size = self.input.shape[0] if self.input.shape else None
         self.fixed = size if isinstance(size, int) and size > 0 else None
@@ -92,7 +92,7 @@ class OnnxModel(BlackBox):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where inputs of this shape (without N) cannot be given to the model."""
-        given = self.preparation.shape(shape)
+        given = self.preprocessing.shape(shape)
         agree(f"input {self.input.name} of {self.path.name}", given, self.input.shape[1:])
 
     def report(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class OnnxModel(BlackBox):
     def _call(self, inputs: Tensor) -> Tensor:
         self.check(tuple(inputs.shape[1:]))
         compute = torch.float64 if self.dtype == np.float64 else torch.float32
-        prepared = self.preparation(inputs.detach().to("cpu", compute)).contiguous().numpy()
+        prepared = self.preprocessing(inputs.detach().to("cpu", compute)).contiguous().numpy()
         if self.dtype.kind == "u":
             prepared = np.rint(prepared).clip(0, 255)
         prepared = prepared.astype(self.dtype, copy=False)

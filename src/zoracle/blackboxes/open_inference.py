@@ -18,7 +18,7 @@ from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
 from zoracle.blackboxes.batches import agree, filled, parts
 from zoracle.blackboxes.connection import Answer, Connection, RetryError
 from zoracle.blackboxes.pacing import Clock, Policy
-from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
 from zoracle.blackboxes.reading import FEW
 from zoracle.blackboxes.v2_protocol import MalformedError
 from zoracle.blackboxes.v2_settings import Metadata, choose_input, choose_outputs, headers_with_key, number_of_classes
@@ -123,7 +123,7 @@ class OpenInference(BlackBox):
         clock: Clock | None = None,
     ) -> None:
         self.address = protocol.address(url, model, version)
-        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.preprocessing = Preprocessing(preprocess, layout, pixel_max)
         self.outputs = outputs
         self.classes = Classes(classes, class_names)
         self.retry_non_finite = retry_non_finite
@@ -157,14 +157,14 @@ class OpenInference(BlackBox):
             self.close()
             raise
         self.top_k = top_k is not None
-        if self.datatype not in _DTYPES and self.preparation.pixel_max == 1:
+        if self.datatype not in _DTYPES and self.preprocessing.pixel_max == 1:
             self.close()
             raise InputError(f"the model takes whole numbers ({self.datatype}); say what white is: pixel_max=255")
         self._number: int | None = self.classes.number or number_of_classes(about.outputs, self.wanted)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where inputs of this shape (without N) cannot be given to the model."""
-        given = self.preparation.shape(shape)
+        given = self.preprocessing.shape(shape)
         wanted, fixed = self._fitting(given)
         agree(f"input {self._secrets.shown(self.input, 40)} of {self.address.model}", given, wanted)
         if fixed is not None and fixed > self.chunk and fixed * math.prod(given) > FILLED:
@@ -196,7 +196,7 @@ class OpenInference(BlackBox):
         # What is no number cannot be sent, and has no answer.
         lost = ~given.flatten(1).isfinite().all(1)
         given = torch.where(lost.view(-1, *[1] * (given.ndim - 1)), 0.0, given)
-        prepared = self.preparation(given).contiguous().numpy()
+        prepared = self.preprocessing(given).contiguous().numpy()
         if self.datatype not in _DTYPES:
             limit = (0, 255) if self.datatype == "UINT8" else (None, None)
             prepared = np.rint(prepared) if limit[0] is None else np.rint(prepared).clip(*limit)

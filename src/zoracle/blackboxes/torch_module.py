@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoracle.blackboxes.base import BlackBox, Outputs
-from zoracle.blackboxes.preparation import Channels, Layout, Preparation
+from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
 from zoracle.errors import BlackBoxError, InputError, one_line
 
 
@@ -49,7 +49,7 @@ class TorchModule(BlackBox):
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.Module")
-        self.preparation = Preparation(preprocess, layout, pixel_max)
+        self.preprocessing = Preprocessing(preprocess, layout, pixel_max)
         self.outputs = outputs
         own_device, own_dtype = _placement(module)
         self.device = own_device if device is None else _device(device)
@@ -63,14 +63,14 @@ class TorchModule(BlackBox):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where the settings do not go with inputs of this shape (without N)."""
-        self.preparation.shape(shape)
+        self.preprocessing.shape(shape)
 
     def _moves(self, device: torch.device | None, dtype: torch.dtype | None) -> bool:
         return device is not None and (device, dtype) != (self.device, self.dtype)
 
     def _call(self, inputs: Tensor) -> Tensor:
         x = inputs.to(device=self.device or inputs.device, dtype=self.dtype or inputs.dtype)
-        x = self.preparation(x)
+        x = self.preprocessing(x)
         try:
             with _undisturbed(self.module):
                 outputs = self.module(x)

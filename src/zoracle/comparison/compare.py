@@ -23,14 +23,14 @@ from zoracle.evaluation.workers import Workers, check_workers, started
 from zoracle.objectives.attack import ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
-from zoracle.reporting.output import Found, write_run
+from zoracle.reporting.output import RunResults, write_run
 from zoracle.reporting.rows import Row, rows_of
 from zoracle.reporting.tables import WORST_CASE
 from zoracle.reporting.terminal import rich_table
 from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned
 from zoracle.storage.fingerprint import config_hash, optimizer_config, release_series
-from zoracle.storage.runfolder import Run, locked, open_run
+from zoracle.storage.runfolder import RunFolder, locked, open_run
 from zoracle.tasks.base import Task
 from zoracle.tasks.config import task_config
 
@@ -146,7 +146,7 @@ def compare(
         if rivals:
             about = {"config_sha256": config_hash(config)}
             results |= run_rivals(rivals, task, spec, None if run is None else run.pieces, about)
-        found = Found(results, _worst(results, objective) if output.attack else {})
+        found = RunResults(results, _worst(results, objective) if output.attack else {})
         verified = _verified(found, objective, run) if output.attack and output.verify else {}
         notes += [_unsteady(label, one) for label, one in verified.items() if one.failed]
         rows = _rows(found, entries, spec, output, ensemble)
@@ -201,7 +201,12 @@ def _how_to_tune(task: Task) -> str:
 
 
 def _each(
-    task: Task, entries: Sequence[Entry], spec: RunSpec, run: Run | None, workers: Workers | None, display: Display
+    task: Task,
+    entries: Sequence[Entry],
+    spec: RunSpec,
+    run: RunFolder | None,
+    workers: Workers | None,
+    display: Display,
 ) -> dict[str, Result]:
     """Each optimizer on all problems."""
     return {
@@ -225,7 +230,7 @@ def _worst(results: Mapping[str, Result], objective: Objective) -> dict[str, Res
     return {WORST: worst_case(list(results.values()), objective)}
 
 
-def _verified(found: Found, objective: Objective, run: Run | None) -> dict[str, Verified]:
+def _verified(found: RunResults, objective: Objective, run: RunFolder | None) -> dict[str, Verified]:
     """The adversarial images that are reported, asked about once more."""
     told: dict[str, Verified] = {}
     if not isinstance(objective, ImageAttack):
@@ -246,7 +251,7 @@ def _unsteady(label: str, verified: Verified) -> str:
 
 
 def _rows(
-    found: Found, entries: Sequence[Entry], spec: RunSpec, output: Output, ensemble: Ensemble | None
+    found: RunResults, entries: Sequence[Entry], spec: RunSpec, output: Output, ensemble: Ensemble | None
 ) -> list[Row]:
     """A row for each optimizer, and the worst case of all last."""
     settings = {e.label: optimizer_config(e.optimizer)["settings"] for e in entries}

@@ -19,7 +19,7 @@ from zoracle.objectives.attack import ImageAttack
 from zoracle.optimizers.base import Optimizer
 from zoracle.results.result import Result, join
 from zoracle.results.union import filled, left_out, union
-from zoracle.storage.runfolder import Run
+from zoracle.storage.runfolder import RunFolder
 from zoracle.tasks.base import Task
 
 #: What the worst case of several attacks is called in tables and files.
@@ -77,7 +77,7 @@ def run_ensemble(
     entries: Sequence[Entry],
     specs: Sequence[RunSpec],
     ensemble: Ensemble,
-    run: Run | None,
+    run: RunFolder | None,
     workers: Workers | None,
     display: Display,
 ) -> dict[str, Result]:

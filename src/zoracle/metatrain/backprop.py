@@ -8,7 +8,7 @@ from collections.abc import Generator
 from zoracle.errors import InputError
 from zoracle.metatrain.gradients import GradientEstimator, Summary, Update
 from zoracle.metatrain.loss import Segment
-from zoracle.metatrain.unroll import Run, Unroll, clipped
+from zoracle.metatrain.unroll import FamilyRun, Unroll, clipped
 from zoracle.state import detach
 
 
@@ -45,7 +45,7 @@ class Backpropagation(GradientEstimator):
             yield Update(index, segments)
         return Summary(total / segments, unroll.mean_ratio([self._ended(run) for run in runs]))
 
-    def _segment(self, run: Run, first: int) -> Segment:
+    def _segment(self, run: FamilyRun, first: int) -> Segment:
         stage = self.unroll.stage
         segment = run.loss.segment(
             run.optimizer,
@@ -64,7 +64,7 @@ class Backpropagation(GradientEstimator):
             raise InputError(f"stage {number} trains {', '.join(stage.train)}, which its settings do not use")
         return segment
 
-    def _ended(self, run: Run) -> float:
+    def _ended(self, run: FamilyRun) -> float:
         """Count what a run took; its mean final / initial loss."""
         gradients = int(run.oracle.gradients.sum())
         self.unroll.spend("gradients", gradients)

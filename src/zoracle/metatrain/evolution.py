@@ -13,7 +13,7 @@ from zoracle import keyed
 from zoracle.errors import InputError
 from zoracle.metatrain.families import TrainingFamily
 from zoracle.metatrain.gradients import GradientEstimator, Summary, Update
-from zoracle.metatrain.unroll import Run, Unroll
+from zoracle.metatrain.unroll import FamilyRun, Unroll
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
 
@@ -35,7 +35,7 @@ class Whole(NamedTuple):
     """Evaluated."""
 
 
-def whole(run: Run, steps: int) -> Whole:
+def whole(run: FamilyRun, steps: int) -> Whole:
     """Runs of T steps by real queries; no gradient is taken.
 
     Raises:

@@ -24,7 +24,7 @@ from zoracle.metatrain.families import TrainingFamily
 from zoracle.metatrain.gradients import Descent, GradientEstimator, Update
 from zoracle.metatrain.initial import start_from
 from zoracle.metatrain.oracle import TrainingOracle
-from zoracle.metatrain.unroll import Run, Unroll, begin, geometric_mean
+from zoracle.metatrain.unroll import FamilyRun, Unroll, begin, geometric_mean
 from zoracle.optimizers.base import Optimizer, with_settings
 from zoracle.optimizers.pretrained import CARD, save_optimizer
 from zoracle.optimizers.registry import make
@@ -155,7 +155,7 @@ class Trainer:
             (self.config.seed, self.progress.stage, number_of_unroll),
         )
 
-    def begin(self, stage: Stage, number: int, family: TrainingFamily) -> Run:
+    def begin(self, stage: Stage, number: int, family: TrainingFamily) -> FamilyRun:
         """The start of the next unroll of one family."""
         at = self.progress
         words = (self.config.seed, _UNROLL, at.stage, at.unroll)

@@ -19,7 +19,7 @@ from zoracle.optimizers.base import Optimizer
 _SMALLEST = 1e-12  # a ratio below it counts as it
 
 
-class Run:
+class FamilyRun:
     """One family's unroll as it goes on."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Unroll(NamedTuple):
     stage: Stage
     families: tuple[tuple[int, TrainingFamily], ...]
     """Those whose turn it is, with their numbers."""
-    begin: Callable[[int, TrainingFamily], Run]
+    begin: Callable[[int, TrainingFamily], FamilyRun]
     """Starts a run of a family; the same one however often it is asked for."""
     spend: Callable[[str, int], None]
     """Is told what was evaluated, and how often."""
@@ -80,7 +80,7 @@ def begin(
     start: Beginning,
     seed: int,
     steps: int,
-) -> Run:
+) -> FamilyRun:
     """The start of one unroll of one family."""
     objective, x0 = start.objective, start.x0
     state = optimizer.init(
@@ -91,7 +91,7 @@ def begin(
         scale=objective.scale,
         space=objective.space(rows, x0),
     )
-    return Run(optimizer, oracle, loss, state, rows, start)
+    return FamilyRun(optimizer, oracle, loss, state, rows, start)
 
 
 @contextmanager

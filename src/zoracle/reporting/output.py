@@ -27,12 +27,12 @@ from zoracle.results.result import Result
 from zoracle.results.tuned import Tuned, write_tuned
 from zoracle.storage.files import read_json, write_json, write_text
 from zoracle.storage.fingerprint import config_hash
-from zoracle.storage.runfolder import BEGUN, VERSIONS, Run, write_npz
+from zoracle.storage.runfolder import BEGUN, VERSIONS, RunFolder, write_npz
 from zoracle.tasks.base import Task
 from zoracle.types import StopReason
 
 
-class Found(NamedTuple):
+class RunResults(NamedTuple):
     """What optimizers found, by label."""
 
     results: dict[str, Result]
@@ -54,11 +54,11 @@ class Found(NamedTuple):
 
 
 def write_run(
-    run: Run,
+    run: RunFolder,
     task: Task,
     objective: Objective,
     rows: Sequence[Row],
-    found: Found,
+    found: RunResults,
     tuned_here: Sequence[Tuned],
     notes: list[str],
     title: str,
@@ -227,7 +227,9 @@ def file_names(labels: Sequence[str]) -> dict[str, str]:
 _LONGEST = 100
 
 
-def _ledger(found: Found, records: Sequence[Tuned], gallery: Gallery | None, objective: Objective) -> dict[str, Any]:
+def _ledger(
+    found: RunResults, records: Sequence[Tuned], gallery: Gallery | None, objective: Objective
+) -> dict[str, Any]:
     """Every point that the numbers of this run needed, by what it was evaluated for.
 
     Under "interrupted" are those that were asked for again, because a process was killed or a call did not return:
@@ -251,7 +253,9 @@ def _ledger(found: Found, records: Sequence[Tuned], gallery: Gallery | None, obj
     }
 
 
-def _gallery(run: Run, task: Task, objective: Objective, results: dict[str, Result], attack: bool) -> Gallery | None:
+def _gallery(
+    run: RunFolder, task: Task, objective: Objective, results: dict[str, Result], attack: bool
+) -> Gallery | None:
     first = next(iter(results.values()))
     rows = drawn(first, attack)
     pictures = task.pictures(tuple(first.ids[0, rows].tolist()))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from zoracle.storage.files import read_json, read_tensors, write_json, write_tensors, write_text
 from zoracle.storage.fingerprint import config_hash, ids_hash, optimizer_config, release_series
-from zoracle.storage.runfolder import VERSIONS, Run, locked, open_run, write_npz
+from zoracle.storage.runfolder import VERSIONS, RunFolder, locked, open_run, write_npz
 
 __all__ = [
     "VERSIONS",
-    "Run",
+    "RunFolder",
     "config_hash",
     "ids_hash",
     "locked",

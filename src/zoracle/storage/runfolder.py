@@ -36,7 +36,7 @@ LOCK = ".lock"
 PIECES = "pieces"
 
 
-class Run(NamedTuple):
+class RunFolder(NamedTuple):
     """An open run folder."""
 
     path: Path
@@ -108,7 +108,7 @@ def _subfolders(path: Path) -> list[Path]:
     return [entry for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
 
 
-def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any] | None = None) -> Run:
+def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any] | None = None) -> RunFolder:
     """Make a run folder and write its config and versions, or open the folder of the same run again.
 
     Nothing has been queried yet when this fails.
@@ -139,13 +139,13 @@ def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any]
             )
         _note_versions(path / VERSIONS)
         _note_command(path / COMMAND, command)
-        return Run(path, config, resumed=True)
+        return RunFolder(path, config, resumed=True)
     if any(not entry.name.startswith(".") and entry.name != ATTEMPTS for entry in path.iterdir()):
         raise InputError(f"{path} is not empty and holds no {CONFIG}; choose a new or an empty folder")
     write_json(known, config)
     _note_versions(path / VERSIONS)
     _note_command(path / COMMAND, command)
-    return Run(path, config, resumed=False)
+    return RunFolder(path, config, resumed=False)
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

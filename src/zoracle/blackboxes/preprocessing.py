@@ -15,7 +15,7 @@ Channels = float | Sequence[float]
 Layout = Literal["NCHW", "NHWC", "flat"]
 
 
-class Preparation:
+class Preprocessing:
     r"""Scaling, normalisation and layout, in this order: x' = (pixel_max x - mean) / std, then the layout.
 
     Args:
