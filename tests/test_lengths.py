@@ -13,8 +13,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FILE, FUNCTION = 350, 70
 #: What is longer, and why that is better than in pieces.
 LONGER = {
-    "rollout/loop.py": "the one loop, with what it notes of a step",
-    "rollout/loop.py:rollout": "its order of things is the order of queries",
     "api/minimizing.py:minimize": "its arguments take a third of it",
     "api/attacking.py:attack": "its arguments take a third of it",
     "optimizers/descent/zo_lbfgs.py:_set_out": "one sweep, set out in one place",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, take_step
+from zoracle.rollout.loop import Queue, Snapshot, Step, rollout, take_step
 from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.record import blank
 
 __all__ = ["Oracle", "Queue", "Snapshot", "Step", "blank", "rollout", "take_step"]

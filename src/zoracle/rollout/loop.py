@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +11,11 @@ from torch import Tensor
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.rollout import measuring
+from zoracle.rollout.ends import check_start, evaluate_final, kept_back, measure_noise, settle_noise
 from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.record import blank, iterates, longer, note_reasons, note_step, settle
 from zoracle.state import assign, concatenate, select
-from zoracle.types import Choice, Evaluation, Purpose, Queries, StopReason, Trajectory
+from zoracle.types import Evaluation, Purpose, Queries, StopReason, Trajectory
 
 S = TypeVar("S")
 
@@ -56,39 +57,6 @@ class Queue(NamedTuple):
     """(L,) int64, the rows that run already, which ``state`` is of; none at the beginning."""
     device: torch.device = torch.device("cpu")
     """Where their points live."""
-
-
-def blank(steps: int, x: Tensor) -> Trajectory:
-    """The trajectory of B problems at x (B, d) that have not begun, with room for this many steps."""
-    b = x.shape[0]
-    x = x.detach().cpu()
-    infinite = x.new_full((b,), torch.inf)
-    zero = torch.zeros(b, dtype=torch.int64)
-    return Trajectory(
-        loss=x.new_full((steps, b), torch.nan),
-        best=x.new_full((steps, b), torch.inf),
-        queries=torch.zeros((steps, b), dtype=torch.int64),
-        steps=zero.clone(),
-        reason=zero.clone(),
-        final_point=x.clone(),
-        final_known=torch.zeros(b, dtype=torch.bool),
-        final_loss=x.new_full((b,), torch.nan),
-        final_success=torch.zeros(b, dtype=torch.bool),
-        best_loss=infinite.clone(),
-        best_point=x.clone(),
-        success_loss=infinite.clone(),
-        success_point=x.clone(),
-        checked=torch.zeros(b, dtype=torch.bool),
-        start_loss=x.new_full((b,), torch.nan),
-        start_success=torch.zeros(b, dtype=torch.bool),
-        first_success=zero - 1,
-        non_finite=zero.clone(),
-        start_point=x.clone(),
-        noise=x.new_full((b,), torch.nan),
-        mu=x.new_full((b,), torch.nan),
-        signal=x.new_full((b,), torch.nan),
-        chosen=zero.clone(),
-    )
 
 
 def rollout(
@@ -157,7 +125,7 @@ def rollout(
     problem = torch.arange(x.shape[0]) if problem is None else problem
     if problem.shape != x.shape[:1]:
         raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({x.shape[0]},)")
-    record = blank(steps, x) if trajectory is None else _longer(trajectory, steps)
+    record = blank(steps, x) if trajectory is None else longer(trajectory, steps)
     # Problems that had done all steps of an earlier rollout go on where this one allows more; what was their last
     # iterate then is none now.
     further = (record.reason == StopReason.STEPS) & (record.steps < steps)
@@ -168,96 +136,164 @@ def rollout(
         record.final_success[further] = False
 
     noise_ends = measure_noise or watch_steep
-    whole = state
-    live = (record.reason == StopReason.RUNNING).nonzero().squeeze(1)
-    waiting = live[:0]
-    if queue is not None:
-        going = record.reason[queue.running] == StopReason.RUNNING
-        waiting = live[~torch.isin(live, queue.running)]
-        if not bool(going.all()):  # they stopped at the last step of an interrupted run, and had no time to leave
-            record.final_point[queue.running[~going]] = _points(state, ~going)
-            _settle(record, queue.running[~going])
-        live = queue.running[going]
-        running = state if bool(going.all()) else select(state, going)
-    else:
-        running = state if live.numel() == x.shape[0] else select(state, live)
-
-    def assemble() -> S:
-        return running if live.numel() == x.shape[0] else assign(whole, live, running)
-
-    def changed() -> None:
-        if on_change is not None:
-            on_change(Snapshot(live, running, record))
-
-    device: torch.device = state.x.device if queue is None else queue.device  # type: ignore[attr-defined]
-    if _evaluate_final(record, oracle, record.reason.nonzero().squeeze(1), problem, final, device):
-        changed()
+    batch = _Batch(optimizer, oracle, problem, record, queue, on_change)
+    batch.begin(state, final)
     with torch.set_grad_enabled(keep_graph):
         while True:
-            going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
-            cost = optimizer.queries_per_step + (_kept_back(record, oracle, live) if noise_ends else 0)
-            record.reason[live[going & ~oracle.affords(problem[live], cost)]] = StopReason.BUDGET
-            record.reason[live[going & (record.steps[live] >= steps)]] = StopReason.STEPS
-            stay = record.reason[live] == StopReason.RUNNING
+            stay = batch.reasons(steps, noise_ends)
             if not bool(stay.all()) and (not keep_graph or not bool(stay.any())):
-                gone = live[~stay]
-                # A problem that took no step, its start being a success, stays where it was.
-                record.final_point[gone] = _points(running, ~stay)
-                _settle(record, gone)
-                paid = _evaluate_final(record, oracle, gone, problem, final, device)
-                if noise_ends:
-                    paid = _settle_noise(record, oracle, gone, problem, device) or paid
+                batch.leave(stay, final, noise_ends, keep_graph)
                 if keep_graph:
                     break
-                whole = assemble() if queue is None else whole
-                running = select(running, stay)
-                live = live[stay]
-                if paid:
-                    changed()
-            if queue is not None and waiting.numel() and live.numel() < queue.batch:
-                room = queue.batch - live.numel()
-                begun, waiting = waiting[:room], waiting[room:]
-                fresh = queue.begin(begun)
-                running = fresh if live.numel() == 0 else concatenate(running, fresh)
-                live = torch.cat((live, begun))
+            if batch.refill():
                 continue
-            if live.numel() == 0:
+            if batch.live.numel() == 0:
                 break
-            unchecked = ~record.checked[live] & (record.steps[live] == 0)
-            if check_start and bool(unchecked.any()):
-                _check_start(record, oracle, live[unchecked], select(running.x, unchecked), problem)  # type: ignore[attr-defined]
-                changed()
+            if check_start and batch.check_start():
                 continue
-            unmeasured = record.noise[live].isnan() & (record.steps[live] == 0) if measure_noise else unchecked & False
-            if bool(unmeasured.any()):
-                told = _measure(record, oracle, optimizer, live[unmeasured], select(running, unmeasured), problem)
-                running = assign(running, unmeasured.nonzero().squeeze(1), told)
-                changed()
+            if measure_noise and batch.measure_noise():
                 continue
-            before = running
-            queries, evaluation, running = take_step(optimizer, oracle, running, problem[live])
-            if oracle.objective.constrained:
-                inside = oracle.objective.project(running.x, problem[live])  # type: ignore[attr-defined]
-                running = running._replace(x=inside)  # type: ignore[attr-defined]
-            first = (record.steps[live] == 0) & record.noise[live].isnan()
-            _record(record, live, queries, evaluation, optimizer.evaluates_iterate)
-            if (watch_flat or watch_steep) and bool(first.any()) and optimizer.goes_by_mu:
-                points, loss = queries.points, evaluation.loss
-                doubtful = unchecked & False
-                if watch_flat:
-                    doubtful = doubtful | measuring.is_flat(oracle, points, loss, problem[live]).cpu()
-                if watch_steep:
-                    doubtful = doubtful | measuring.is_steep(points, loss, oracle.objective.scale).cpu()
-                doubtful &= first
-                if bool(doubtful.any()):
-                    told = _measure(record, oracle, optimizer, live[doubtful], select(before, doubtful), problem)
-                    running = assign(running, doubtful.nonzero().squeeze(1), told)
+            queries, evaluation = batch.step(watch_flat, watch_steep)
             if not keep_graph:
-                _stop(record, live, evaluation, stop_on_success, target)
-            changed()
+                note_reasons(record, batch.live, evaluation, stop_on_success, target)
+            batch.changed()
             if on_step is not None:
-                on_step(Step(running, live, queries, evaluation, record))
-    return running if keep_graph or queue is not None else whole, record
+                on_step(Step(batch.running, batch.live, queries, evaluation, record))
+    return batch.running if keep_graph or queue is not None else batch.whole, record
+
+
+class _Batch(Generic[S]):
+    """The problems that run, those that wait for their turn, and the record of all."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer[S, Any],
+        oracle: Oracle,
+        problem: Tensor,
+        record: Trajectory,
+        queue: Queue | None,
+        on_change: Callable[[Snapshot], None] | None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.oracle = oracle
+        self.problem = problem
+        self.record = record
+        self.queue = queue
+        self.on_change = on_change
+        self.live = (record.reason == StopReason.RUNNING).nonzero().squeeze(1)
+        self.waiting = self.live[:0]
+        self.device = torch.device("cpu")
+
+    def begin(self, state: S, final: Purpose | None) -> None:
+        """Take the state that a rollout is given; last iterates that nobody knows yet are evaluated."""
+        record, live, queue = self.record, self.live, self.queue
+        self.whole = self.running = state
+        if queue is not None:
+            self.device = queue.device
+            going = record.reason[queue.running] == StopReason.RUNNING
+            self.waiting = live[~torch.isin(live, queue.running)]
+            if not bool(going.all()):  # they stopped at the last step of an interrupted run, and had no time to leave
+                record.final_point[queue.running[~going]] = iterates(state, ~going)
+                settle(record, queue.running[~going])
+                self.running = select(state, going)
+            self.live = queue.running[going]
+        else:
+            self.device = state.x.device  # type: ignore[attr-defined]
+            self.running = state if live.numel() == self.problem.shape[0] else select(state, live)
+        if evaluate_final(record, self.oracle, record.reason.nonzero().squeeze(1), self.problem, final, self.device):
+            self.changed()
+
+    def changed(self) -> None:
+        """Show what there is to go on from."""
+        if self.on_change is not None:
+            self.on_change(Snapshot(self.live, self.running, self.record))
+
+    def reasons(self, steps: int, noise_ends: bool) -> Tensor:
+        """Note who cannot go on; who stays, (L,)."""
+        record, live = self.record, self.live
+        going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
+        cost = self.optimizer.queries_per_step + (kept_back(record, self.oracle, live) if noise_ends else 0)
+        record.reason[live[going & ~self.oracle.affords(self.problem[live], cost)]] = StopReason.BUDGET
+        record.reason[live[going & (record.steps[live] >= steps)]] = StopReason.STEPS
+        return record.reason[live] == StopReason.RUNNING
+
+    def leave(self, stay: Tensor, final: Purpose | None, noise_ends: bool, keep_graph: bool) -> None:
+        """Those that do not stay (L,) end; with a graph that is kept they are not taken out of the state."""
+        record, gone = self.record, self.live[~stay]
+        # A problem that took no step, its start being a success, stays where it was.
+        record.final_point[gone] = iterates(self.running, ~stay)
+        settle(record, gone)
+        paid = evaluate_final(record, self.oracle, gone, self.problem, final, self.device)
+        if noise_ends:
+            paid = settle_noise(record, self.oracle, gone, self.problem, self.device) or paid
+        if keep_graph:
+            return
+        if self.queue is None:
+            every = self.live.numel() == self.problem.shape[0]
+            self.whole = self.running if every else assign(self.whole, self.live, self.running)
+        self.running = select(self.running, stay)
+        self.live = self.live[stay]
+        if paid:
+            self.changed()
+
+    def refill(self) -> bool:
+        """Begin problems that wait where there is room; whether there were any."""
+        if self.queue is None or not self.waiting.numel() or self.live.numel() >= self.queue.batch:
+            return False
+        room = self.queue.batch - self.live.numel()
+        begun, self.waiting = self.waiting[:room], self.waiting[room:]
+        fresh = self.queue.begin(begun)
+        self.running = fresh if self.live.numel() == 0 else concatenate(self.running, fresh)
+        self.live = torch.cat((self.live, begun))
+        return True
+
+    def check_start(self) -> bool:
+        """Evaluate where problems start that have not begun; whether there were any."""
+        unchecked = ~self.record.checked[self.live] & (self.record.steps[self.live] == 0)
+        if not bool(unchecked.any()):
+            return False
+        x = select(self.running.x, unchecked)  # type: ignore[attr-defined]
+        check_start(self.record, self.oracle, self.live[unchecked], x, self.problem)
+        self.changed()
+        return True
+
+    def measure_noise(self) -> bool:
+        """Measure the noise of problems that have not begun; whether there were any."""
+        unmeasured = self.record.noise[self.live].isnan() & (self.record.steps[self.live] == 0)
+        if not bool(unmeasured.any()):
+            return False
+        self._inform(unmeasured, self.running)
+        self.changed()
+        return True
+
+    def step(self, watch_flat: bool, watch_steep: bool) -> tuple[Queries, Evaluation]:
+        """One step of all that run; noted."""
+        record, live, oracle = self.record, self.live, self.oracle
+        before = self.running
+        queries, evaluation, self.running = take_step(self.optimizer, oracle, self.running, self.problem[live])
+        if oracle.objective.constrained:
+            inside = oracle.objective.project(self.running.x, self.problem[live])  # type: ignore[attr-defined]
+            self.running = self.running._replace(x=inside)  # type: ignore[attr-defined]
+        first = (record.steps[live] == 0) & record.noise[live].isnan()
+        note_step(record, live, queries, evaluation, self.optimizer.evaluates_iterate)
+        if (watch_flat or watch_steep) and bool(first.any()) and self.optimizer.goes_by_mu:
+            points, loss = queries.points, evaluation.loss
+            doubtful = torch.zeros_like(first)
+            if watch_flat:
+                doubtful = doubtful | measuring.is_flat(oracle, points, loss, self.problem[live]).cpu()
+            if watch_steep:
+                doubtful = doubtful | measuring.is_steep(points, loss, oracle.objective.scale).cpu()
+            doubtful &= first
+            if bool(doubtful.any()):
+                self._inform(doubtful, before)
+        return queries, evaluation
+
+    def _inform(self, which: Tensor, state: S) -> None:
+        """Measure the noise of some live problems (L,), and go on from their state that knows it."""
+        told = measure_noise(
+            self.record, self.oracle, self.optimizer, self.live[which], select(state, which), self.problem
+        )
+        self.running = assign(self.running, which.nonzero().squeeze(1), told)
 
 
 def take_step(optimizer: Optimizer[S, Any], oracle: Oracle, state: S, problem: Tensor) -> tuple[Queries, Evaluation, S]:
@@ -272,42 +308,6 @@ def take_step(optimizer: Optimizer[S, Any], oracle: Oracle, state: S, problem: T
     return queries, evaluation, optimizer.tell(state, queries, evaluation.loss, gradient.unsqueeze(1))
 
 
-def _record(record: Trajectory, live: Tensor, queries: Queries, evaluation: Evaluation, has_base: bool) -> None:
-    loss = evaluation.loss.detach().cpu()
-    points = queries.points.detach()
-    m = loss.shape[1]
-    row = record.steps[live]
-    # Rows of steps not taken yet hold what was paid so far, a lost call or an earlier last iterate included.
-    before = record.queries[row, live]
-    if has_base:
-        record.loss[row, live] = loss[:, 0].to(record.loss.dtype)
-    record.non_finite[live] += (~loss.isfinite()).sum(1)
-
-    _keep_best(record.best_loss, record.best_point, live, loss, points)
-    if evaluation.success is not None:
-        success = evaluation.success.cpu()
-        if has_base:
-            first_step = (row == 0) & ~record.checked[live]
-            record.start_success[live[first_step]] = success[first_step, 0]
-        first = before + success.int().argmax(1) + 1
-        new = success.any(1) & (record.first_success[live] < 0)
-        record.first_success[live[new]] = first[new]
-        _keep_best(record.success_loss, record.success_point, live, loss.masked_fill(~success, torch.nan), points)
-    record.steps[live] = row + 1
-    # The next row begins with what there is; those after it wait until the problem stops, so that a step costs the
-    # same however many there are.
-    for at in (row, (row + 1).clamp(max=record.queries.shape[0] - 1)):
-        record.queries[at, live] = before + m
-        record.best[at, live] = record.best_loss[live]
-
-
-def _settle(record: Trajectory, rows: Tensor) -> None:
-    """Rows of steps that problems (K,) will not take repeat the last value."""
-    later = torch.arange(record.queries.shape[0]).unsqueeze(1) >= record.steps[rows]
-    record.queries[:, rows] = torch.where(later, record.total_queries[rows], record.queries[:, rows])
-    record.best[:, rows] = torch.where(later, record.best_loss[rows], record.best[:, rows])
-
-
 def stopped_at(now: Snapshot, why: StopReason) -> Trajectory:
     """The trajectory of a run that is given up at a snapshot: problems that had not stopped did so for this reason.
 
@@ -315,177 +315,7 @@ def stopped_at(now: Snapshot, why: StopReason) -> Trajectory:
     """
     record, rows = now.trajectory, now.running
     if rows.numel():
-        record.final_point[rows] = _points(now.state, torch.ones(rows.shape, dtype=torch.bool))
-        _settle(record, rows)
+        record.final_point[rows] = iterates(now.state, torch.ones(rows.shape, dtype=torch.bool))
+        settle(record, rows)
     record.reason[record.reason == StopReason.RUNNING] = why
     return record
-
-
-def _keep_best(best: Tensor, point: Tensor, live: Tensor, loss: Tensor, points: Tensor) -> None:
-    lowest, where = loss.nan_to_num(nan=torch.inf).min(1)
-    better = lowest < best[live]
-    if bool(better.any()):
-        rows = better.nonzero().squeeze(1)
-        best[live[rows]] = lowest[rows].to(best.dtype)
-        chosen = points[rows.to(points.device), where[rows].to(points.device)]
-        point[live[rows]] = chosen.cpu().to(point.dtype)
-
-
-def _stop(record: Trajectory, live: Tensor, evaluation: Evaluation, on_success: bool, target: float | None) -> None:
-    dead = evaluation.loss.isnan().all(1).cpu()
-    record.reason[live[dead]] = StopReason.NON_FINITE
-    if target is not None:
-        record.reason[live[record.best_loss[live] <= target]] = StopReason.TARGET
-    if on_success:
-        record.reason[live[record.first_success[live] > 0]] = StopReason.SUCCESS
-
-
-def _points(state: Any, which: Tensor) -> Tensor:
-    """The iterates of some problems, on the CPU."""
-    x: Tensor = state.x.detach()
-    return x[which.to(x.device)].cpu()
-
-
-def _check_start(record: Trajectory, oracle: Oracle, rows: Tensor, x: Tensor, problem: Tensor) -> None:
-    """Evaluate where problems (K,) at x (K, d) start; those that are a success already stop there."""
-    x = x.detach()
-    origin = oracle.objective.origin(problem[rows], x)
-    points = (x if origin is None else origin).unsqueeze(1)
-    evaluation = oracle.evaluate(points, problem[rows])
-    record.checked[rows] = True
-    record.start_loss[rows] = evaluation.loss[:, 0].cpu().to(record.start_loss.dtype)
-    _paid_for(record, rows, evaluation, points)
-    if evaluation.success is not None:
-        success = evaluation.success[:, 0].cpu()
-        record.start_success[rows] = success
-        record.reason[rows[success]] = StopReason.SUCCESS
-
-
-def _evaluate_final(
-    record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, purpose: Purpose | None, device: torch.device
-) -> bool:
-    """Evaluate the last iterates of those of some problems (K,) that have one; whether there were any."""
-    if purpose is None:
-        return False
-    # Who asked to stop at a success or at a value has it: nothing more is paid for.
-    ended = (record.reason[rows] == StopReason.STEPS) | (record.reason[rows] == StopReason.BUDGET)
-    wanted = ended & ~record.final_known[rows]
-    if purpose is Purpose.OPTIMISE:
-        wanted &= oracle.affords(problem[rows], 1)
-    rows = rows[wanted]
-    if rows.numel() == 0:
-        return False
-    points = record.final_point[rows].unsqueeze(1).to(device)
-    evaluation = oracle.evaluate(points, problem[rows], purpose=purpose)
-    record.final_known[rows] = True
-    record.final_loss[rows] = evaluation.loss[:, 0].cpu().to(record.final_loss.dtype)
-    if evaluation.success is not None:
-        record.final_success[rows] = evaluation.success[:, 0].cpu()
-    if purpose is Purpose.OPTIMISE:
-        _paid_for(record, rows, evaluation, points)
-    return True
-
-
-def _measure(
-    record: Trajectory, oracle: Oracle, optimizer: Optimizer[S, Any], rows: Tensor, state: S, problem: Tensor
-) -> S:
-    """Measure the noise of problems (K,) that have not begun; their state that knows it."""
-    x, key = state.x.detach(), state.key  # type: ignore[attr-defined]
-
-    def pay(some: Tensor, values: Tensor, points: Tensor) -> None:
-        _paid_for(record, rows[some], Evaluation(values), points)
-
-    found = measuring.measure(oracle, x, key, problem[rows], oracle.objective.scale, pay)
-    for field, value in (
-        ("noise", found.noise),
-        ("mu", found.mu),
-        ("signal", found.signal),
-        ("start_loss", found.start),
-    ):
-        getattr(record, field)[rows] = value.cpu().to(record.noise.dtype)
-    return optimizer.informed(state, found.noise, found.mu, found.start)
-
-
-def _kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int:
-    """Points (K,) that problems must not spend on steps."""
-    if oracle.budget is None:
-        return 0
-    # One is for the last iterate, which is evaluated before the three are compared.
-    return torch.where(record.noise[rows] > 0, 1 + 3 * measuring.repeats(oracle.budget), 0)
-
-
-def _settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, device: torch.device) -> bool:
-    """What problems (K,) whose noise was measured are left with; whether anything was evaluated for it."""
-    known = record.best_loss[rows].isfinite()
-    times = measuring.repeats(oracle.budget or 3000)
-    noisy = known & (record.noise[rows] > 0) & (record.reason[rows] != StopReason.SUCCESS)
-    noisy &= oracle.affords(problem[rows], 3 * times)
-    some = rows[noisy]
-    if some.numel():
-        # In this order: where two are equal, the last iterate is taken before the start, and both before a lucky one.
-        choices = (Choice.LAST, Choice.START, Choice.REPEATED)
-        points = torch.stack((record.final_point[some], record.start_point[some], record.best_point[some]), 1)
-        means = measuring.compared(oracle, points.to(device), problem[some], times).cpu()
-        error = record.noise[some].to(means) / math.sqrt(times)
-        # The others have to be lower by more than their means are off.
-        at = torch.stack((means[:, 0] - 2 * error, means[:, 1] - error, means[:, 2]), 1).argmin(1)
-        each = torch.arange(some.numel())
-        record.chosen[some] = torch.tensor([int(choice) for choice in choices])[at]
-        record.best_loss[some] = means[each, at].to(record.best_loss.dtype)
-        record.best_point[some] = points[each, at]
-        record.final_loss[some] = means[:, 0].to(record.final_loss.dtype)
-        record.start_loss[some] = means[:, 1].to(record.start_loss.dtype)
-        _more_paid(record, some, 3 * times)
-    # An iterate that ended above the start is nothing to go on from.
-    start, last = record.start_loss[rows], record.final_loss[rows]
-    if record.loss.shape[0]:
-        # What the steps saw stands in for what nobody paid for: the first iterate, and the one before the last.
-        start = torch.where(start.isnan(), record.loss[0, rows].to(start), start)
-        before = record.loss[(record.steps[rows] - 1).clamp(min=0), rows].to(last)
-        last = torch.where(record.final_known[rows], last, before)
-    limit = start + 3 * record.noise[rows].nan_to_num(nan=0.0) / math.sqrt(times)
-    worse = rows[known & ~limit.isnan() & ~last.isnan() & ~(last <= limit)]
-    record.final_point[worse], record.final_loss[worse] = record.best_point[worse], record.best_loss[worse]
-    record.final_known[worse] = True
-    return bool(some.numel())
-
-
-def _more_paid(record: Trajectory, rows: Tensor, points: int) -> None:
-    room = record.queries.shape[0]
-    if room:
-        later = torch.arange(room).unsqueeze(1) >= record.steps[rows].clamp(max=room - 1)
-        record.queries[:, rows] += torch.where(later, points, 0)
-
-
-def _paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tensor) -> None:
-    """Points apart from steps that the budget paid for, a start or a last iterate, count like any other."""
-    loss = evaluation.loss.cpu()
-    _keep_best(record.best_loss, record.best_point, rows, loss, x)
-    record.non_finite[rows] += (~loss.isfinite()).sum(1)
-    total = record.total_queries[rows] + loss.shape[1]
-    if evaluation.success is not None:
-        success = evaluation.success.cpu()
-        new = success[:, 0] & (record.first_success[rows] < 0)
-        record.first_success[rows[new]] = total[new]
-        _keep_best(record.success_loss, record.success_point, rows, loss.masked_fill(~success, torch.nan), x)
-    room = record.queries.shape[0]
-    if room:
-        later = torch.arange(room).unsqueeze(1) >= record.steps[rows].clamp(max=room - 1)
-        record.queries[:, rows] = torch.where(later, total, record.queries[:, rows])
-        record.best[:, rows] = torch.where(later, record.best_loss[rows], record.best[:, rows])
-
-
-def _longer(trajectory: Trajectory, steps: int) -> Trajectory:
-    """The trajectory with room for this many steps; the same tensors where there is room already."""
-    have = trajectory.loss.shape[0]
-    if have >= steps:
-        return trajectory
-    more = steps - have
-    b = trajectory.steps.shape[0]
-    last = trajectory.total_queries.expand(more, b)
-    best = trajectory.best_loss.expand(more, b)
-    return trajectory._replace(
-        loss=torch.cat((trajectory.loss, trajectory.loss.new_full((more, b), torch.nan))),
-        best=torch.cat((trajectory.best, best)),
-        queries=torch.cat((trajectory.queries, last)),
-    )

@@ -19,8 +19,9 @@ from zoracle.errors import BlackBoxError, ChangedTargetWarning, InputError
 from zoracle.optimizers.base import Optimizer, on_device
 from zoracle.rollout import checkpoint
 from zoracle.rollout.journal import Journal
-from zoracle.rollout.loop import Queue, Snapshot, Step, blank, rollout, stopped_at
+from zoracle.rollout.loop import Queue, Snapshot, Step, rollout, stopped_at
 from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.record import blank
 from zoracle.storage.files import sweep
 from zoracle.types import Purpose, StopReason, Trajectory
 

@@ -1,0 +1,121 @@
+"""What a rollout evaluates apart from steps: where problems start, how noisy they are, and where they end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from zoracle.optimizers.base import Optimizer
+from zoracle.rollout import measuring
+from zoracle.rollout.oracle import Oracle
+from zoracle.rollout.record import more_paid, paid_for
+from zoracle.types import Choice, Evaluation, Purpose, StopReason, Trajectory
+
+S = TypeVar("S")
+
+
+def check_start(record: Trajectory, oracle: Oracle, rows: Tensor, x: Tensor, problem: Tensor) -> None:
+    """Evaluate where problems (K,) at x (K, d) start; those that are a success already stop there."""
+    x = x.detach()
+    origin = oracle.objective.origin(problem[rows], x)
+    points = (x if origin is None else origin).unsqueeze(1)
+    evaluation = oracle.evaluate(points, problem[rows])
+    record.checked[rows] = True
+    record.start_loss[rows] = evaluation.loss[:, 0].cpu().to(record.start_loss.dtype)
+    paid_for(record, rows, evaluation, points)
+    if evaluation.success is not None:
+        success = evaluation.success[:, 0].cpu()
+        record.start_success[rows] = success
+        record.reason[rows[success]] = StopReason.SUCCESS
+
+
+def evaluate_final(
+    record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, purpose: Purpose | None, device: torch.device
+) -> bool:
+    """Evaluate the last iterates of those of some problems (K,) that have one; whether there were any."""
+    if purpose is None:
+        return False
+    # Who asked to stop at a success or at a value has it: nothing more is paid for.
+    ended = (record.reason[rows] == StopReason.STEPS) | (record.reason[rows] == StopReason.BUDGET)
+    wanted = ended & ~record.final_known[rows]
+    if purpose is Purpose.OPTIMISE:
+        wanted &= oracle.affords(problem[rows], 1)
+    rows = rows[wanted]
+    if rows.numel() == 0:
+        return False
+    points = record.final_point[rows].unsqueeze(1).to(device)
+    evaluation = oracle.evaluate(points, problem[rows], purpose=purpose)
+    record.final_known[rows] = True
+    record.final_loss[rows] = evaluation.loss[:, 0].cpu().to(record.final_loss.dtype)
+    if evaluation.success is not None:
+        record.final_success[rows] = evaluation.success[:, 0].cpu()
+    if purpose is Purpose.OPTIMISE:
+        paid_for(record, rows, evaluation, points)
+    return True
+
+
+def measure_noise(
+    record: Trajectory, oracle: Oracle, optimizer: Optimizer[S, Any], rows: Tensor, state: S, problem: Tensor
+) -> S:
+    """Measure the noise of problems (K,) that have not begun; their state that knows it."""
+    x, key = state.x.detach(), state.key  # type: ignore[attr-defined]
+
+    def pay(some: Tensor, values: Tensor, points: Tensor) -> None:
+        paid_for(record, rows[some], Evaluation(values), points)
+
+    found = measuring.measure(oracle, x, key, problem[rows], oracle.objective.scale, pay)
+    for field, value in (
+        ("noise", found.noise),
+        ("mu", found.mu),
+        ("signal", found.signal),
+        ("start_loss", found.start),
+    ):
+        getattr(record, field)[rows] = value.cpu().to(record.noise.dtype)
+    return optimizer.informed(state, found.noise, found.mu, found.start)
+
+
+def kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int:
+    """Points (K,) that problems must not spend on steps."""
+    if oracle.budget is None:
+        return 0
+    # One is for the last iterate, which is evaluated before the three are compared.
+    return torch.where(record.noise[rows] > 0, 1 + 3 * measuring.repeats(oracle.budget), 0)
+
+
+def settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, device: torch.device) -> bool:
+    """What problems (K,) whose noise was measured are left with; whether anything was evaluated for it."""
+    known = record.best_loss[rows].isfinite()
+    times = measuring.repeats(oracle.budget or 3000)
+    noisy = known & (record.noise[rows] > 0) & (record.reason[rows] != StopReason.SUCCESS)
+    noisy &= oracle.affords(problem[rows], 3 * times)
+    some = rows[noisy]
+    if some.numel():
+        # In this order: where two are equal, the last iterate is taken before the start, and both before a lucky one.
+        choices = (Choice.LAST, Choice.START, Choice.REPEATED)
+        points = torch.stack((record.final_point[some], record.start_point[some], record.best_point[some]), 1)
+        means = measuring.compared(oracle, points.to(device), problem[some], times).cpu()
+        error = record.noise[some].to(means) / math.sqrt(times)
+        # The others have to be lower by more than their means are off.
+        at = torch.stack((means[:, 0] - 2 * error, means[:, 1] - error, means[:, 2]), 1).argmin(1)
+        each = torch.arange(some.numel())
+        record.chosen[some] = torch.tensor([int(choice) for choice in choices])[at]
+        record.best_loss[some] = means[each, at].to(record.best_loss.dtype)
+        record.best_point[some] = points[each, at]
+        record.final_loss[some] = means[:, 0].to(record.final_loss.dtype)
+        record.start_loss[some] = means[:, 1].to(record.start_loss.dtype)
+        more_paid(record, some, 3 * times)
+    # An iterate that ended above the start is nothing to go on from.
+    start, last = record.start_loss[rows], record.final_loss[rows]
+    if record.loss.shape[0]:
+        # What the steps saw stands in for what nobody paid for: the first iterate, and the one before the last.
+        start = torch.where(start.isnan(), record.loss[0, rows].to(start), start)
+        before = record.loss[(record.steps[rows] - 1).clamp(min=0), rows].to(last)
+        last = torch.where(record.final_known[rows], last, before)
+    limit = start + 3 * record.noise[rows].nan_to_num(nan=0.0) / math.sqrt(times)
+    worse = rows[known & ~limit.isnan() & ~last.isnan() & ~(last <= limit)]
+    record.final_point[worse], record.final_loss[worse] = record.best_point[worse], record.best_loss[worse]
+    record.final_known[worse] = True
+    return bool(some.numel())
