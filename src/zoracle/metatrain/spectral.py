@@ -89,7 +89,7 @@ def fit(
     """
     nets = optimizer.nets.requires_grad_(True)
     g = keyed.generator(seed, 5)
-    traits = nn.Parameter(0.1 * torch.randn((len(examples), optimizer.config.traits), generator=g))
+    traits = nn.Parameter(0.1 * torch.randn((len(examples), optimizer.architecture.traits), generator=g))
     try:
         spectrum = _descend(
             nets.spectrum, lambda step: _spectrum_loss(nets.spectrum, examples, traits, step, seed), traits, steps, lr

@@ -23,18 +23,26 @@ MOST_CHANNELS = 8
 _COLOUR = 7  # stream of draws; those of Square Attack are 0 to 2
 
 
-class SquareControllersConfig(Config, frozen=True, kw_only=True):
-    """Settings of the controllers.
+class SquareControllersArchitecture(Config, frozen=True, kw_only=True):
+    """What the weights are made for.
 
     Attributes:
         hidden: units of each of the two hidden layers of either network.
-        decay: what a running mean keeps of itself at each step.
         weight_seed: keys the initial weights.
     """
 
     hidden: Size = 10
-    decay: Share = 0.9
     weight_seed: int = 0
+
+
+class SquareControllersConfig(Config, frozen=True, kw_only=True):
+    """Settings of a run.
+
+    Attributes:
+        decay: what a running mean keeps of itself at each step.
+    """
+
+    decay: Share = 0.9
 
 
 class SquareControllersState(NamedTuple):
@@ -86,11 +94,13 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
     """
 
     Config = SquareControllersConfig
+    Architecture = SquareControllersArchitecture
+    architecture: SquareControllersArchitecture
 
     def __init__(self, config: SquareControllersConfig | None = None, **settings: Any) -> None:
         nn.Module.__init__(self)
         OneCandidate.__init__(self, config, **settings)
-        hidden, seed = self.config.hidden, self.config.weight_seed
+        hidden, seed = self.architecture.hidden, self.architecture.weight_seed
         self.size = Perceptron(3, hidden, keyed.mix(seed, 1), bias=-2.0)
         self.colour = Perceptron(4, hidden, keyed.mix(seed, 2))
         self.requires_grad_(False)

@@ -12,7 +12,13 @@ from zoracle.optimizers.base import Start
 from zoracle.optimizers.learned.spectral.basis import Shape, basis_of
 from zoracle.optimizers.learned.spectral.nets import Odds, Prior, SpectralNets
 from zoracle.optimizers.learned.spectral.problem import Problem
-from zoracle.optimizers.learned.spectral.state import Choice, Learned, SpectralSearchConfig, SpectralSearchState
+from zoracle.optimizers.learned.spectral.state import (
+    Choice,
+    Learned,
+    SpectralSearchArchitecture,
+    SpectralSearchConfig,
+    SpectralSearchState,
+)
 from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round, within
 from zoracle.types import Queries
 
@@ -49,16 +55,18 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
     """
 
     Config = SpectralSearchConfig
+    Architecture = SpectralSearchArchitecture
+    architecture: SpectralSearchArchitecture
 
     def __init__(self, config: SpectralSearchConfig | None = None, **settings: Any) -> None:
         nn.Module.__init__(self)
         OneCandidate.__init__(self, config, **settings)
-        self.nets = SpectralNets(self.config.hidden, self.config.traits, self.config.weight_seed)
+        self.nets = SpectralNets(self.architecture.hidden, self.architecture.traits, self.architecture.weight_seed)
 
     def _init(self, start: Start) -> SpectralSearchState:
         space = bounded_space(start, "spectral-search")
         x = within(space, start.x)
-        (b, _), traits = x.shape, self.config.traits
+        (b, _), traits = x.shape, self.architecture.traits
         size = basis_of(image_shape(space)).size if b else 0
         most = max(1, self.config.patterns)
         return SpectralSearchState(

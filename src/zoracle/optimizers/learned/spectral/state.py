@@ -14,8 +14,22 @@ from zoracle.types import Key, Space
 PATTERN, MIDDLE, PROBE, WINDOW = 0, 1, 2, 3
 
 
+class SpectralSearchArchitecture(Config, frozen=True, kw_only=True):
+    """What the weights are made for.
+
+    Attributes:
+        hidden: hidden units of the networks.
+        traits: R, numbers that tell one network's spectrum from another's.
+        weight_seed: keys the initial weights.
+    """
+
+    hidden: Size = 32
+    traits: Size = 6
+    weight_seed: int = 0
+
+
 class SpectralSearchConfig(Config, frozen=True, kw_only=True):
-    """Settings of the spectral search.
+    """Settings of a run of the spectral search.
 
     Attributes:
         patterns: patterns asked for at the start, at most.
@@ -25,9 +39,6 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         noise: variance of an answer that the linear model leaves unexplained, as a share of what it explains.
         forget: share of what is known of a coefficient that each step forgets, since gradients change.
         windows: windows that are weighed for each one that is asked; 0 asks for none.
-        hidden: hidden units of the networks.
-        traits: R, numbers that tell one network's spectrum from another's.
-        weight_seed: keys the initial weights.
     """
 
     patterns: Few = 12
@@ -37,9 +48,6 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     noise: NonNegative = 0.05
     forget: Share = 0.001
     windows: Few = 8
-    hidden: Size = 32
-    traits: Size = 6
-    weight_seed: int = 0
 
 
 class SpectralSearchState(NamedTuple):
