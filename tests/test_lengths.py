@@ -17,7 +17,6 @@ LONGER = {
     "api/attacking.py:attack": "its arguments take a third of it",
     "optimizers/descent/zo_lbfgs.py:_set_out": "one sweep, set out in one place",
     "cli/options.py:run_options": "one decorator an option",
-    "reporting/output.py:write_run": "what a run folder holds, in order",
     "blackboxes/open_inference.py:__init__": "thirty settings, kept and checked",
 }
 

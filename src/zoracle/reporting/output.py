@@ -17,7 +17,7 @@ from zoracle.errors import InputError, MissingExtraError
 from zoracle.objectives.attack import Attack, ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.objectives.reduced import Reduced
-from zoracle.reporting.attack_page import Again, attack_page
+from zoracle.reporting.attack_page import Again, AttackPage, attack_page
 from zoracle.reporting.gallery import Gallery, best_points, drawn, make_gallery
 from zoracle.reporting.page import check_extra
 from zoracle.reporting.report import write_report
@@ -120,18 +120,7 @@ def write_run(
     write_json(paths["queries"], ledger)
     if draws:
         paths["report"] = run.path / "report.html"
-        page = None
-        attacked = _innermost(objective)
-        if attack and isinstance(attacked, Attack):
-            page = attack_page(
-                attacked,
-                run.config,
-                found.all,
-                found.verified,
-                pictures=ledger["pictures"],
-                target=ledger.get("target", {}),
-                begun=read_json(run.path / VERSIONS).get(BEGUN),
-            )
+        page = _attack_page(run, objective, found, ledger) if attack else None
         write_report(
             paths["report"],
             title=title,
@@ -145,6 +134,22 @@ def write_run(
             attack=page,
         )
     return paths
+
+
+def _attack_page(run: RunFolder, objective: Objective, found: RunResults, ledger: dict[str, Any]) -> AttackPage | None:
+    """What the report of an attack has beside tables and curves; None where the objective is none."""
+    attacked = _innermost(objective)
+    if not isinstance(attacked, Attack):
+        return None
+    return attack_page(
+        attacked,
+        run.config,
+        found.all,
+        found.verified,
+        pictures=ledger["pictures"],
+        target=ledger.get("target", {}),
+        begun=read_json(run.path / VERSIONS).get(BEGUN),
+    )
 
 
 def curve_arrays(results: dict[str, Result]) -> dict[str, npt.NDArray[Any]]:
