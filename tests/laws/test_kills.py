@@ -59,6 +59,7 @@ def pieces(out: Path) -> dict[str, torch.Tensor]:
     for file in files:
         tensors, _ = read_tensors(file)
         counted = counted + tensors["queries"][0, :, -1] + tensors["monitored"][0]
+        counted = counted + (tensors["success_ever"] & ~tensors["misclassified"])[0]  # asked about once more at the end
         lost = lost + tensors["lost"][0]
     return {"counted": counted, "lost": lost}
 

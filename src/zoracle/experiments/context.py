@@ -31,7 +31,15 @@ from zoracle.metatrain import TrainConfig, Trainer, UnrollReport
 from zoracle.optimizers import Loaded, Optimizer, Use, directions_of, with_directions, with_settings
 from zoracle.reporting import Row, rows_of
 from zoracle.results import Result, Tuned, tuned
-from zoracle.storage import RunFolder, config_hash, ids_hash, optimizer_config, read_tensors, release_series, write_tensors
+from zoracle.storage import (
+    RunFolder,
+    config_hash,
+    ids_hash,
+    optimizer_config,
+    read_tensors,
+    release_series,
+    write_tensors,
+)
 from zoracle.tasks import Task, available, names, task, task_config
 
 _FORMAT = "zoracle-measurement-1"
