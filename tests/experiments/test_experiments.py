@@ -23,11 +23,10 @@ from zoracle.evaluation.spec import RunSpec
 from zoracle.experiments import registry
 from zoracle.experiments.agreement_settings import CASES, Agreement
 from zoracle.experiments.common import queries_to, verdict
-from zoracle.experiments.context import Meter
 from zoracle.experiments.reproduce import changed, reproduce
 from zoracle.experiments.shadow import measures_of, shadow_estimates
 from zoracle.experiments.weights import paper_config
-from zoracle.experiments.work import Work
+from zoracle.experiments.work import Meter, Work
 from zoracle.optimizers.pretrained import Use, resolve, save_optimizer, shipped
 from zoracle.optimizers.registry import make
 from zoracle.reporting.lines import line
