@@ -61,10 +61,10 @@ TINY = {
     },
     "transfer": {"problems": 2, "budget": 105},
     "black-boxes": {
-        "problems": ("rover", "attack"),
+        "kinds": ("rover", "attack"),
         "budget": 20,
         "methods": ("minimize", "scipy-powell", "ars"),
-        "repeats": 2,
+        "problems": 2,
     },
     "bbob": {"budgets": (3,), "functions": (1,), "methods": ("minimize", "scipy-powell"), "noisy_dimensions": ()},
 }
@@ -396,7 +396,8 @@ def test_all_changes_the_settings_that_each_has():
     every = [registry.experiment(name) for name in NAMES]
     made = changed(every, True, ["panels=0", "problems=5"])
     assert made["mnist-attack"].panels == 0
-    assert all(form.problems == 5 for form in made.values())
+    assert {name for name, form in made.items() if not hasattr(form, "problems")} == {"bbob"}  # functions, instances
+    assert all(form.problems == 5 for name, form in made.items() if name != "bbob")
     assert made["dimension"].dimensions == registry.experiment("dimension").quick.dimensions
 
 

@@ -241,12 +241,12 @@ def test_a_failed_run_counts_with_the_highest_value_that_another_ended_at():
 
 def black_boxes(out, **settings):
     experiment = registry.experiment("black-boxes")
-    settings = {"budget": 40, "repeats": 3, "methods": ("minimize", "scipy-powell"), **settings}
+    settings = {"budget": 40, "problems": 3, "methods": ("minimize", "scipy-powell"), **settings}
     return reproduce(experiment, out, quick=True, settings=msgspec.structs.replace(experiment.quick, **settings))
 
 
 def test_black_boxes_compare_with_the_default_in_pairs(tmp_path):
-    done = black_boxes(tmp_path / "out", problems=("rover",))
+    done = black_boxes(tmp_path / "out", kinds=("rover",))
     (table,) = [table for table in done.outcome.tables if table.name == "rover"]
     records = {record["method"]: record for record in table.records}
     default, other = (done.outcome.curves[f"rover/{name}.value"] for name in ("minimize", "scipy-powell"))
@@ -257,7 +257,7 @@ def test_black_boxes_compare_with_the_default_in_pairs(tmp_path):
     pieces = sorted((tmp_path / "out" / "pieces").rglob("*.safetensors"))
     kept = {path: path.stat().st_mtime_ns for path in pieces[1:]}
     pieces[0].unlink()
-    again = black_boxes(tmp_path / "out", problems=("rover",))
+    again = black_boxes(tmp_path / "out", kinds=("rover",))
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     for key, curve in done.outcome.curves.items():
         np.testing.assert_array_equal(again.outcome.curves[key], curve)
@@ -269,12 +269,12 @@ def test_augmented_random_search_is_for_policies():
 
 def test_a_kind_that_cannot_run_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    done = black_boxes(tmp_path / "out", problems=("pendulum", "rover"), repeats=2)
+    done = black_boxes(tmp_path / "out", kinds=("pendulum", "rover"), problems=2)
     assert any(note.startswith("pendulum was left out: gymnasium is not installed") for note in done.notes)
     with pytest.raises(InputError, match="none of pendulum can run here"):
-        black_boxes(tmp_path / "none", problems=("pendulum",))
+        black_boxes(tmp_path / "none", kinds=("pendulum",))
     with pytest.raises(InputError, match="problem 'rovr' is unknown"):
-        black_boxes(tmp_path / "wrong", problems=("rovr",))
+        black_boxes(tmp_path / "wrong", kinds=("rovr",))
     assert not (tmp_path / "wrong").exists()
 
 

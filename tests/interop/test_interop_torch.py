@@ -13,7 +13,7 @@ from zoracle.interop.torch_optim import DEFAULT_LR, ZerothOrder
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.tasks import task
 
-NEED_A_SPACE = ("square", "sign-hunter", "spectral-search", "square-controllers")
+NEED_A_SPACE = ("square", "sign-hunter", "spectral-search", "square-controllers", "rays")
 NAMES = [name for name in REGISTRY if make(name).order == 0 and name not in NEED_A_SPACE]
 TARGET = torch.linspace(-1, 1, 7, dtype=torch.float64)
 

@@ -53,14 +53,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the experiment.
 
     Attributes:
-        problems: kinds of problems.
-        repeats: test problems of each kind, each with a seed and a start of its own.
+        kinds: what kinds of problems.
+        problems: test problems of each kind, each with a seed and a start of its own.
         budget: evaluations a problem.
         methods: labels; `ars` runs on policies only.
     """
 
-    problems: tuple[str, ...] = tuple(PROBLEMS)
-    repeats: int = 10
+    kinds: tuple[str, ...] = tuple(PROBLEMS)
+    problems: int = 10
     budget: int = 2000
     methods: tuple[str, ...] = tuple(METHODS)
 
@@ -75,7 +75,7 @@ def run(context: Context) -> Outcome:
     curves: dict[str, Array] = {}
     panels: dict[str, dict[str, Line]] = {}
     every: dict[str, list[dict[str, Any]]] = {}
-    for name in s.problems:
+    for name in s.kinds:
         try:
             made = _task(context, name)
         except InputError as error:
@@ -95,7 +95,7 @@ def run(context: Context) -> Outcome:
         curves |= {f"{name}/{label}.value": one for label, one in values.items()}
         panels[f"{name}, d = {made.dim}"] = {label: _line(runs, s.budget) for label, runs in found.items()}
     if not every:
-        raise InputError(f"none of {', '.join(s.problems)} can run here; {'; '.join(context.notes)}")
+        raise InputError(f"none of {', '.join(s.kinds)} can run here; {'; '.join(context.notes)}")
     summary = _summary(every)
     figure = panels_figure(
         "curves", "Lowest value so far", BAND, _alike(panels, list(methods)), x="evaluations", y="value", log_y=False
@@ -119,7 +119,7 @@ def _of_method(context: Context, name: str, made: Task, label: str) -> list[Ran]
             base / f"r{repeat:03d}.safetensors",
             {"problem": name, "task": made.name, "repeat": repeat, "budget": s.budget, "method": label},
         )
-        for repeat in range(s.repeats)
+        for repeat in range(s.problems)
     ]
     found = ran(context, f"{name} {label}", shards, black_box_run)
     return [found[shard.path] for shard in shards]
@@ -191,7 +191,7 @@ def _table(name: str, made: Task, s: Settings, records: list[dict[str, Any]]) ->
         (f"against {DEFAULT}", "verdict", ""), ("failures", "failures", "d"), ("queries", "queries", ",.0f"),
         ("seconds", "seconds", ",.0f"),
     ]  # fmt: skip
-    title = f"{name}: d = {made.dim}, {s.budget:,} evaluations, {s.repeats} problems with a seed each"
+    title = f"{name}: d = {made.dim}, {s.budget:,} evaluations, {s.problems} problems with a seed each"
     return records_table(name, title, columns, records)
 
 
@@ -244,10 +244,10 @@ def _alike(panels: dict[str, dict[str, Line]], names: list[str]) -> dict[str, di
 
 def work(s: Settings) -> Work:
     """What a form has to do; dense models are counted as if they ran everywhere."""
-    if unknown := [name for name in s.problems if name not in PROBLEMS]:
+    if unknown := [name for name in s.kinds if name not in PROBLEMS]:
         raise InputError(f"problem {unknown[0]!r} is unknown; expected one of {', '.join(PROBLEMS)}")
-    runs = sum(label != "ars" or PROBLEMS[name].policy for label in known(s.methods) for name in s.problems)
-    return Work(s.budget * s.repeats * runs)
+    runs = sum(label != "ars" or PROBLEMS[name].policy for label in known(s.methods) for name in s.kinds)
+    return Work(s.budget * s.problems * runs)
 
 
 FULL = Settings()
@@ -258,7 +258,7 @@ EXPERIMENT = Experiment(
 augmented random search), by the return of a whole episode; a rover's path of 30 waypoints past obstacles; the \
 penalties of a Lasso with 100, 300 and 1,000 coefficients, by cross-validation; how a small network is \
 trained, by its validation loss; the weights of a network, by its training loss; an attack on an MNIST image. \
-{FULL.repeats} test problems of each task, {FULL.budget:,} evaluations each; problem r has seed r and a start \
+{FULL.problems} test problems of each task, {FULL.budget:,} evaluations each; problem r has seed r and a start \
 of its own. None of them has noise: the initial states of a policy's problem, the folds and the images are the \
 same in every evaluation.
 
@@ -272,8 +272,8 @@ What is compared is the lowest value that was evaluated, method by method minus 
 `{DEFAULT}`. A run that raised counts with the highest value that another method ended at there.""",
     FULL,
     Settings(
-        problems=("pendulum", "rover", "lasso-100", "attack"),
-        repeats=2,
+        kinds=("pendulum", "rover", "lasso-100", "attack"),
+        problems=2,
         budget=60,
         methods=(DEFAULT, "snes", "pycma", "scipy-l-bfgs-b", "ars"),
     ),
