@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from zoracle.blackboxes.answers import TopK
 from zoracle.blackboxes.base import BlackBox
 from zoracle.blackboxes.function import PythonFunction, load_callable
 from zoracle.blackboxes.onnx import OnnxModel
 from zoracle.blackboxes.open_inference import OpenInference
 from zoracle.blackboxes.targets import open_target
+from zoracle.blackboxes.topk import TopK
 from zoracle.blackboxes.torch_module import TorchModule
 from zoracle.errors import InputError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoracle.blackboxes import answers
+from zoracle.blackboxes import topk
 from zoracle.blackboxes.base import BlackBox, Outputs
 from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
 from zoracle.calling import frameworks
@@ -51,7 +51,7 @@ class PythonFunction(BlackBox):
         self.fn = fn
         self.outputs = outputs
         self.preprocessing = Preprocessing(preprocess, layout, pixel_max)
-        self.classes = answers.Classes(classes, class_names)
+        self.classes = topk.Classes(classes, class_names)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Say where the settings do not go with inputs of this shape (without N)."""
@@ -59,7 +59,7 @@ class PythonFunction(BlackBox):
 
     def _call(self, inputs: Tensor) -> Tensor:
         result = frameworks.run(self.fn, self.preprocessing(inputs), self.framework, "the model")
-        return answers.read(result, inputs, self.classes, labels=self.outputs == "labels")
+        return topk.read(result, inputs, self.classes, labels=self.outputs == "labels")
 
 
 def load_callable(name: str) -> Callable[..., Any]:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle.blackboxes.answers import Classes, TopK, dense, labels_only
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
 from zoracle.blackboxes.batches import agree, filled, parts
 from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
+from zoracle.blackboxes.topk import Classes, TopK, dense, labels_only
 from zoracle.errors import BlackBoxError, InputError, one_line, require
 
 _TYPES: dict[str, np.dtype[Any]] = {

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from zoracle.blackboxes import v2_protocol as protocol
-from zoracle.blackboxes.answers import Classes, TopK, dense
 from zoracle.blackboxes.attempts import Attempts
 from zoracle.blackboxes.base import SUPPORTED, BlackBox, Outputs
 from zoracle.blackboxes.batches import agree, filled, parts
@@ -20,6 +19,7 @@ from zoracle.blackboxes.connection import Answer, Connection, RetryError
 from zoracle.blackboxes.pacing import Clock, Policy
 from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
 from zoracle.blackboxes.reading import FEW
+from zoracle.blackboxes.topk import Classes, TopK, dense
 from zoracle.blackboxes.v2_protocol import MalformedError
 from zoracle.blackboxes.v2_settings import Metadata, choose_input, choose_outputs, headers_with_key, number_of_classes
 from zoracle.errors import BlackBoxError, InputError

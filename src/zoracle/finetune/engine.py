@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from zoracle.finetune.methods.base import Method, Probe, Told
+from zoracle.finetune.methods.base import Method, Probe, ProbeLosses
 from zoracle.finetune.noise import Draw, uniforms, with_sign_of
 from zoracle.finetune.tensors import Slot, snap
 
@@ -69,7 +69,7 @@ class Engine:
                         block.sub_(made(first, count))
             slot.version = slot.parameter._version
 
-    def finish(self, told: Told) -> None:
+    def finish(self, probed: ProbeLosses) -> None:
         """Move the iterate by the method's step, from wherever the weights stand.
 
         In half precision most steps are smaller than the spacing of the weights; they are rounded up or down at random
@@ -77,14 +77,14 @@ class Engine:
         """
         leave, self.at = self.at, None
         for slot in self.slots:
-            step = self.method.mover(slot, told)
+            step = self.method.mover(slot, probed)
             back = None
             if leave is not None:
-                back = self.method.perturbation(slot, Draw(told.seed, told.step, leave.direction))
+                back = self.method.perturbation(slot, Draw(probed.seed, probed.step, leave.direction))
             flat = slot.flat()
-            reach = self.method.next_reach(slot, told)
+            reach = self.method.next_reach(slot, probed)
             decay = float(slot.group.get("weight_decay", 0.0)) * float(slot.group["lr"])
-            key = Draw(told.seed, told.step, 0).key(slot.index, _ROUNDING)
+            key = Draw(probed.seed, probed.step, 0).key(slot.index, _ROUNDING)
             for first, count in slot.blocks():
                 block = flat[first : first + count]
                 if back is not None and leave is not None and leave.side > 0:

@@ -14,7 +14,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.finetune.engine import Engine
 from zoracle.finetune.ledger import Entry, Ledger, checked, read
 from zoracle.finetune.methods import make
-from zoracle.finetune.methods.base import Probe, Told
+from zoracle.finetune.methods.base import Probe, ProbeLosses
 from zoracle.finetune.ranks import Ranks
 from zoracle.finetune.tensors import fingerprint, slots
 
@@ -181,17 +181,17 @@ class ZerothOrder(torch.optim.Optimizer):
     def _take(self, losses: tuple[float, ...]) -> float:
         """Move by what the losses say, from wherever the weights stand."""
         assert self._engine is not None
-        told = Told(self.seed, self.steps, losses)
-        if self.method.usable(told):
-            self.method.before(told)
-            self._engine.finish(told)
-            self.method.after(told)
+        probed = ProbeLosses(self.seed, self.steps, losses)
+        if self.method.usable(probed):
+            self.method.before(probed)
+            self._engine.finish(probed)
+            self.method.after(probed)
         else:
             self._engine.go(None, self.seed, self.steps)
             self.skipped += 1
         self.steps += 1
         self._publish()
-        return self.method.loss(told)
+        return self.method.loss(probed)
 
     def _open(self, method: str, path: Path | str | None, start: str) -> None:
         """Begin a ledger, or do again what is in it."""

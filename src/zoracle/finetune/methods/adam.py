@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, Told, rate
+from zoracle.finetune.methods.base import Block, ProbeLosses, rate
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
 from zoracle.finetune.methods.momentum import buffer
 from zoracle.finetune.tensors import Slot
@@ -38,10 +38,10 @@ class Adam(MeZO):
     extra_memory = "2 numbers a weight"
     summary = "Adam on MeZO's estimates"
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """Adam's step."""
         c, lr = self.config, rate(slot)
-        estimate = self.estimate(slot, told)
+        estimate = self.estimate(slot, probed)
         mean, square = buffer(slot, "mean"), buffer(slot, "square")
         taken = self.memory.get("moments", 0.0) + 1
         first_weight, second_weight = 1 - c.beta1**taken, 1 - c.beta2**taken
@@ -55,6 +55,6 @@ class Adam(MeZO):
 
         return step
 
-    def after(self, told: Told) -> None:
+    def after(self, probed: ProbeLosses) -> None:
         """Count the steps that moved."""
         self.memory["moments"] = self.memory.get("moments", 0.0) + 1

@@ -35,8 +35,8 @@ class Probe(NamedTuple):
 ITERATE = Probe(-1, 0)
 
 
-class Told(NamedTuple):
-    """What a step found."""
+class ProbeLosses(NamedTuple):
+    """The losses of a step's probes, and what its directions are keyed by."""
 
     seed: int
     step: int
@@ -98,10 +98,10 @@ class Method:
     def begin(self, slots: Sequence[Slot]) -> None:
         """What has to be known of all tensors before the first step."""
 
-    def before(self, told: Told) -> None:
+    def before(self, probed: ProbeLosses) -> None:
         """What is taken in of a step before the tensors move."""
 
-    def next_reach(self, slot: Slot, told: Told) -> float:
+    def next_reach(self, slot: Slot, probed: ProbeLosses) -> float:
         """The reach of the step after this one."""
         return self.reach(slot)
 
@@ -117,14 +117,14 @@ class Method:
         key, p = draw.key(slot.index), slot.parameter
         return lambda first, count: self._signs.block(key, first, count, slot.size, scale, p.dtype, p.device)
 
-    def along(self, slot: Slot, told: Told, scales: Sequence[float]) -> Block:
+    def along(self, slot: Slot, probed: ProbeLosses, scales: Sequence[float]) -> Block:
         """The sum of the step's directions, each times a scale, in the type that :func:`working` names."""
         parts = []
         for j, scale in reversed(list(enumerate(scales))):  # the weights stand at the last one: its signs are there
             if scale:
                 # Signs in half precision cannot hold any scale; they are scaled after they are widened.
                 unit = 1.0 if working(slot) != slot.parameter.dtype else scale
-                block = self.direction(slot, Draw(told.seed, told.step, j), unit)
+                block = self.direction(slot, Draw(probed.seed, probed.step, j), unit)
                 parts.append((block, scale / unit))
 
         def total(first: int, count: int) -> Tensor:
@@ -144,20 +144,20 @@ class Method:
 
         return total
 
-    def usable(self, told: Told) -> int:
+    def usable(self, probed: ProbeLosses) -> int:
         """How many directions the losses say something about; 0 and nothing moves."""
         raise NotImplementedError
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """What is subtracted from a tensor at the end of a step, in the type that :func:`working` names."""
         raise NotImplementedError
 
-    def after(self, told: Told) -> None:
+    def after(self, probed: ProbeLosses) -> None:
         """What is kept of a step, once all tensors have moved."""
 
-    def loss(self, told: Told) -> float:
+    def loss(self, probed: ProbeLosses) -> float:
         """The loss of the iterate, or what is known of it: the mean of the finite losses."""
-        finite = [value for value in told.losses if math.isfinite(value)]
+        finite = [value for value in probed.losses if math.isfinite(value)]
         return sum(finite) / len(finite) if finite else math.nan
 
 
@@ -169,19 +169,19 @@ class Pairs(Method):
         """Each direction up and down."""
         return [Probe(j, side) for j in range(self.config.num_directions) for side in (1, -1)]
 
-    def slopes(self, told: Told, mu: float) -> list[float]:
+    def slopes(self, probed: ProbeLosses, mu: float) -> list[float]:
         """(f(x + mu z) - f(x - mu z)) / (2 mu) for each direction; 0 where one of the two is not finite."""
-        ups, downs = told.losses[0::2], told.losses[1::2]
+        ups, downs = probed.losses[0::2], probed.losses[1::2]
         return [finite((up - down) / (2 * mu)) for up, down in zip(ups, downs, strict=True)]
 
-    def usable(self, told: Told) -> int:
+    def usable(self, probed: ProbeLosses) -> int:
         """The pairs of which both are finite."""
-        return counted(told.losses[0::2], told.losses[1::2])
+        return counted(probed.losses[0::2], probed.losses[1::2])
 
-    def estimate(self, slot: Slot, told: Told, scale: float = 1.0) -> Block:
+    def estimate(self, slot: Slot, probed: ProbeLosses, scale: float = 1.0) -> Block:
         """The gradient estimate of a tensor times a scale: the mean of slope times direction over the usable pairs."""
-        slopes = self.slopes(told, self.mu(slot))
-        return self.along(slot, told, [scale * slope / self.usable(told) for slope in slopes])
+        slopes = self.slopes(probed, self.mu(slot))
+        return self.along(slot, probed, [scale * slope / self.usable(probed) for slope in slopes])
 
 
 def working(slot: Slot) -> torch.dtype:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from zoracle.finetune.methods.base import ITERATE, Block, Directions, Method, MethodConfig, Probe, Told, finite, rate
+from zoracle.finetune.methods.base import (
+    ITERATE,
+    Block,
+    Directions,
+    Method,
+    MethodConfig,
+    Probe,
+    ProbeLosses,
+    finite,
+    rate,
+)
 from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Positive
 
@@ -38,20 +48,20 @@ class FZOO(Method):
         """The iterate, then each direction up."""
         return [ITERATE, *(Probe(j, 1) for j in range(self.config.num_directions))]
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """The step size times the mean of difference times direction, over the spread."""
-        here, ups = told.losses[0], told.losses[1:]
-        scale = rate(slot) / (self.usable(told) * spread(ups))
-        return self.along(slot, told, [scale * finite(up - here) for up in ups])
+        here, ups = probed.losses[0], probed.losses[1:]
+        scale = rate(slot) / (self.usable(probed) * spread(ups))
+        return self.along(slot, probed, [scale * finite(up - here) for up in ups])
 
-    def usable(self, told: Told) -> int:
+    def usable(self, probed: ProbeLosses) -> int:
         """The finite ones, where the iterate's loss is finite and they differ."""
-        here, ups = told.losses[0], told.losses[1:]
+        here, ups = probed.losses[0], probed.losses[1:]
         return sum(map(math.isfinite, ups)) if math.isfinite(here) and spread(ups) > 0 else 0
 
-    def loss(self, told: Told) -> float:
+    def loss(self, probed: ProbeLosses) -> float:
         """The loss of the iterate."""
-        return told.losses[0]
+        return probed.losses[0]
 
 
 def spread(values: Sequence[float]) -> float:

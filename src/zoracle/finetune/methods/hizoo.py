@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zoracle.finetune.methods.base import ITERATE, Block, MethodConfig, Probe, Told, finite, rate
+from zoracle.finetune.methods.base import ITERATE, Block, MethodConfig, Probe, ProbeLosses, finite, rate
 from zoracle.finetune.methods.graded import Graded, gaussian
 from zoracle.finetune.methods.momentum import buffer
 from zoracle.finetune.noise import Draw
@@ -54,22 +54,22 @@ class HiZOO(Graded):
         """Of a normal number over the root of the least curvature."""
         return _SPAN
 
-    def usable(self, told: Told) -> int:
+    def usable(self, probed: ProbeLosses) -> int:
         """All three have to be finite."""
-        return int(all(map(math.isfinite, told.losses)))
+        return int(all(map(math.isfinite, probed.losses)))
 
     def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
         """H^{-1/2} z times a scale."""
         z, curvature = gaussian(slot, draw, scale), buffer(slot, "curvature", 1.0)
         return lambda first, count: z(first, count).div_(curvature[first : first + count].sqrt())
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """The step, after the curvature has taken in what this one says."""
         c, mu, lr = self.config, self.mu(slot), rate(slot)
-        here, up, down = told.losses
+        here, up, down = probed.losses
         bend = abs(up + down - 2 * here) / (2 * mu * mu)
         slope = finite((up - down) / (2 * mu))
-        z, curvature = gaussian(slot, Draw(told.seed, told.step, 0), 1.0), buffer(slot, "curvature", 1.0)
+        z, curvature = gaussian(slot, Draw(probed.seed, probed.step, 0), 1.0), buffer(slot, "curvature", 1.0)
 
         def step(first: int, count: int) -> Tensor:
             made, h = z(first, count), curvature[first : first + count]
@@ -78,6 +78,6 @@ class HiZOO(Graded):
 
         return step
 
-    def loss(self, told: Told) -> float:
+    def loss(self, probed: ProbeLosses) -> float:
         """The loss of the iterate."""
-        return told.losses[0]
+        return probed.losses[0]

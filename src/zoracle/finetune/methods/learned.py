@@ -12,7 +12,7 @@ import torch
 
 from zoracle.finetune.controller import Signals, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import WEIGHTS, load
-from zoracle.finetune.methods.base import ITERATE, Block, Directions, Method, MethodConfig, Probe, Told, rate
+from zoracle.finetune.methods.base import ITERATE, Block, Directions, Method, MethodConfig, Probe, ProbeLosses, rate
 from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Positive
 
@@ -75,7 +75,7 @@ class Learned(Method):
         """The radius of a tensor."""
         return max(float(slot.state["radius"]), super().least(slot))
 
-    def next_reach(self, slot: Slot, told: Told) -> float:
+    def next_reach(self, slot: Slot, probed: ProbeLosses) -> float:
         """As the controller has decided by now."""
         return max(float(slot.state["next_radius"]), super().least(slot))
 
@@ -84,34 +84,34 @@ class Learned(Method):
         if step % _EVERY == 0:
             self._measure(slot)
 
-    def usable(self, told: Told) -> int:
+    def usable(self, probed: ProbeLosses) -> int:
         """All losses have to be finite, and two of them differ."""
-        return len(told.losses) - 1 if all(map(math.isfinite, told.losses)) and len(set(told.losses)) > 1 else 0
+        return len(probed.losses) - 1 if all(map(math.isfinite, probed.losses)) and len(set(probed.losses)) > 1 else 0
 
-    def before(self, told: Told) -> None:
+    def before(self, probed: ProbeLosses) -> None:
         """Take in the losses, and decide about this step and the next one's probes."""
-        signals = observe(self._signals(), *_columns(told))
+        signals = observe(self._signals(), *_columns(probed))
         self.memory.update({name: float(value) for name, value in signals._asdict().items()})
-        self._decide(signals, told.step + 1)
+        self._decide(signals, probed.step + 1)
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """The controller's step."""
-        _, differences = _columns(told)
+        _, differences = _columns(probed)
         signals, q = self._signals(), differences.shape[1]
         length = float(gain(signals, q) / signals.spread.sqrt().clamp(min=1e-30))
         length *= rate(slot) * float(slot.state["factor"]) * self.mu(slot)
         centred = differences[0] - differences[0].mean()
-        return self.along(slot, told, (length * centred).tolist())
+        return self.along(slot, probed, (length * centred).tolist())
 
-    def after(self, told: Told) -> None:
+    def after(self, probed: ProbeLosses) -> None:
         """What was decided is in force."""
         for slot in self._slots.values():
             slot.state["radius"] = slot.state["next_radius"]
             slot.state["factor"] = slot.state["next_factor"]
 
-    def loss(self, told: Told) -> float:
+    def loss(self, probed: ProbeLosses) -> float:
         """The loss of the iterate."""
-        return told.losses[0]
+        return probed.losses[0]
 
     def _signals(self) -> Signals:
         if "seen" not in self.memory:
@@ -139,9 +139,9 @@ class Learned(Method):
         slot.state["size"] = torch.tensor(math.sqrt(total / slot.size)).float().double()
 
 
-def _columns(told: Told) -> tuple[torch.Tensor, torch.Tensor]:
+def _columns(probed: ProbeLosses) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of the iterate (1,) and the differences (1, q)."""
-    losses = torch.tensor([told.losses], dtype=torch.float64)
+    losses = torch.tensor([probed.losses], dtype=torch.float64)
     return losses[:, 0], losses[:, 1:] - losses[:, :1]
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, Directions, Told, rate
+from zoracle.finetune.methods.base import Block, Directions, ProbeLosses, rate
 from zoracle.finetune.methods.graded import Graded, gaussian
 from zoracle.finetune.methods.mezo import MeZOConfig
 from zoracle.finetune.noise import BLOCK, Draw, normals
@@ -66,10 +66,10 @@ class LOZO(Graded):
 
         return block
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """The step size times the estimate."""
         low = slot.parameter.dim() >= 2 and slot.parameter.is_contiguous()
-        return self.estimate(slot, told, rate(slot) / (self.config.rank if low else 1))
+        return self.estimate(slot, probed, rate(slot) / (self.config.rank if low else 1))
 
 
 def _drawn(key: int, n: int, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, Told, rate, working
+from zoracle.finetune.methods.base import Block, ProbeLosses, rate, working
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
 from zoracle.finetune.tensors import Slot
 from zoracle.settings import Decay
@@ -31,9 +31,9 @@ class Momentum(MeZO):
     extra_memory = "1 number a weight"
     summary = "MeZO along a running mean of the estimates"
 
-    def mover(self, slot: Slot, told: Told) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
         """The step size times the running mean."""
-        estimate = self.estimate(slot, told)
+        estimate = self.estimate(slot, probed)
         mean, beta, lr = buffer(slot, "mean"), self.config.momentum, rate(slot)
 
         def step(first: int, count: int) -> Tensor:
