@@ -24,3 +24,9 @@ def test_transfer_of_one_shipped_optimizer(tmp_path, capsys, monkeypatch):
     assert "mnist" not in {record["task"] for record in records}
     full = {only: transfer.work(msgspec.structs.replace(transfer.FULL, only=only)) for only in ("", "zo-lstm-digits")}
     assert full["zo-lstm-digits"].queries < full[""].queries
+
+
+def test_transfer_is_about_the_tasks_that_it_was_about():
+    tasks = set(transfer.carried_to())
+    assert {"digits", "cifar10", "binary-classification", "functions", "network", "mnist"} <= tasks
+    assert tasks.isdisjoint({"imagenet", "policy", "lasso", "rover", "hyperparameters"})  # of other experiments

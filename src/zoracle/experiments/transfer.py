@@ -17,8 +17,8 @@ from zoracle.results import paired
 from zoracle.tasks import names, task
 
 _TUNED = (*BASELINES, "snes")
-#: Tasks of the experiment `black-boxes`.
-_ELSEWHERE = ("rover", "lasso", "hyperparameters", "policy")
+#: Tasks of the experiments `black-boxes` and `ball-attacks`; the latter's networks for ImageNet take hours here.
+_ELSEWHERE = ("rover", "lasso", "hyperparameters", "policy", "imagenet")
 #: Kinds that search a ball.
 _BALL = ("spectral-search", "square-controllers")
 
@@ -52,8 +52,8 @@ def candidates(context: Context) -> dict[str, Loaded]:
     return kept
 
 
-def _tasks() -> list[str]:
-    """The tasks that optimizers are carried to; those that `black-boxes` is about are left to it."""
+def carried_to() -> list[str]:
+    """The tasks that optimizers are carried to: all but those that other experiments are about."""
     return [name for name in names() if name not in _ELSEWHERE]
 
 
@@ -74,7 +74,7 @@ def run(context: Context) -> Outcome:
     curves: dict[str, Any] = {}
     panels = {}
     records: list[dict[str, Any]] = []
-    for name in _tasks():
+    for name in carried_to():
         foreign = {label: loaded.optimizer for label, loaded in every.items() if name not in loaded.trained_on()}
         if not foreign:
             context.note(f"{name}: every optimizer was trained on it")
@@ -165,7 +165,7 @@ def work(s: Settings) -> Work:
     return Work(
         sum(
             comparison_queries(s.problems, s.seeds, s.budget, sum(name not in own for own in tasks), _TUNED, s.valid)
-            for name in _tasks()
+            for name in carried_to()
         )
     )
 
@@ -180,8 +180,8 @@ very task's validation problems: the first {FULL.valid}, or stored settings. The
 problems of each task, {FULL.budget:,} queries each, seeds 0 to {FULL.seeds - 1}.
 
 A win (a loss) is a paired difference of final loss whose 95 % interval over problems lies below (above) zero. \
-Every task is reported but those that `black-boxes` is about; one whose data are missing is named and counts \
-neither way.""",
+Every task is reported but those that `black-boxes` and `ball-attacks` are about; one whose data are missing is \
+named and counts neither way.""",
     FULL,
     Settings(problems=3, seeds=1, budget=210, valid=3),
     run,
