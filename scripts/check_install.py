@@ -31,6 +31,7 @@ MODULES = {
     "optuna": ("zoracle.interop.optuna",),
     "coco": ("cocoex", "cocopp", "pybobyqa"),
     "gymnasium": ("gymnasium", "mujoco"),
+    "transformers": ("zoracle.interop.transformers", "peft"),
 }
 
 

@@ -15,7 +15,12 @@ from zoracle.interop.images import ImageForm
 
 @pytest.mark.parametrize(
     ("name", "package", "extra"),
-    [("foolbox", "foolbox", "foolbox"), ("art", "art", "art"), ("scipy", "scipy", "scipy")],
+    [
+        ("foolbox", "foolbox", "foolbox"),
+        ("art", "art", "art"),
+        ("scipy", "scipy", "scipy"),
+        ("transformers", "accelerate", "transformers"),
+    ],
 )
 def test_a_missing_library_names_its_extra(monkeypatch, name, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
