@@ -141,10 +141,10 @@ def test_a_loss_without_a_gradient(tmp_path):
 def test_what_needs_gradients_is_refused(tmp_path):
     model = causal()
     made = trainer(tmp_path, model)
-    made.args.fp16 = True
-    with pytest.raises(InputError, match="fp16"):
-        made._refuse()
     with pytest.raises(InputError, match="an optimizer was given"):
         ZerothOrderTrainer(model=model, args=made.args, optimizers=(torch.optim.SGD(model.parameters()), None))
+    made.args.fp16 = True
+    with pytest.raises(InputError, match="fp16"):
+        ZerothOrderTrainer(model=model, args=made.args)
     with pytest.raises(InputError, match="method 'none' is unknown"):
         trainer(tmp_path, model, method="none").train()

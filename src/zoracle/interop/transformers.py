@@ -34,7 +34,7 @@ class ZerothOrderTrainer(transformers.Trainer):
         InputError: an optimizer is given as well, or an argument that needs gradients.
     """
 
-    optimizer: Any
+    optimizer: torch.optim.Optimizer | None
 
     def __init__(
         self, *given: Any, method: str = "mezo", method_settings: dict[str, Any] | None = None, **named: Any
