@@ -79,7 +79,7 @@ class ZerothOrderTrainer(transformers.Trainer):
             return torch.zeros((), device=self.args.device)
         batch, self._micro = self._micro, []
         model.eval()
-        method = getattr(self.optimizer, "optimizer", self.optimizer)  # what accelerate wraps
+        method: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # what accelerate wraps
         loss: Tensor = method.step(lambda: sum(self._loss(model, *one, len(batch)) for one in batch))
         return loss.to(self.args.device, torch.float32)
 
