@@ -19,7 +19,7 @@ from zoracle.interop.images import ImageForm
         ("foolbox", "foolbox", "foolbox"),
         ("art", "art", "art"),
         ("scipy", "scipy", "scipy"),
-        ("transformers", "accelerate", "transformers"),
+        ("transformers", "transformers", "transformers"),
     ],
 )
 def test_a_missing_library_names_its_extra(monkeypatch, name, package, extra):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zoracle.errors import InputError, require
 from zoracle.finetune import Ranks, ZerothOrder
 
-require("accelerate", "transformers")
+for _needed in ("transformers", "accelerate"):
+    require(_needed, "transformers")
 import transformers  # noqa: E402
 
 
