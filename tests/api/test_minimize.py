@@ -259,6 +259,15 @@ def test_a_time_limit_ends_the_run_and_the_checkpoint_goes_on(tmp_path):
     assert whole.x.tolist() == zoracle.minimize(one_point, np.ones(4), vectorized=False, **QUICK).x.tolist()
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as on a terminal: a shell starts what runs in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("kept", [False, True])
 def test_ctrl_c_gives_the_best_so_far(tmp_path, kept):
     seen = []
@@ -279,6 +288,7 @@ def test_ctrl_c_gives_the_best_so_far(tmp_path, kept):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_before_anything_is_known_is_ctrl_c():
     def f(x):
         os.kill(os.getpid(), signal.SIGINT)
