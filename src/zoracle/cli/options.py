@@ -67,8 +67,8 @@ workers_option = click.option(
 )
 
 
-#: The attacks that are made in a ball where none are named, by the ball's norm: the learned one, and of the others the
-#: best two on the validation images of CIFAR-10.
+#: The attacks that are made in a ball where none are named, by the ball's norm: the learned one and two others. In linf
+#: these broke most of 60 validation images of CIFAR-10 among four that were tried; in l2 they were not compared.
 ENSEMBLES = {"linf": (PLAIN, "square", "sign-hunter"), "l2": (PLAIN, "square", "simba")}
 
 
