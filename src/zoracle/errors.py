@@ -114,6 +114,28 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """An exception's type and the first line of its message, cut to a length that is fit to be shown."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a message of somebody else's making
+        lines = []
+    return f"{type(error).__name__}: {shortened(lines[0], 400)}" if lines else type(error).__name__
+
+
+def failure(error: BaseException) -> str:
+    """What code of others raised, in one line. Code that would end the program has failed like any other.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return one_line(error)
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most so many characters: of a longer one the middle is left out."""
+    if len(text) <= length:
+        return text
+    end = length // 3
+    return f"{text[: length - end - 5]} ... {text[-end:]}"

@@ -14,7 +14,7 @@ from zoracle.errors import BlackBoxError, ChangedTargetWarning, InputError
 from zoracle.optimizers.registry import make
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.resume import resumable_rollout
-from zoracle.types import Purpose
+from zoracle.types import Choice, Purpose
 
 
 class Failing(Bowls):
@@ -152,3 +152,42 @@ def test_a_checkpoint_grows_with_what_was_used(tmp_path):
             zoracle.minimize(lambda x: (x**2).sum(1), torch.ones(4), budget=budget, checkpoint=path, on_step=stop)
         sizes.append(path.stat().st_size)
     assert sizes[1] < sizes[0] + 100
+
+
+def rounded(x):
+    return ((x - 0.3).square().sum(1) * 200).round() / 200 + 1
+
+
+def noisy(x):
+    return (x - 0.3).square().sum(1) + 1e-3 * torch.sin(1e7 * x.sum(1))
+
+
+@pytest.mark.parametrize(("optimizer", "f"), [("zo-sgd", rounded), ("zo-sgd", noisy), ("portfolio", noisy)])
+def test_a_failure_while_noise_is_measured_or_settled(tmp_path, optimizer, f):
+    """What several calls find together is noted when all of them are answered, or the run would go on without it."""
+    calls = seen = fails = 0
+
+    def g(x):
+        nonlocal calls, seen
+        calls, seen = calls + 1, seen + len(x)
+        if calls == fails:
+            raise ConnectionError("gone")
+        return f(x)
+
+    start = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 6)
+    run = {"budget": 200, "optimizer": optimizer, "seed": 1}
+    whole = zoracle.minimize(g, start, **run)
+    assert (whole.trajectory.noise > 0).all()
+    for fails in sorted({*range(1, min(calls, 6) + 1), *range(max(1, calls - 3), calls + 1)}):
+        calls = seen = 0
+        with pytest.raises(BlackBoxError):
+            zoracle.minimize(g, start, checkpoint=tmp_path / f"{fails}", **run)
+        found = zoracle.minimize(g, start, checkpoint=tmp_path / f"{fails}", **run)
+        assert int((found.queries + found.interrupted).sum()) == seen
+        one, other = found.trajectory, whole.trajectory
+        for name in ("noise", "mu", "signal"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), f"{name}, call {fails} failed"
+        taken = int(torch.minimum(one.steps, other.steps).min())
+        assert torch.equal(one.loss[:taken].nan_to_num(), other.loss[:taken].nan_to_num()), f"call {fails} failed"
+        cannot = found.queries + 3 > run["budget"]
+        assert ((one.chosen != Choice.LOWEST) | cannot).all(), f"call {fails} failed"

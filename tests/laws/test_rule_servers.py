@@ -6,6 +6,7 @@ import base64
 import binascii
 import codecs
 import functools
+import gzip
 import html
 import json
 import quopri
@@ -188,6 +189,34 @@ def test_no_server_takes_more_than_100_mb(hostile):
     assert child.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("/v2/models/m/infer", "a long length of the header"),
+        ("/v2/models/m", {**GOOD["/v2/models/m"], "inputs": [{**GOOD["/v2/models/m"]["inputs"][0], "name": "\ud800"}]}),
+        ("/v2/models/m", {**GOOD["/v2/models/m"], "outputs": [{"name": "\udfff", "shape": [-1, 3]}]}),
+        ("/v2/models/m/infer", output(name="\ud800")),
+    ],
+    ids=["header", "input", "output", "answer"],
+)
+def test_what_python_itself_refuses_is_malformed(hostile, monkeypatch, where, what):
+    """Numbers of more digits than Python reads, and halves of characters, which cannot be sent again."""
+    body = json.dumps(GOOD["/v2/models/m/infer"]).encode()
+    monkeypatch.setitem(
+        HOSTILE,
+        "a long length of the header",
+        lambda send: (
+            send.head(200, **{"Inference-Header-Content-Length": "0" * 5000, "Content-Length": str(len(body))}),
+            send.write(body),
+        ),
+    )
+    hostile.hostile = (where, what)
+    with pytest.raises(BlackBoxError, match=r"Content-Length is '0|have no names") as caught:  # noqa: SIM117
+        with OpenInference(url_of(hostile), **QUICK) as box:
+            box(torch.zeros(1, 4))
+    assert "\n" not in str(caught.value)
+
+
 def test_an_answer_may_be_packed_and_nothing_past_its_end_is_read(hostile):
     body = json.dumps(GOOD["/v2/models/m/infer"]).encode()
     raw = zlib.compressobj(wbits=-15)
@@ -284,6 +313,26 @@ ENCODINGS = {
     "another case": lambda key: key.swapcase(),
     "wide letters": lambda key: "".join(chr(ord(c) + 0xFEE0) for c in key),
     "UTF-7": utf7,
+    "a URL three times": lambda key: quote(quote("".join(f"%{ord(c):02x}" for c in key), safe=""), safe=""),
+    "HTML twice": lambda key: "".join(f"&amp;#x{ord(c):x};" for c in key),
+    "tags between": lambda key: "<b></b>".join(key),
+    "CSS": lambda key: "".join(f"\\{ord(c):06x}" for c in key),
+    "every other escaped": lambda key: "".join(f"\\u{ord(c):04x}" if i % 2 else c for i, c in enumerate(key)),
+    "base64 four times": lambda key: functools.reduce(
+        lambda k, _: base64.b64encode(k), range(4), key.encode()
+    ).decode(),
+    "base64 of gzip": lambda key: base64.b64encode(gzip.compress(key.encode())).decode(),
+    "base32 of hexadecimals": lambda key: base64.b32hexencode(key.encode()).decode(),
+    "one number": lambda key: str(int.from_bytes(key.encode(), "big")),
+    "EBCDIC": lambda key: key.encode("cp500").hex(),
+    "seven bits": lambda key: " ".join(f"{ord(c):07b}" for c in key),
+    "Cyrillic": lambda key: key.translate(str.maketrans("aceopxy", "\u0430\u0441\u0435\u043e\u0440\u0445\u0443")),
+    "accents": lambda key: "".join(c + "\u0301" for c in key),
+    "moved by one": lambda key: "".join(chr(ord(c) + 1) for c in key),
+    "pairs turned": lambda key: "".join(key[i : i + 2][::-1] for i in range(0, len(key), 2)),
+    "chunks backwards": lambda key: " ".join(key[i : i + 4] for i in range(0, len(key), 4)[::-1]),
+    "words between": lambda key: " and ".join(key[i : i + 3] for i in range(0, len(key), 3)),
+    "several fields": lambda key: json.dumps({f"part{i}": key[i : i + 5] for i in range(0, len(key), 5)}),
     "the second half": lambda key: key[len(key) // 2 :],
     "the first half in base64": lambda key: base64.b64encode(key[: len(key) // 2].encode()).decode(),
 }

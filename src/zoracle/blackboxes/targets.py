@@ -14,7 +14,7 @@ from zoracle.blackboxes.function import PythonFunction, load_callable
 from zoracle.blackboxes.onnx import OnnxModel
 from zoracle.blackboxes.open_inference import OpenInference
 from zoracle.blackboxes.torch_module import TorchModule
-from zoracle.errors import InputError, one_line
+from zoracle.errors import InputError, failure
 
 #: Files that may hold any program: they would have to be unpickled.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
@@ -99,9 +99,9 @@ def _module(name: str) -> nn.Module:
         return factory
     try:
         made = factory()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise InputError(
-            f"torch:{name}: the factory raised {one_line(error)}; it is called without arguments"
+            f"torch:{name}: the factory raised {failure(error)}; it is called without arguments"
         ) from error
     if not isinstance(made, nn.Module):
         raise InputError(f"torch:{name} made a {type(made).__name__}; expected a torch.nn.Module")

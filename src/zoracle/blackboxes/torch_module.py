@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoracle.blackboxes.base import BlackBox, Outputs
 from zoracle.blackboxes.preprocessing import Channels, Layout, Preprocessing
-from zoracle.errors import BlackBoxError, InputError, one_line
+from zoracle.errors import BlackBoxError, InputError, failure, one_line
 
 
 class TorchModule(BlackBox):
@@ -74,8 +74,8 @@ class TorchModule(BlackBox):
         try:
             with _undisturbed(self.module):
                 outputs = self.module(x)
-        except (Exception, SystemExit) as error:
-            raise BlackBoxError(f"the model raised {one_line(error)}") from error
+        except BaseException as error:
+            raise BlackBoxError(f"the model raised {failure(error)}") from error
         if not isinstance(outputs, Tensor):
             raise BlackBoxError(f"the model returned a {type(outputs).__name__}; expected a tensor (N, classes)")
         return outputs.to(device=inputs.device, dtype=inputs.dtype)

@@ -140,7 +140,7 @@ def tensors(metadata: dict[str, Any], which: str) -> tuple[Tensor, ...]:
         raise MalformedError(f"metadata whose {which} are no list")
     found = []
     for one in listed:
-        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+        if not isinstance(one, dict) or not _is_name(one.get("name")):
             raise MalformedError(f"metadata whose {which} have no names")
         shape, datatype = one.get("shape") or [], one.get("datatype")
         if not _is_shape(shape, least=-_LARGEST):
@@ -196,7 +196,8 @@ def decode(body: bytes, header_length: str | None, values: int = VALUES) -> dict
     """
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:12]) <= len(body)):
+        digits = header_length.isascii() and header_length.isdigit() and len(header_length) <= 12
+        if not (digits and int(header_length) <= len(body)):
             raise MalformedError(f"an answer whose {HEADER_LENGTH} is {clip(header_length)!r} of {len(body)} bytes")
         length = int(header_length)
     answer = read_json(body[:length], values)
@@ -208,12 +209,17 @@ def decode(body: bytes, header_length: str | None, values: int = VALUES) -> dict
     found: dict[str, Array] = {}
     rest = memoryview(body)[length:]
     for one in listed:
-        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+        if not isinstance(one, dict) or not _is_name(one.get("name")):
             raise MalformedError("an answer whose outputs have no names")
         array, rest = _output(one, rest, values)
         found[one["name"]] = array
         values -= array.size
     return found
+
+
+def _is_name(name: Any) -> bool:
+    """Whether it is a text that can be sent again: JSON may escape halves of characters."""
+    return isinstance(name, str) and not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _is_shape(shape: Any, least: int = 0) -> bool:

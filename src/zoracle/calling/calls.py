@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from os import cpu_count
 from typing import Any
 
-from zoracle.errors import InputError, WorkerError, one_line
+from zoracle.errors import InputError, WorkerError, failure, one_line
 
 #: Processes that may be started; each takes tens of megabytes.
 MOST_WORKERS = 1024
@@ -30,7 +30,7 @@ class Failure:
         error: the exception; None where it was raised in another process.
     """
 
-    def __init__(self, text: str, error: Exception | None = None) -> None:
+    def __init__(self, text: str, error: BaseException | None = None) -> None:
         self.text, self.error = text, error
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,9 +49,10 @@ class Guarded:
             try:
                 # A function may overwrite what it gets, so that a further attempt needs a copy.
                 return self.f(given.copy() if hasattr(given, "copy") else given.clone())
-            except Exception as error:
+            except BaseException as error:
+                told = failure(error)
                 if attempt == self.retries:
-                    return Failure(one_line(error), error)
+                    return Failure(told, error)
         raise AssertionError("unreachable")
 
 

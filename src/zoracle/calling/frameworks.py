@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoracle.errors import BlackBoxError, InputError, one_line
+from zoracle.errors import BlackBoxError, InputError, failure
 
 Framework = Literal["auto", "numpy", "torch"]
 
@@ -59,8 +59,8 @@ def run(fn: Callable[..., Any], inputs: Tensor, framework: Literal["numpy", "tor
     given = copied(inputs, framework)
     try:
         return fn(given)
-    except (Exception, SystemExit) as error:  # a function that would end the program fails like any other
-        raise BlackBoxError(f"{what} raised {one_line(error)} when given a {describe(given)}") from error
+    except BaseException as error:
+        raise BlackBoxError(f"{what} raised {failure(error)} when given a {describe(given)}") from error
 
 
 def copied(inputs: Tensor, framework: Literal["numpy", "torch"]) -> Any:
@@ -76,9 +76,9 @@ def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
     """
     try:
         tensor = result if isinstance(result, Tensor) else torch.as_tensor(np.asarray(result, order="C"))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except BaseException as error:  # of somebody else's __array__, say
         raise BlackBoxError(
-            f"{what} returned a {type(result).__name__}; expected numbers ({one_line(error)})"
+            f"{what} returned a {type(result).__name__}; expected numbers ({failure(error)})"
         ) from error
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         raise BlackBoxError(f"{what} returned a tensor that is sparse, quantised or without data; expected a plain one")

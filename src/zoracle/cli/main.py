@@ -13,7 +13,7 @@ from typing import NamedTuple
 import click
 
 from zoracle import __version__
-from zoracle.errors import InputError, printable
+from zoracle.errors import InputError, printable, shortened
 
 
 class _Entry(NamedTuple):
@@ -127,8 +127,8 @@ def _as_options(message: str, argv: list[str]) -> str:
 
 
 def say(kind: str, message: str) -> None:
-    """Write one line of this kind to standard error."""
-    line = " ".join(printable(message).split())
+    """Write one line of this kind to standard error; of what somebody gave by the thousand characters, the ends."""
+    line = shortened(" ".join(printable(message).split()), 2000)
     click.echo(f"zoracle: {kind}: {line}", err=True)
 
 

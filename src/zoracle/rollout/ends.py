@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,16 +57,27 @@ def evaluate_final(
     return True
 
 
-def measure_noise(
-    record: Trajectory, oracle: Oracle, optimizer: Optimizer[S, Any], rows: Tensor, state: S, problem: Tensor
-) -> S:
-    """Measure the noise of problems (K,) that have not begun; their state that knows it."""
-    x, key = state.x.detach(), state.key  # type: ignore[attr-defined]
+class Noise(NamedTuple):
+    """What was measured at the starts of problems (K,), and the parts of it that were paid for."""
 
-    def pay(some: Tensor, values: Tensor, points: Tensor) -> None:
+    found: measuring.Measured
+    paid: list[tuple[Tensor, Tensor, Tensor]]
+    """Rows of the K, values, and points of each."""
+
+
+def measure_noise(oracle: Oracle, state: Any, problem: Tensor) -> Noise:
+    """Measure the noise of problems (K,) that have not begun. Nothing is noted: a call may fail after others."""
+    paid: list[tuple[Tensor, Tensor, Tensor]] = []
+    x, key = state.x.detach(), state.key
+    found = measuring.measure(oracle, x, key, problem, oracle.objective.scale, lambda *part: paid.append(part))
+    return Noise(found, paid)
+
+
+def note_noise(record: Trajectory, optimizer: Optimizer[S, Any], rows: Tensor, state: S, noise: Noise) -> S:
+    """Note what was measured of problems (K,); their state that knows it."""
+    for some, values, points in noise.paid:
         paid_for(record, rows[some], Evaluation(values), points)
-
-    found = measuring.measure(oracle, x, key, problem[rows], oracle.objective.scale, pay)
+    found = noise.found
     for field, value in (
         ("noise", found.noise),
         ("mu", found.mu),
@@ -86,11 +97,14 @@ def kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int:
 
 
 def settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, device: torch.device) -> bool:
-    """What problems (K,) whose noise was measured are left with; whether anything was evaluated for it."""
+    """What problems (K,) whose noise was measured are left with; whether anything was evaluated for it.
+
+    Those that it was settled for already stay as they are.
+    """
     known = record.best_loss[rows].isfinite()
     times = measuring.repeats(oracle.budget or 3000)
     noisy = known & (record.noise[rows] > 0) & (record.reason[rows] != StopReason.SUCCESS)
-    noisy &= oracle.affords(problem[rows], 3 * times)
+    noisy &= (record.chosen[rows] == Choice.LOWEST) & oracle.affords(problem[rows], 3 * times)
     some = rows[noisy]
     if some.numel():
         # In this order: where two are equal, the last iterate is taken before the start, and both before a lucky one.

@@ -11,7 +11,15 @@ from torch import Tensor
 from zoracle.errors import InputError
 from zoracle.optimizers.base import Optimizer
 from zoracle.rollout import measuring
-from zoracle.rollout.ends import check_start, evaluate_final, kept_back, measure_noise, settle_noise
+from zoracle.rollout.ends import (
+    Noise,
+    check_start,
+    evaluate_final,
+    kept_back,
+    measure_noise,
+    note_noise,
+    settle_noise,
+)
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.record import blank, iterates, longer, note_reasons, note_step, settle
 from zoracle.state import assign, concatenate, select
@@ -137,7 +145,7 @@ def rollout(
 
     noise_ends = measure_noise or watch_steep
     batch = _Batch(optimizer, oracle, problem, record, queue, on_change)
-    batch.begin(state, final)
+    batch.begin(state, final, noise_ends)
     with torch.set_grad_enabled(keep_graph):
         while True:
             stay = batch.reasons(steps, noise_ends)
@@ -163,7 +171,11 @@ def rollout(
 
 
 class _Batch(Generic[S]):
-    """The problems that run, those that wait for their turn, and the record of all."""
+    """The problems that run, those that wait for their turn, and the record of all.
+
+    What is paid for is noted in the record once all calls for it are answered, and shown at once: where one of them
+    fails, the record is that of the last snapshot, which a run goes on from.
+    """
 
     def __init__(
         self,
@@ -184,8 +196,8 @@ class _Batch(Generic[S]):
         self.waiting = self.live[:0]
         self.device = torch.device("cpu")
 
-    def begin(self, state: S, final: Purpose | None) -> None:
-        """Take the state that a rollout is given; last iterates that nobody knows yet are evaluated."""
+    def begin(self, state: S, final: Purpose | None, noise_ends: bool) -> None:
+        """Take the state that a rollout is given; those that ended and had no time to leave do now."""
         record, live, queue = self.record, self.live, self.queue
         self.whole = self.running = state
         if queue is not None:
@@ -200,7 +212,7 @@ class _Batch(Generic[S]):
         else:
             self.device = state.x.device  # type: ignore[attr-defined]
             self.running = state if live.numel() == self.problem.shape[0] else select(state, live)
-        if evaluate_final(record, self.oracle, record.reason.nonzero().squeeze(1), self.problem, final, self.device):
+        if self.end(record.reason.nonzero().squeeze(1), final, noise_ends and queue is not None):
             self.changed()
 
     def changed(self) -> None:
@@ -223,9 +235,7 @@ class _Batch(Generic[S]):
         # A problem that took no step, its start being a success, stays where it was.
         record.final_point[gone] = iterates(self.running, ~stay)
         settle(record, gone)
-        paid = evaluate_final(record, self.oracle, gone, self.problem, final, self.device)
-        if noise_ends:
-            paid = settle_noise(record, self.oracle, gone, self.problem, self.device) or paid
+        paid = self.end(gone, final, noise_ends)
         if keep_graph:
             return
         if self.queue is None:
@@ -235,6 +245,15 @@ class _Batch(Generic[S]):
         self.live = self.live[stay]
         if paid:
             self.changed()
+
+    def end(self, rows: Tensor, final: Purpose | None, noise_ends: bool) -> bool:
+        """Evaluate what problems (K,) that stopped end with; whether there was anything that is not known yet."""
+        paid = evaluate_final(self.record, self.oracle, rows, self.problem, final, self.device)
+        if not noise_ends:
+            return paid
+        if paid:
+            self.changed()
+        return settle_noise(self.record, self.oracle, rows, self.problem, self.device) or paid
 
     def refill(self) -> bool:
         """Begin problems that wait where there is room; whether there were any."""
@@ -262,7 +281,9 @@ class _Batch(Generic[S]):
         unmeasured = self.record.noise[self.live].isnan() & (self.record.steps[self.live] == 0)
         if not bool(unmeasured.any()):
             return False
-        self._inform(unmeasured, self.running)
+        state = select(self.running, unmeasured)
+        noise = measure_noise(self.oracle, state, self.problem[self.live[unmeasured]])
+        self._inform(unmeasured, state, noise)
         self.changed()
         return True
 
@@ -275,24 +296,24 @@ class _Batch(Generic[S]):
             inside = oracle.objective.project(self.running.x, self.problem[live])  # type: ignore[attr-defined]
             self.running = self.running._replace(x=inside)  # type: ignore[attr-defined]
         first = (record.steps[live] == 0) & record.noise[live].isnan()
-        note_step(record, live, queries, evaluation, self.optimizer.evaluates_iterate)
+        doubtful = torch.zeros_like(first)
         if (watch_flat or watch_steep) and bool(first.any()) and self.optimizer.goes_by_mu:
             points, loss = queries.points, evaluation.loss
-            doubtful = torch.zeros_like(first)
             if watch_flat:
                 doubtful = doubtful | measuring.is_flat(oracle, points, loss, self.problem[live]).cpu()
             if watch_steep:
                 doubtful = doubtful | measuring.is_steep(points, loss, oracle.objective.scale).cpu()
             doubtful &= first
-            if bool(doubtful.any()):
-                self._inform(doubtful, before)
+        again = select(before, doubtful) if bool(doubtful.any()) else None
+        noise = None if again is None else measure_noise(oracle, again, self.problem[live[doubtful]])
+        note_step(record, live, queries, evaluation, self.optimizer.evaluates_iterate)
+        if again is not None and noise is not None:
+            self._inform(doubtful, again, noise)
         return queries, evaluation
 
-    def _inform(self, which: Tensor, state: S) -> None:
-        """Measure the noise of some live problems (L,), and go on from their state that knows it."""
-        told = measure_noise(
-            self.record, self.oracle, self.optimizer, self.live[which], select(state, which), self.problem
-        )
+    def _inform(self, which: Tensor, state: S, noise: Noise) -> None:
+        """Some live problems (L,) go on from a state of theirs that knows their noise."""
+        told = note_noise(self.record, self.optimizer, self.live[which], state, noise)
         self.running = assign(self.running, which.nonzero().squeeze(1), told)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zoracle.errors import InputError
+from zoracle.errors import InputError, failure
 
 _FORM = re.compile(r"(?P<file>.+\.py)?(?(file)|[^\W\d][\w.]*):[^\W\d][\w.]*")
 #: Modules that were read from files are called this and the start of the file's SHA-256.
@@ -93,9 +93,9 @@ def _file(path: Path, name: str) -> ModuleType:
     sys.modules[module_name] = module  # annotations of its classes are looked up there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[module_name]
-        raise InputError(f"{name!r}: running {path} raised {_one_line(error)}") from error
+        raise InputError(f"{name!r}: running {path} raised {failure(error)}") from error
     return module
 
 
@@ -106,12 +106,7 @@ def _module(module: str, name: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(f"{name!r}: there is no module {error.name}; looked in {folder} and Python's path") from error
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{name!r}: importing {module} raised {_one_line(error)}") from error
+    except BaseException as error:
+        raise InputError(f"{name!r}: importing {module} raised {failure(error)}") from error
     finally:
         sys.path.remove(folder)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
