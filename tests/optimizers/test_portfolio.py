@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 import zoracle
+from zoracle.optimizers.base import on_device, with_settings
+from zoracle.optimizers.portfolio import Portfolio
 
 
 def waves(x: torch.Tensor) -> torch.Tensor:
@@ -29,6 +31,63 @@ def test_what_is_smooth_goes_to_the_quasi_newton_method() -> None:
     assert found.account["zo-lbfgs"] > 0.8 * found.queries
     assert f"zo-lbfgs {found.account['zo-lbfgs']:,}, ma-es {found.account['ma-es']:,}" in repr(found)
     assert found.value < 1e-6
+
+
+def bowl(x: torch.Tensor) -> torch.Tensor:
+    """Curvatures from 1 to 100."""
+    return (10 ** torch.linspace(0, 2, x.shape[1], dtype=x.dtype) * (x - 0.3) ** 2).sum(1)
+
+
+def scattered(d: int) -> torch.Tensor:
+    """A point between -4 and 4, in no order."""
+    return 4 * torch.sin(7 * torch.arange(1, d + 1, dtype=torch.float64) ** 2)
+
+
+def test_where_slopes_tell_what_is_farther_off_the_strategy_takes_one_step() -> None:
+    found = zoracle.minimize(bowl, torch.zeros(40, dtype=torch.float64), budget=400)
+    assert found.account["ma-es"] == 14  # the points of a step
+    assert found.account["zo-lbfgs"] > 0.9 * found.queries
+
+
+def test_where_slopes_tell_nothing_a_brief_run_is_the_strategys_until_its_last_sweeps() -> None:
+    start = scattered(40)
+    found = zoracle.minimize(waves, start, budget=800)
+    assert found.account["ma-es"] > 0.5 * found.queries
+    assert found.account["zo-lbfgs"] > 3 * 40  # the first sweep, and the last ones
+    alone = zoracle.minimize(waves, start, budget=800, optimizer="zo-lbfgs")
+    assert found.value < alone.value
+
+
+def test_a_budget_below_two_sweeps_is_for_the_recurrent_optimizer() -> None:
+    start = torch.zeros(300, dtype=torch.float64)
+    found = zoracle.minimize(bowl, start, budget=300)
+    assert found.account["zo-lstm-universal"] > 0.9 * found.queries
+    assert found.value < zoracle.minimize(bowl, start, budget=300, optimizer="ma-es").value
+
+
+def test_a_run_alone_gives_what_it_gives_beside_one_of_another_member() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x[:, 0] > 10, bowl(x - 20), waves(x))
+
+    start = torch.stack((torch.full((20,), 20.0, dtype=torch.float64), scattered(20)))
+    both = zoracle.minimize(f, start, budget=300)
+    assert both.account["ma-es"][0] < both.account["ma-es"][1]
+    for k in (0, 1):
+        alone = zoracle.minimize(f, start[k], budget=300, ids=[k])
+        assert alone.value == both.value[k]
+        assert torch.equal(alone.x, both.x[k])
+
+
+def test_members_follow_the_settings_and_the_device() -> None:
+    made = Portfolio(num_directions=9)
+    changed = with_settings(made, num_directions=5)
+    members = (changed.quasi_newton, changed.evolution, changed.recurrent)
+    assert {changed.queries_per_step, *(member.queries_per_step for member in members)} == {6}
+    assert made.recurrent.queries_per_step == 10
+    there = on_device(made, torch.device("meta"))
+    assert {weights.device.type for weights in there.recurrent.parameters()} == {"meta"}
+    assert {weights.device.type for weights in made.recurrent.parameters()} == {"cpu"}
+    assert on_device(made, torch.device("cpu")) is made
 
 
 def test_other_optimizers_have_no_account() -> None:

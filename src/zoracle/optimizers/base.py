@@ -120,6 +120,11 @@ class Optimizer(ABC, Generic[S, C]):
         self.architecture = self._converted(self.Architecture, fixed)
         self.config = self.checked(config, settings)
         self.check_together(self.config)
+        self.equip()
+
+    def equip(self) -> None:
+        """Make the parts that follow from the settings; called whenever these are set."""
+        return
 
     def check_together(self, config: C) -> None:
         """Raise an InputError where settings of a run do not go with the architecture."""
@@ -324,16 +329,27 @@ def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
     config = optimizer.checked(optimizer.config, settings)
     optimizer.check_together(config)
     object.__setattr__(copy, "config", config)
+    copy.equip()
     return copy
 
 
 def on_device(optimizer: OptimizerT, device: torch.device) -> OptimizerT:
     """The optimizer with its weights on a device: itself where they are there already, or it has none."""
-    module: Any = optimizer  # a learned one is an nn.Module too
-    if not isinstance(module, nn.Module) or all(p.device == device for p in module.parameters()):
+    given: Any = optimizer
+    if isinstance(given, nn.Module):  # a learned one
+        return cast(OptimizerT, _moved(given, device))
+    parts = {name: part for name, part in vars(given).items() if isinstance(part, nn.Module)}
+    if all(_moved(part, device) is part for part in parts.values()):
         return optimizer
-    module = copy.deepcopy(module).to(device)
-    return cast(OptimizerT, module)
+    there = copy.copy(optimizer)
+    there.__dict__.update({name: _moved(part, device) for name, part in parts.items()})
+    return there
+
+
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    if all(p.device == device for p in module.parameters()):
+        return module
+    return copy.deepcopy(module).to(device)
 
 
 def directions_of(optimizer: Optimizer[Any, Any]) -> int | None:

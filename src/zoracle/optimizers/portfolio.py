@@ -1,8 +1,15 @@
-"""A quasi-Newton method and an evolution strategy that share one budget: queries go to the one that promises more.
+"""A quasi-Newton method, an evolution strategy and a learned optimizer that share one budget.
 
 Each goes on from its own state whenever it is its turn. After a turn, a sweep and a line search or as many queries for
-the strategy, each is told by its own history what it will have reached at the end of the budget
-(:mod:`zoracle.optimizers.forecast`), and the lower one gets the next turn. A run too young for a forecast comes first.
+the others, each is told by its own history what it will have reached at the end of the budget
+(:mod:`zoracle.optimizers.forecast`), and the lowest gets the next turn. A run too young for a forecast comes first.
+
+Trials are dear where queries are few. Below a hundred sweeps the strategy therefore takes one step after the first
+sweep, and the slopes of the sweep are compared with what it finds farther off
+(:func:`zoracle.optimizers.portfolio_turns.looked`): where they agree, the quasi-Newton method has all queries as long
+as it finds anything lower. Below thirty sweeps the strategy has them where they do not, until the last sweeps, which
+go on from the lowest point. A budget below two sweeps is for the learned optimizer, a
+:class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, which needs no whole gradient.
 
 Where the strategy leads and finds nothing lower for the time being, the quasi-Newton method goes on from its best
 point. When both have ended the strategy begins anew around the best point, wider and more slowly.
@@ -11,33 +18,45 @@ point. When both have ended the strategy begins anew around the best point, wide
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
 import torch
 from torch import Tensor
 
 from zoracle.keyed import normal
-from zoracle.optimizers.base import Config, Optimizer, Positive, Start
-from zoracle.optimizers.descent.sweep import FORWARD, ZOLBFGSState
+from zoracle.optimizers.base import Config, Optimizer, Positive, Start, with_directions
+from zoracle.optimizers.descent.sweep import ZOLBFGSState
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
-from zoracle.optimizers.forecast import begun, forecast, marked
-from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, STRATEGY, PortfolioState, narrow, noted, rerun
+from zoracle.optimizers.forecast import History, begun, marked
+from zoracle.optimizers.learned.universal import universal
+from zoracle.optimizers.portfolio_state import (
+    LEVEL,
+    MEMBERS,
+    NEWTON,
+    RECURRENT,
+    STRATEGY,
+    PortfolioState,
+    found,
+    narrow,
+    noted,
+    rerun,
+)
+from zoracle.optimizers.portfolio_turns import decided, looked, turn
 from zoracle.optimizers.search.feasible import unbounded, within
 from zoracle.optimizers.search.ma_es import MAES, recombination
 from zoracle.state import parted
 from zoracle.types import Queries
 
+Act = Callable[..., Any]
 _JUMP = 7  # stream of the draws that restarts are displaced by
-_TURNS = 30  # the strategy has at least so many turns
-_SETTLED, _LITTLE = 1e-3, 1e-9  # shares of what a run has gained that are little
-_LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
 _LUCK = 0.8  # standard deviations that the mean of the better half of pure noise is below zero
-_PATIENT = 8  # turns without a gain that stands out from the noise before the strategy has settled
 _CYCLE = 4  # restarts after which the strategy is as wide as at first
-_LONG = 30  # turns of a quasi-Newton run before it is said to stand
-_SHARE = 1 / 8  # of the steps that a member has at least under noise, which values foretell little in
-_FORGET = 0.1  # rate of the strategy's running mean under noise
+_FORGET = 0.1  # rate of running means under noise
+_GUESSES = 4  # directions that the recurrent optimizer needs
+_BRIEF, _MEDIUM = 30, 100  # sweeps that the budget of a brief or medium run pays for at most
+_WIDE = 0.5  # standard deviation, in units of the scale, of the step that looks how far slopes can be trusted
 
 
 class PortfolioConfig(Config, frozen=True, kw_only=True):
@@ -58,17 +77,18 @@ class PortfolioConfig(Config, frozen=True, kw_only=True):
 
 
 class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
-    """ZO-L-BFGS and LM-MA-ES on one budget, as this module says."""
+    """ZO-L-BFGS, LM-MA-ES and zo-lstm-universal on one budget, as this module says."""
 
     Config = PortfolioConfig
     fewest = 3
     follows_noise = True
 
-    def __init__(self, config: PortfolioConfig | None = None, **settings: object) -> None:
-        super().__init__(config, **settings)
+    def equip(self) -> None:
+        """The members."""
         q = self.config.num_directions
         self.quasi_newton = ZOLBFGS(num_directions=q, mu=self.config.mu, memory=30)
         self.evolution = MAES(num_directions=q)
+        self.recurrent = with_directions(universal(), max(q, _GUESSES))
 
     @property
     def queries_per_step(self) -> int:
@@ -97,13 +117,15 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             newton=newton,
             strategy=state.strategy._replace(rate=rate),
             lowest=loss,
-            history=marked(state.history, NEWTON, loss),
+            history=marked(marked(state.history, NEWTON, loss), RECURRENT, loss),
+            recurrent=self.recurrent.informed(state.recurrent, noise, mu, loss),
         )
 
     def account(self, state: PortfolioState) -> dict[str, Tensor]:
         """Queries that each member was given, and how often the strategy began anew."""
         queries = state.spent * self.queries_per_step
-        return {"zo-lbfgs": queries[:, NEWTON], "ma-es": queries[:, STRATEGY], "restarts": state.restarts}
+        names = ("zo-lbfgs", "ma-es", "zo-lstm-universal")
+        return {**dict(zip(names, queries.unbind(1), strict=True)), "restarts": state.restarts}
 
     def _init(self, start: Start) -> PortfolioState:
         x = start.x
@@ -111,25 +133,35 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         space = start.space if start.space is not None else unbounded(x)
         start = start._replace(space=space)
         newton, strategy = self.quasi_newton._init(start), self.evolution._init(start)
+        recurrent = self.recurrent._init(start)
         sigma = narrow(space, x.new_full((b,), self.config.sigma * start.scale))
+        wide = x.new_full((b,), _WIDE * start.scale)
         count = torch.zeros(b, dtype=torch.int64, device=x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon).to(x.device)
+        budget, sweep = horizon * self.queries_per_step, x.shape[1] + self.queries_per_step
         # Where the budget does not pay for two sweeps, there is no gradient to follow.
-        short = horizon * self.queries_per_step < 2 * (x.shape[1] + self.queries_per_step)
+        none = budget < 2 * sweep
+        looks = (budget < _MEDIUM * sweep) & ~none
+        short = none & (self.config.num_directions >= _GUESSES)
         return PortfolioState(
             x=x,
             key=start.key,
             mu=newton.mu,
             noise=x.new_zeros(b),
             horizon=horizon,
-            newton=newton._replace(ended=short),
-            strategy=strategy._replace(sigma=sigma),
-            active=torch.where(short, STRATEGY, NEWTON),
+            newton=newton._replace(ended=none),
+            strategy=strategy._replace(sigma=torch.where(looks, narrow(space, wide), sigma)),
+            recurrent=recurrent,
+            short=short,
+            looks=looks,
+            brief=looks & (budget < _BRIEF * sweep),
+            agreement=x.new_full((b,), torch.nan),
+            active=torch.where(short, RECURRENT, torch.where(none, STRATEGY, NEWTON)),
             turn=count,
-            spent=torch.zeros((b, 2), dtype=torch.int64, device=x.device),
-            value=x.new_full((b, 2), torch.inf),
-            point=x.unsqueeze(1).repeat(1, 2, 1),
-            history=begun(x[:, 0], 3),
+            spent=torch.zeros((b, MEMBERS), dtype=torch.int64, device=x.device),
+            value=x.new_full((b, MEMBERS), torch.inf),
+            point=x.unsqueeze(1).repeat(1, MEMBERS, 1),
+            history=begun(x[:, 0], MEMBERS + 1),
             level=x.new_full((b,), torch.inf),
             lowest=x.new_full((b,), torch.inf),
             sigma=sigma,
@@ -146,52 +178,60 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         def strategy(state: PortfolioState) -> Queries:
             return self.evolution._ask(state.strategy)
 
-        asked: Queries = parted(state.active == NEWTON, newton, strategy, state)
+        def recurrent(state: PortfolioState) -> Queries:
+            asked = self.recurrent._ask(state.recurrent)
+            return Queries(asked.points, torch.nn.functional.pad(asked.directions, (0, 0, 0, 1)))
+
+        asked: Queries = _each(newton, strategy, recurrent, state)
         return asked
 
     def _tell(
         self, state: PortfolioState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> PortfolioState:
-        values = values.detach().to(state.x.dtype)
-        state = parted(state.active == NEWTON, self._newton, self._strategy, state, queries, values)
-        one = torch.nn.functional.one_hot(state.active, 2)
+        values = values.detach()
+        state = _each(self._newton, self._strategy, self._recurrent, state, queries, values)
+        one = torch.nn.functional.one_hot(state.active, MEMBERS)
         state = state._replace(key=state.key.next(), turn=state.turn + 1, spent=state.spent + one)
         state = self._recommended(state)
-        whole = torch.where(state.active == NEWTON, _between(state.newton), state.turn >= self._turn(state))
+        once = state.looks & (state.noise <= 0) & (state.spent[:, STRATEGY] == 1)
+        last = once | (state.turn >= turn(state, self.queries_per_step))
+        whole = torch.where(state.active == NEWTON, _between(state.newton), last)
         decided: PortfolioState = parted(whole, self._decided, lambda s: s, state)
         return decided
 
-    def _turn(self, state: PortfolioState) -> Tensor:
-        """Steps (B,) of a turn of the strategy: as many as a sweep takes, but no more than a thirtieth of the run."""
-        sweep = math.ceil((state.x.shape[1] + self.queries_per_step) / self.queries_per_step)
-        return (state.horizon // _TURNS).clamp(max=sweep).clamp(min=2)
-
     def _newton(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         newton = self.quasi_newton._tell(state.newton, queries, values, None)
-        low, at = values.nan_to_num(nan=torch.inf).min(1)
+        value, point = found(state, NEWTON, queries.points, values)
         noisy = state.noise > 0
-        value = torch.where(noisy, newton.loss.nan_to_num(nan=torch.inf), low.minimum(state.value[:, NEWTON]))
-        lower = low < state.value[:, NEWTON]
-        rows = torch.arange(len(at), device=at.device)
-        found = torch.where(lower.unsqueeze(1), queries.points[rows, at], state.point[:, NEWTON])
-        point = torch.where(noisy.unsqueeze(1), newton.x, found)
+        value = torch.where(noisy, newton.loss.nan_to_num(nan=torch.inf), value)
+        point = torch.where(noisy.unsqueeze(1), newton.x, point)
         return noted(state._replace(newton=newton), NEWTON, value, point)
 
     def _strategy(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
+        values = values.to(state.x)
         strategy = self.evolution._tell(state.strategy, queries, values, None)
-        low, at = values.nan_to_num(nan=torch.inf).min(1)
-        old = state.value[:, STRATEGY]
+        value, point = found(state, STRATEGY, queries.points, values)
         noisy = state.noise > 0
+        state = parted(state.looks & state.agreement.isnan(), looked, lambda s, *_: s, state, queries, values)
         # The mean of the better half, and what it is too low by where all differences are noise.
         weights, _ = recombination(values)
         mean = torch.where(weights > 0, weights * values, 0.0).sum(1) + _LUCK * state.noise
         mean = torch.where(weights.sum(1) > 0, mean, values.nanmean(1).nan_to_num(nan=torch.inf))
-        level = torch.where(state.level.isfinite(), state.level + _FORGET * (mean - state.level), mean)
-        value = torch.where(noisy, level, low.minimum(old))
-        rows = torch.arange(len(at), device=at.device)
-        found = torch.where((low < old).unsqueeze(1), queries.points[rows, at], state.point[:, STRATEGY])
-        point = torch.where(noisy.unsqueeze(1), strategy.x, found)
+        level = _mean(state.level, mean)
+        value = torch.where(noisy, level, value)
+        point = torch.where(noisy.unsqueeze(1), strategy.x, point)
         return noted(state._replace(strategy=strategy, level=level), STRATEGY, value, point)
+
+    def _recurrent(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
+        queries = queries._replace(directions=queries.directions[:, :-1])
+        recurrent = self.recurrent._tell(state.recurrent, queries, values, None)
+        recurrent = recurrent._replace(x=within(state.space, recurrent.x))
+        value, point = found(state, RECURRENT, queries.points, values.to(state.x))
+        noisy = state.noise > 0
+        here = values[:, 0].to(state.x).nan_to_num(nan=torch.inf)
+        value = torch.where(noisy, _mean(state.value[:, RECURRENT], here), value)
+        point = torch.where(noisy.unsqueeze(1), recurrent.x, point)
+        return noted(state._replace(recurrent=recurrent), RECURRENT, value, within(state.space, point))
 
     def _recommended(self, state: PortfolioState) -> PortfolioState:
         value, k = state.value.min(1)
@@ -201,67 +241,18 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return state._replace(x=x, lowest=torch.where(lower, value, state.lowest))
 
     def _decided(self, state: PortfolioState) -> PortfolioState:
-        """Whose turn is next."""
-        m, d = self.queries_per_step, state.x.shape[1]
-        history = parted(
-            state.active == NEWTON,
-            lambda s: marked(s.history, NEWTON, s.value[:, NEWTON]),
-            lambda s: marked(marked(s.history, STRATEGY, s.value[:, STRATEGY]), LEVEL, s.level),
-            state,
-        )
-        state = state._replace(history=history, turn=torch.zeros_like(state.turn))
-        left = (state.horizon - state.key.step.to(state.x.device)).clamp(min=0)
-        single = state.newton.mode == FORWARD
-        sweep = torch.where(single, math.ceil((d + 1) / m), math.ceil(d / (m // 2))) + 1
-        turn = self._turn(state)
-        turns = left.unsqueeze(1) / torch.stack((sweep, turn, turn), 1)
-        hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
-        own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
-        noisy, error = state.noise > 0, 2 * state.noise / math.sqrt(m)
-        ended, settled = state.newton.ended, self._settled(state, hope[:, LEVEL])
-        # A quasi-Newton run that has gained next to nothing for long has to share with the strategy.
-        gains = own - hope[:, NEWTON]
-        stands = (gains < _LITTLE * history.gain[:, NEWTON]) & (history.long[:, NEWTON] >= _LONG) & ~noisy
-        over = ended | stands
-        # From where the strategy finds nothing lower for the time being, quadratic convergence may lead on.
-        late = left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (d + m))
-        pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
-        ready = (torch.where(noisy, settled, pause) & (state.polishes < 1)) | (late & (state.polishes < 2) & ~noisy)
-        polish = ready & (over | (hope[:, NEWTON] > other)) & (other < own - error) & (left * m > d + 2 * m)
-        stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * state.history.gain[:, STRATEGY])
-        done = self._converged(state) | torch.where(noisy, settled, stuck)
-        anew = (over | noisy) & done & ~polish
-        hope = torch.where(torch.stack((ended, done), 1), torch.inf, hope[:, :LEVEL])
-        active = torch.where(hope[:, NEWTON] <= hope[:, STRATEGY], NEWTON, STRATEGY)
-        active = torch.where(ended, STRATEGY, active)
-        usual = torch.where(noisy, _SHARE, 0.0)
-        least = torch.stack((usual, torch.where(stands, 0.5, usual)), 1)
-        few = state.spent < least * state.spent.sum(1, keepdim=True)
-        due = few.any(1) & ~ended & ~done & ~history.young.any(1)
-        active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
-        state = state._replace(active=torch.where(polish, NEWTON, active))
+        """Whose turn is next, and what it goes on from."""
+        state = state._replace(history=_marked(state), turn=torch.zeros_like(state.turn))
+        active, polish, first, anew = decided(state, self.queries_per_step)
+        state = state._replace(active=active)
         state = parted(polish, self._polished, lambda s: s, state)
-        first = (state.active == STRATEGY) & (state.spent[:, STRATEGY] == 0)
         state = parted(first, self._informed_sigma, lambda s: s, state)
         begun_anew: PortfolioState = parted(anew, self._anew, lambda s: s, state)
         return begun_anew
 
-    def _settled(self, state: PortfolioState, hope: Tensor) -> Tensor:
-        """Whether the strategy is about where it will end, (B,)."""
-        steps = state.strategy.key.step.to(hope.device) - state.strategy.begun
-        needed = 3 * (state.x.shape[1] / self.queries_per_step + 10) / state.strategy.rate
-        little = state.level - hope <= _SETTLED * state.history.gain[:, LEVEL]
-        return little & (steps > needed) & (state.history.long[:, LEVEL] >= _PATIENT)
-
-    def _converged(self, state: PortfolioState) -> Tensor:
-        """Whether the strategy has nowhere to go, (B,)."""
-        size = state.strategy.sigma
-        far = state.strategy.x.abs().amax(1).maximum(state.sigma)
-        return size < 64 * torch.finfo(size.dtype).eps * far
-
     def _informed_sigma(self, state: PortfolioState) -> PortfolioState:
         """The strategy's first run is as wide as the way that the other has come, if that is more than it would be."""
-        way = (state.newton.x - state.strategy.x).square().mean(1).sqrt() / 2
+        way = (state.x - state.strategy.x).square().mean(1).sqrt() / 2
         sigma = narrow(state.space, state.sigma.maximum(way))
         return state._replace(sigma=sigma, strategy=state.strategy._replace(sigma=sigma))
 
@@ -290,6 +281,36 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             active=torch.full_like(state.active, STRATEGY),
         )
         return rerun(state, STRATEGY, at, torch.full_like(state.lowest, torch.inf))
+
+
+def _each(newton: Act, strategy: Act, recurrent: Act, state: PortfolioState, *others: Any) -> Any:
+    """What the members make of the rows whose turn it is."""
+
+    def rest(state: PortfolioState, *others: Any) -> Any:
+        return parted(state.active == STRATEGY, strategy, recurrent, state, *others)
+
+    return parted(state.active == NEWTON, newton, rest, state, *others)
+
+
+def _marked(state: PortfolioState) -> History:
+    """The history after a turn of the active member."""
+
+    def newton(state: PortfolioState) -> History:
+        return marked(state.history, NEWTON, state.value[:, NEWTON])
+
+    def strategy(state: PortfolioState) -> History:
+        return marked(marked(state.history, STRATEGY, state.value[:, STRATEGY]), LEVEL, state.level)
+
+    def recurrent(state: PortfolioState) -> History:
+        return marked(state.history, RECURRENT, state.value[:, RECURRENT])
+
+    history: History = _each(newton, strategy, recurrent, state)
+    return history
+
+
+def _mean(mean: Tensor, value: Tensor) -> Tensor:
+    """A running mean (B,) after one more value; the first one where there is none."""
+    return torch.where(mean.isfinite(), mean + _FORGET * (value - mean), value)
 
 
 def _between(state: ZOLBFGSState) -> Tensor:

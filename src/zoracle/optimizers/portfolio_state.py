@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from zoracle.optimizers.descent.sweep import ZOLBFGSState
 from zoracle.optimizers.forecast import History, forgotten
+from zoracle.optimizers.learned.guided_state import GuidedLSTMState
 from zoracle.optimizers.search.ma_es import MAESState
 from zoracle.types import Key, Space
 
-NEWTON, STRATEGY, LEVEL = 0, 1, 2
+NEWTON, STRATEGY, RECURRENT, LEVEL = range(4)
+MEMBERS = 3
 
 
 class PortfolioState(NamedTuple):
@@ -28,16 +31,25 @@ class PortfolioState(NamedTuple):
     """(B,) steps of the run."""
     newton: ZOLBFGSState
     strategy: MAESState
+    recurrent: GuidedLSTMState
+    short: Tensor
+    """(B,) bool, whether the budget does not pay for two sweeps, so that the recurrent optimizer leads."""
+    looks: Tensor
+    """(B,) bool, whether it pays for so few that slopes are checked before anything else is tried."""
+    brief: Tensor
+    """(B,) bool, whether these are very few."""
+    agreement: Tensor
+    """(B,) correlation of the first sweep's slopes with what the strategy found farther off; NaN where unknown."""
     active: Tensor
     """(B,) int64 whose turn it is."""
     turn: Tensor
     """(B,) int64 steps that the turn has taken."""
     spent: Tensor
-    """(B, 2) int64 steps of each."""
+    """(B, 3) int64 steps of each."""
     value: Tensor
-    """(B, 2) what they have reached: their lowest value, under noise a mean; infinite before there is one."""
+    """(B, 3) what they have reached: their lowest value, under noise a mean; infinite before there is one."""
     point: Tensor
-    """(B, 2, d) where."""
+    """(B, 3, d) where."""
     history: History
     """Values that their present runs had reached after each turn, and the strategy's level."""
     level: Tensor
@@ -71,3 +83,11 @@ def rerun(state: PortfolioState, k: int, at: Tensor, value: Tensor) -> Portfolio
     history = forgotten(state.history, k)
     history = forgotten(history, LEVEL) if k == STRATEGY else history
     return noted(state._replace(history=history), k, value, at)
+
+
+def found(state: PortfolioState, k: int, points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """A member's lowest value so far and its point, with the points (B, m, d) and values (B, m) of a step."""
+    low, at = values.nan_to_num(nan=torch.inf).min(1)
+    rows = torch.arange(len(at), device=at.device)
+    lower = (low < state.value[:, k]).unsqueeze(1)
+    return low.minimum(state.value[:, k]), torch.where(lower, points[rows, at], state.point[:, k])

@@ -47,7 +47,7 @@ REGISTRY: dict[str, Entry] = {
     "bandits": Entry(Bandits, "two queries a step around a prior carried from step to step (Bandits-TD)"),
     "snes": Entry(SNES, "a separable natural evolution strategy"),
     "ma-es": Entry(MAES, "an evolution strategy with limited memory (Loshchilov et al., 2019)"),
-    "portfolio": Entry(Portfolio, "zo-lbfgs and ma-es on one budget: the default of minimize"),
+    "portfolio": Entry(Portfolio, "zo-lbfgs, ma-es and zo-lstm-universal on one budget: the default of minimize"),
     "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
     "simba": Entry(SimBA, "single coordinates, each way, kept where they help (Guo et al., 2019)"),
     "simba-dct": Entry(

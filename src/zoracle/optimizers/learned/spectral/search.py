@@ -130,8 +130,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
 
     def _prior(self, shape: Shape) -> Prior:
         version = tuple(p._version for p in self.nets.spectrum.parameters())
-        prior = _prior(self.nets, shape, version)
-        return prior if self.config.spectrum == "learned" else Prior(0 * prior.mean, 0 * prior.loadings)
+        return _prior(self.nets, shape, version)
 
     def odds(self, shape: Shape, reach: float) -> Odds:
         """What patterns are worth at a shape, where pixels may change by so much."""

@@ -1,0 +1,161 @@
+"""Who of a portfolio is given the next queries."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.optimizers.descent.sweep import FORWARD
+from zoracle.optimizers.forecast import forecast
+from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, RECURRENT, STRATEGY, PortfolioState
+from zoracle.types import Queries
+
+_TURNS = 30  # the strategy has at least so many turns
+_SETTLED, _LITTLE = 1e-3, 1e-9  # shares of what a run has gained that are little
+_LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
+_PATIENT = 8  # turns without a gain that stands out from the noise before the strategy has settled
+_LONG = 30  # turns of a quasi-Newton run before it is said to stand
+_SHARE = 1 / 8  # of the steps that a member has at least under noise, which values foretell little in
+_AGREE, _SURE = 0.6, 0.8  # correlations from which on slopes tell what is farther off, likely and surely
+
+
+class Decision(NamedTuple):
+    """What follows a turn, (B,) each."""
+
+    active: Tensor
+    """int64 whose turn is next."""
+    polish: Tensor
+    """Whether the quasi-Newton method goes on from the strategy's best point."""
+    first: Tensor
+    """Whether the strategy sets out on its first run."""
+    anew: Tensor
+    """Whether the strategy begins anew."""
+
+
+class _Runs(NamedTuple):
+    """How the members' runs stand, (B,) each."""
+
+    hope: Tensor
+    """(B, 4) what they will reach with all queries that are left."""
+    late: Tensor
+    """Whether few queries are left."""
+    ended: Tensor
+    """Whether the quasi-Newton method found nothing lower."""
+    stands: Tensor
+    """Whether it has gained next to nothing for long."""
+    settled: Tensor
+    """Whether the strategy is about where it will end."""
+    done: Tensor
+    """Whether it has nowhere to go, or nothing to hope for."""
+
+
+def decided(state: PortfolioState, m: int) -> Decision:
+    """The decision after a turn that the history knows of, where a step has m points."""
+    noisy, history = state.noise > 0, state.history
+    runs = _runs(state, m)
+    hope, ended, done = runs.hope, runs.ended, runs.done
+    over = ended | runs.stands
+    own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
+    # Where trying all members takes a good part of the budget the strategy takes one step first, which tells whether
+    # slopes say anything of what is farther off.
+    looks = state.looks & ~noisy & ~ended & state.agreement.isnan()
+    smooth = state.looks & ~noisy & ~runs.stands & (state.agreement >= torch.where(state.brief, _AGREE, _SURE))
+    rough = state.brief & ~noisy & (state.agreement < _AGREE)
+    # From where the strategy finds nothing lower for the time being, quadratic convergence may lead on.
+    pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
+    early = torch.where(noisy, runs.settled, pause & ~rough) & (state.polishes < 1)
+    ready = early | (runs.late & (state.polishes < 2) & ~noisy)
+    behind = other < own - 2 * state.noise / math.sqrt(m)
+    pays = _left(state) * m > state.x.shape[1] + 2 * m
+    polish = ready & (over | rough | (hope[:, NEWTON] > other)) & behind & pays
+
+    newton, strategy = (torch.where(out, torch.inf, hope[:, k]) for k, out in ((NEWTON, ended), (STRATEGY, done)))
+    active = torch.where(newton <= strategy, NEWTON, STRATEGY)
+    active = torch.where(smooth | (rough & runs.late), NEWTON, active)
+    active = torch.where(looks | (rough & ~runs.late), STRATEGY, active)
+    active = torch.where(ended, STRATEGY, active)
+    # Where there is no gradient to follow the recurrent optimizer leads, until it gains next to nothing.
+    promised = state.value[:, RECURRENT] - hope[:, RECURRENT]
+    stalls = ~history.young[:, RECURRENT] & (promised <= _SETTLED * history.gain[:, RECURRENT])
+    active = torch.where(state.short & (~stalls | (hope[:, RECURRENT] < strategy)), RECURRENT, active)
+
+    usual = torch.where(noisy, _SHARE, 0.0)
+    least = torch.stack((usual, torch.where(runs.stands, 0.5, usual)), 1)
+    few = state.spent[:, :RECURRENT] < least * state.spent.sum(1, keepdim=True)
+    due = few.any(1) & ~ended & ~done & ~history.young[:, :RECURRENT].any(1)
+    active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
+    active = torch.where(polish, NEWTON, active)
+    looked = (state.looks & ~noisy).to(torch.int64)  # the steps that it has had before
+    first = (active == STRATEGY) & (state.spent[:, STRATEGY] <= looked) & ~looks & ~rough
+    return Decision(active, polish, first, (over | noisy) & done & ~polish)
+
+
+def turn(state: PortfolioState, m: int) -> Tensor:
+    """Steps (B,) of a turn of the strategy or the recurrent optimizer.
+
+    As many as a sweep takes, but no more than a thirtieth of the run.
+    """
+    sweep = math.ceil((state.x.shape[1] + m) / m)
+    return (state.horizon // _TURNS).clamp(max=sweep).clamp(min=2)
+
+
+def looked(state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
+    """The state that knows how far slopes can be trusted.
+
+    With g the gradient that the first sweep measured at x, and f at candidates x_k of the strategy, it is the
+    correlation of g^T (x_k - x) with f(x_k): near 1 where f is smooth on the scale of the candidates, near 0 where it
+    is full of local minima that lie closer together.
+    """
+    along = torch.bmm(queries.points - state.newton.origin.unsqueeze(1), state.newton.gradient.unsqueeze(2)).squeeze(2)
+    known = along.isfinite() & values.isfinite()
+    a, b = (_centred(part, known) for part in (along, values))
+    agreement = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=torch.finfo(a.dtype).tiny)
+    return state._replace(agreement=agreement)
+
+
+def _centred(part: Tensor, known: Tensor) -> Tensor:
+    mean = torch.where(known, part, 0.0).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(known, part - mean, 0.0)
+
+
+def _left(state: PortfolioState) -> Tensor:
+    return (state.horizon - state.key.step.to(state.x.device)).clamp(min=0)
+
+
+def _runs(state: PortfolioState, m: int) -> _Runs:
+    d, left, history, noisy = state.x.shape[1], _left(state), state.history, state.noise > 0
+    sweep = torch.where(state.newton.mode == FORWARD, math.ceil((d + 1) / m), math.ceil(d / (m // 2))) + 1
+    steps = turn(state, m)
+    turns = left.unsqueeze(1) / torch.stack((sweep, steps, steps, steps), 1)
+    hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
+    own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
+    # A quasi-Newton run that has gained next to nothing for long has to share with the strategy.
+    stands = (own - hope[:, NEWTON] < _LITTLE * history.gain[:, NEWTON]) & (history.long[:, NEWTON] >= _LONG) & ~noisy
+    settled = _settled(state, hope[:, LEVEL], m)
+    stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * history.gain[:, STRATEGY])
+    return _Runs(
+        hope=hope,
+        late=left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (d + m)),
+        ended=state.newton.ended,
+        stands=stands,
+        settled=settled,
+        done=_converged(state) | torch.where(noisy, settled, stuck),
+    )
+
+
+def _settled(state: PortfolioState, hope: Tensor, m: int) -> Tensor:
+    """Whether the strategy is about where it will end, (B,)."""
+    steps = state.strategy.key.step.to(hope.device) - state.strategy.begun
+    needed = 3 * (state.x.shape[1] / m + 10) / state.strategy.rate
+    little = state.level - hope <= _SETTLED * state.history.gain[:, LEVEL]
+    return little & (steps > needed) & (state.history.long[:, LEVEL] >= _PATIENT)
+
+
+def _converged(state: PortfolioState) -> Tensor:
+    """Whether the strategy has nowhere to go, (B,)."""
+    size = state.strategy.sigma
+    far = state.strategy.x.abs().amax(1).maximum(state.sigma)
+    return size < 64 * torch.finfo(size.dtype).eps * far
