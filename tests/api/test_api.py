@@ -222,6 +222,8 @@ def test_a_function_that_fails_is_told_in_one_line():
     assert "\n" not in str(told.value)
     with pytest.raises(BlackBoxError, match=r"returned shape \(\) .*if f takes one point, give vectorized=False"):
         zoracle.minimize(lambda x: x.sum(), np.ones(D), budget=100, optimizer="zo-sgd")
+    with pytest.raises(BlackBoxError, match=r"raised ValueError.*if f takes one point, give vectorized=False"):
+        zoracle.minimize(lambda x: 0.0 if x[0] > 1 else 1.0, np.ones(D), budget=100, optimizer="zo-sgd")
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,11 @@ from zoracle.experiments.ball_rows import FULL, ROWS, BallRow, attacked, rows_na
 from zoracle.experiments.context import Context
 from zoracle.experiments.defences import Defended, blurred, compressed
 from zoracle.experiments.reproduce import reproduce
+from zoracle.metatrain.spectral_training import parse
+from zoracle.metatrain.zoo import Member, trained
 from zoracle.objectives.attack import Attack
 from zoracle.storage.runfolder import open_run
-from zoracle.tasks import task
+from zoracle.tasks import task, task_config
 
 LINF = "digits-linf-0.2"
 
@@ -181,3 +185,48 @@ def test_rows_without_data_are_left_out_unless_named(tmp_path):
 def test_every_norm_has_rivals():
     assert {row.norm for row in ROWS.values()} == set(RIVALS)
     assert isinstance(next(iter(ROWS.values())), BallRow)
+
+
+def test_a_row_of_a_network_of_its_own_is_trained_once(context):
+    member = Member(name="fresh", task="digits", side=8, kind="mlp", epochs=3)
+    row = ROWS[LINF]._replace(name="fresh", member=member)
+    found = attacked(context, row, 5, 3, "no")
+    images = task("digits").pictures(found.ids)
+    network, _ = trained(member, context.run.pieces / "networks")
+    assert (network(images.images).argmax(1) == images.labels).all(), "those that it reads correctly"
+    zero, rows = torch.zeros(5, 64), torch.arange(5)
+    shipped = task("digits", norm="linf", eps=0.2).objective(found.ids).evaluate(zero, rows).loss
+    assert not torch.allclose(found.task.objective(found.ids).evaluate(zero, rows).loss, shipped)
+    file = context.run.pieces / "networks" / "fresh.safetensors"
+    written = file.stat().st_mtime_ns
+    assert task_config(attacked(context, row, 5, 3, "no").task) == task_config(found.task)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_small_networks_are_none_of_those_that_the_attacker_learned_from():
+    text = (files("zoracle") / "recipes" / "spectral-search.toml").read_text(encoding="utf-8")
+    learned_from = parse(text).networks
+    names = {one.name for one in learned_from}
+    plain = [msgspec.structs.replace(one, name="", epochs=1) for one in learned_from]
+    members = {row.member.name: row.member for row in ROWS.values() if row.member is not None}
+    assert len(members) == 5
+    for member in members.values():
+        assert member.name not in names, "the name keys the weights"
+        same = msgspec.structs.replace(member, name="", epochs=1) in plain
+        assert member.kind == "mlp" or not same
+    assert len({member.kind for member in members.values()}) == 5
+
+
+def test_variants_of_the_learned_attacker_stand_beside_it(tmp_path):
+    settings = Settings(rows=LINF, problems=3, seeds=1, budget=30, valid=2, rivals="sign-hunter")
+    reproduce(
+        registry.experiment("ball-attacks"), tmp_path, quick=True, settings=settings,
+        optimizers="zo-lstm,spectral-search:patterns=0,windows=0",
+    )  # fmt: skip
+    tables = json.loads((tmp_path / "table.json").read_text())
+    assert [record["optimizer"] for record in tables[LINF]] == [
+        "zo-lstm",
+        "spectral-search:patterns=0,windows=0",
+        "sign-hunter",
+    ]
+    assert tables["summary"][0]["best"] == "sign-hunter", "a variant is none of the others"

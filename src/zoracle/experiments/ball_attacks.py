@@ -70,7 +70,10 @@ def run(context: Context) -> Outcome:
             "no row of ball-attacks can run here; set ZORACLE_DATA, or name those that need none: "
             "--set rows=digits-linf-0.2,digits-l2-1"
         )
-    summary = [_against_best(row, own_label, found.results) for row, _, own_label, found in done.values()]
+    summary = [
+        _against_best(row, next(iter(one.results.items())), other.results)
+        for (row, _), one, other in zip(rows, owns, others, strict=True)
+    ]
     tables: list[Table] = [
         records_table("summary", "The learned attacker and the best of the others, row by row", _SUMMARY, summary),
         *(
@@ -179,13 +182,14 @@ def _row(row: BallRow, problems: Attacked, own_label: str, found: Compared) -> l
     return records
 
 
-def _against_best(row: BallRow, own_label: str, results: Mapping[str, Result]) -> dict[str, Any]:
+def _against_best(row: BallRow, learned: tuple[str, Result], rivals: Mapping[str, Result]) -> dict[str, Any]:
     """The learned attacker minus the one of the others with the fewest queries in the mean."""
-    own = summarise(results[own_label])
-    others = {label: summarise(result) for label, result in results.items() if label != own_label}
+    own_label, result = learned
+    own = summarise(result)
+    others = {label: summarise(rival) for label, rival in rivals.items()}
     best = min(others, key=lambda label: others[label].queries_to_success_mean or 0.0)
-    queries = paired(results[own_label], results[best])["queries_to_success"]
-    success = clustered(results[own_label].success_ever.double() - results[best].success_ever.double())
+    queries = paired(result, rivals[best])["queries_to_success"]
+    success = clustered(result.success_ever.double() - rivals[best].success_ever.double())
     mean, best_mean = own.queries_to_success_mean, others[best].queries_to_success_mean
     return {
         "row": row.name,

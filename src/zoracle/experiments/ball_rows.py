@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from zoracle import keyed
+from zoracle.blackboxes import BlackBox, TorchModule
 from zoracle.errors import InputError
 from zoracle.experiments.context import Context
 from zoracle.experiments.defences import Defence, Defended
+from zoracle.metatrain import Member, trained
 from zoracle.objectives import Attack, ThreatModel
 from zoracle.rollout import Oracle
 from zoracle.storage import config_hash, ids_hash
@@ -39,6 +42,8 @@ class BallRow(NamedTuple):
     """Images at once."""
     defence: Defence = "none"
     """What the target does to images first."""
+    member: Member | None = None
+    """A small network to train and to put in the place of the task's own."""
 
 
 def _cifar10(network: str, label: str, norm: Literal["linf", "l2"], size: int | None = None) -> BallRow:
@@ -49,10 +54,35 @@ def _cifar10(network: str, label: str, norm: Literal["linf", "l2"], size: int | 
     )
 
 
+def _small(member: Member, label: str) -> list[BallRow]:
+    rows = [
+        *(_cifar10(member.name, label, "linf", size) for size in (8, 4)),
+        _cifar10(member.name, label, "l2"),
+    ]
+    return [row._replace(settings={}, member=member) for row in rows]
+
+
 def _behind(row: BallRow, defence: Defence, told: str) -> BallRow:
     title = row.title.replace(f", {row.norm}", f" {told}, {row.norm}")
     return row._replace(name=f"{row.name}-{defence}", title=title, defence=defence)
 
+
+#: Networks of other architectures, none of them one that spectral-search is trained on.
+_SMALL = {
+    "an anti-aliased network": Member(
+        name="antialiased", task="cifar10", side=32, kind="antialiased", width=16, epochs=6
+    ),
+    "a patch-based network": Member(name="patch", task="cifar10", side=32, kind="patch", patch=8, epochs=12),
+    "a fully connected network": Member(name="mlp", task="cifar10", side=32, kind="mlp", epochs=8),
+    "a network of depthwise convolutions": Member(
+        name="mobile", task="cifar10", side=32, kind="mobile", width=16, epochs=5
+    ),
+    "a network of strided convolutions": Member(
+        name="strided", task="cifar10", side=32, kind="strided", width=20, epochs=10
+    ),
+}
+#: Keys their weights; the recipe of spectral-search has 0.
+_SMALL_SEED = 1
 
 _MNIST, _LITE = "MNIST, the paper's network", "ImageNet, EfficientNet-Lite0"
 
@@ -72,6 +102,7 @@ ROWS: dict[str, BallRow] = {
         _behind(_cifar10("resnet44", "ResNet-44", "linf", 8), "blur", "that blurs first"),
         _behind(_cifar10("resnet44", "ResNet-44", "linf", 8), "jpeg", "that compresses to JPEG first"),
         _cifar10("robust", "an adversarially trained ResNet-8", "linf", 8),
+        *(row for label, member in _SMALL.items() for row in _small(member, label)),
         BallRow("imagenet-linf-0.05", f"{_LITE}, linf 0.05", "imagenet", "linf", 0.05, batch=10),
         BallRow("imagenet-linf-4", f"{_LITE}, linf 4/255", "imagenet", "linf", 4 / 255, batch=10),
         BallRow("imagenet-l2-5", f"{_LITE}, l2 5", "imagenet", "l2", 5.0, batch=10),
@@ -119,8 +150,14 @@ def attacked(context: Context, row: BallRow, problems: int, valid: int, targeted
     made = task(row.task, threat=threat, **row.settings)
     if not isinstance(made, AttackTask):
         raise InputError(f"row {row.name}: task {row.task} is no attack on images")
+    if row.member is not None:
+        folder = context.run.pieces / "networks"
+        network, _ = trained(row.member, folder, seed=_SMALL_SEED)
+        weights = folder / f"{row.member.name}.safetensors"
+        made = _in_front_of(made, TorchModule(network), f"replaced by {row.member.name}", weights)
     if row.defence != "none":
-        made = _defended(made, row.defence)
+        box = made.objective(made.ids("test")[:1]).black_box  # type: ignore[attr-defined]  # attacks have one
+        made = _in_front_of(made, Defended(box, row.defence), f"behind {row.defence}")
     found: dict[str, tuple[int, ...]] = {}
     shares = {}
     for split, many in (("test", problems), ("valid", valid)):
@@ -147,14 +184,14 @@ def _read_correctly(context: Context, row: BallRow, made: AttackTask, split: str
     return dict(zip(ids, right.tolist(), strict=True))
 
 
-def _defended(made: AttackTask, defence: Defence) -> GivenImages:
-    """The same images in front of the same network, behind a filter."""
+def _in_front_of(made: AttackTask, box: BlackBox, told: str, file: Path | None = None) -> GivenImages:
+    """The same images in front of another black box; what tells it apart, in words and by the hash of a file."""
     splits = {split: made.ids(split) for split in ("test", "valid")}
-    ids = (*splits["test"], *splits["valid"])
-    box = Defended(made.objective(ids[:1]).black_box, defence)  # type: ignore[attr-defined]  # attacks have one
-    given = ImageSet(made.pick(ids), splits, made.white, made.class_names)
-    told = f"task {made.name} {config_hash(task_config(made))[:16]} behind {defence}"
-    return GivenImages(box, given, name=made.name, target=told, threat=made.threat, outputs=made.outputs)
+    given = ImageSet(made.pick((*splits["test"], *splits["valid"])), splits, made.white, made.class_names)
+    target = f"task {made.name} {config_hash(task_config(made))[:16]} {told}"
+    return GivenImages(
+        box, given, name=made.name, target=target, target_file=file, threat=made.threat, outputs=made.outputs
+    )
 
 
 def _with_targets(

@@ -6,9 +6,11 @@ from zoracle.metatrain.config import Family, Stage, TrainConfig, Validation, loa
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle, ValueKind
 from zoracle.metatrain.trainer import Trainer, UnrollReport
+from zoracle.metatrain.zoo import Member, trained
 
 __all__ = [
     "Family",
+    "Member",
     "MetaLoss",
     "Stage",
     "TrainConfig",
@@ -19,4 +21,5 @@ __all__ = [
     "ValueKind",
     "load",
     "parse",
+    "trained",
 ]

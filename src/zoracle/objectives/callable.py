@@ -19,6 +19,7 @@ from zoracle.objectives.base import Bounds, Objective
 from zoracle.types import Evaluation
 
 OnError = Literal["raise", "nan"]
+_ONE_POINT = " (if f takes one point, give vectorized=False)"
 
 
 class CallableObjective(Objective):
@@ -120,8 +121,9 @@ class CallableObjective(Objective):
         n = part.shape[0]
         if isinstance(answer, Failure):
             if self.on_error == "raise":
+                hint = _ONE_POINT if self.vectorized else ""
                 raise BlackBoxError(
-                    f"the function raised {answer.text} when given a {frameworks.describe(given)}"
+                    f"the function raised {answer.text} when given a {frameworks.describe(given)}{hint}"
                 ) from answer.error
             if not self._told:  # once a run
                 self._told = True
@@ -135,7 +137,7 @@ class CallableObjective(Objective):
                     "expected one number (if f takes a batch of points, call with vectorized=True, or --vectorized)"
                 )
             return loss.reshape(1)
-        _check_shape("the function", loss, part, (n,), " (if f takes one point, give vectorized=False)")
+        _check_shape("the function", loss, part, (n,), _ONE_POINT)
         return loss
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:

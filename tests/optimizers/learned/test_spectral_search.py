@@ -221,3 +221,40 @@ def test_a_recipe_is_checked() -> None:
         parse('optimizer = "spectral-search"\nnetworks = []')
     with pytest.raises(InputError, match="kindd"):
         parse('optimizer = "spectral-search"\n[[networks]]\nname="a"\ntask="digits"\nside=8\nkindd="conv"')
+
+
+def test_stripes_are_the_start_that_square_has() -> None:
+    space, slope = space_of(0.1, 4), torch.zeros(192, dtype=torch.float64)
+    _, asked = linear(SpectralSearch(start="stripes"), slope, space, 3)
+    assert (asked[0] == 0).all(), "the image as it is"
+    stripes = asked[1].view(4, *SHAPE)
+    assert (stripes.abs() == 0.1).all()
+    assert (stripes == stripes[:, :, :1]).all()
+    assert len(torch.unique(stripes[:, :, 0].flatten(1), dim=0)) == 4, "each problem draws its own"
+
+
+def test_rejected_moves_teach_unless_they_are_not_to() -> None:
+    """Everything is worse than the middle: what was learned was learned of moves that were not kept."""
+    space = space_of(0.1)
+    for rejected in (True, False):
+        optimizer = SpectralSearch(rejected=rejected, start="stripes")
+        state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=9, seed=3)
+        for step in range(9):
+            queries = optimizer.ask(state)
+            state = optimizer.tell(state, queries, queries.points.new_full((1, 1), 5.0 + step))
+        assert bool(state.coefficients.any()) is rejected
+
+
+def test_a_flat_spectrum_has_no_favourites() -> None:
+    """Of a learned one, the least known coefficient comes first; of a flat one, whichever is the first of all."""
+    space, slope = space_of(0.1), torch.zeros(192, dtype=torch.float64)
+    made = basis.basis_of(SHAPE)
+    first = {}
+    for spectrum in ("learned", "flat"):
+        optimizer = SpectralSearch(spectrum=spectrum, patterns=0, windows=0)
+        with torch.no_grad():
+            optimizer.nets.spectrum[2].weight[0] *= 100
+        _, asked = linear(optimizer, slope, space, 2)
+        first[spectrum] = np.abs(made.forward(asked[1, 0].float().numpy())).argmax()
+    assert first["flat"] == 0
+    assert first["learned"] != 0

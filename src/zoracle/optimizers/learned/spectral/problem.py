@@ -65,13 +65,15 @@ class Problem:
             if pattern:
                 return PATTERN, pattern, self._laid(pattern)
             return MIDDLE, 0, self.middle
+        if self.config.start == "stripes" and self.words[2] == 1:
+            return PROBE, 0, self._stripes()
         if self.config.windows and not self.round and self._draw(1) < self._share_of_windows():
             return WINDOW, 0, self._window()
         return PROBE, 0, self._probe()
 
     def _next_pattern(self) -> int:
         """1 + the index of the next pattern, negative for its opposite; 0 where there is none worth a query."""
-        if len(self.asked) >= self.config.patterns:
+        if len(self.asked) >= self.config.patterns or self.config.start == "stripes":
             return 0
         odds = self.odds(self._reach())
         before = [(abs(i) - 1, float(v)) for i, v in zip(self.asked, self.state.answers[self.row], strict=False)]
@@ -91,6 +93,12 @@ class Problem:
     def _laid(self, pattern: int) -> Array:
         made = patterns.signs(patterns.bank(self.shape)[abs(pattern) - 1], self.shape)
         return self._lowest((-math.copysign(1, pattern) * made).astype(np.float32))
+
+    def _stripes(self) -> Array:
+        """Vertical stripes of one pixel, each channel of each at either bound."""
+        channels, _, width = self.shape
+        drawn = torch.randint(0, 2, (channels, 1, width), generator=generator(*self.words, 5)).numpy()
+        return self._lowest((1 - 2 * np.broadcast_to(drawn, self.shape)).reshape(-1).astype(np.float32))
 
     def _probe(self) -> Array:
         """The point that minimises the model with the least known coefficient moved either way."""
@@ -182,7 +190,8 @@ class Problem:
         won = max(self.best - value, 0.0) / (abs(self.best) + SMALL) if self.known else 0.0
         gains = known.gains.clone()
         gains[kind - PROBE] += 0.1 * (min(won, 1.0) - gains[kind - PROBE])
-        belief.correct(point - self.x, value - self.best)
+        if self.config.rejected or value < self.best:
+            belief.correct(point - self.x, value - self.best)
         return belief.told(gains=gains)
 
     def learn_nothing(self) -> Learned:

@@ -130,7 +130,8 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
 
     def _prior(self, shape: Shape) -> Prior:
         version = tuple(p._version for p in self.nets.spectrum.parameters())
-        return _prior(self.nets, shape, version)
+        prior = _prior(self.nets, shape, version)
+        return prior if self.config.spectrum == "learned" else Prior(0 * prior.mean, 0 * prior.loadings)
 
     def odds(self, shape: Shape, reach: float) -> Odds:
         """What patterns are worth at a shape, where pixels may change by so much."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -39,6 +39,10 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         noise: variance of an answer that the linear model leaves unexplained, as a share of what it explains.
         forget: share of what is known of a coefficient that each step forgets, since gradients change.
         windows: windows that are weighed for each one that is asked; 0 asks for none.
+        start: "learned", patterns by their learned chances; or "stripes", vertical ones of random colours once, as
+            Square Attack begins. For ablations, as are the next two.
+        spectrum: "learned"; or "flat", which gives every frequency the same variance.
+        rejected: whether answers about moves that were not kept correct the model too.
     """
 
     patterns: Few = 12
@@ -48,6 +52,9 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     noise: NonNegative = 0.05
     forget: Share = 0.001
     windows: Few = 8
+    start: Literal["learned", "stripes"] = "learned"
+    spectrum: Literal["learned", "flat"] = "learned"
+    rejected: bool = True
 
 
 class SpectralSearchState(NamedTuple):
