@@ -367,3 +367,80 @@ def test_a_run_that_diverges_is_said_to() -> None:
     good = ZerothOrder([y], "zo-sgd", lr=0.02, num_directions=8)
     for _ in range(80):
         good.step(lambda: (y**2).sum())
+
+
+def well(x: torch.Tensor) -> float:
+    return -float(torch.exp(-1e4 * x.detach().square().sum()))
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_a_learned_optimizer_never_stays_above_where_it_began(scale: float) -> None:
+    # A narrow well beside which everything is flat: a step too long loses it for good, whatever comes after.
+    x, y = (nn.Parameter(torch.full((6,), 0.002)) for _ in range(2))
+    began = well(x)
+    optimizer = ZerothOrder([x], "zo-lstm", scale=scale, horizon=100)
+    with pytest.warns(DivergenceWarning, match=r"the loss has risen from .*back where it was lowest, and scale is"):
+        _ = [optimizer.step(lambda: well(x)) for _ in range(100)]
+    assert well(x) < began - 0.1
+    alone = ZerothOrder([y], "zo-lstm", scale=scale, horizon=100, guard=False)
+    _ = [alone.step(lambda: well(y)) for _ in range(30)]
+    assert well(y) > began + 0.1
+
+
+@pytest.mark.filterwarnings("ignore::zoracle.errors.DivergenceWarning")
+def test_a_guarded_training_that_went_back_goes_on_bit_for_bit() -> None:
+    def steps(optimizer, params, number):
+        for _ in range(number):
+            optimizer.step(lambda: well(params[0]))
+
+    def made():
+        params = [nn.Parameter(torch.full((6,), 0.002))]
+        return params, ZerothOrder(params, "zo-lstm", horizon=40)
+
+    whole, straight = made()
+    steps(straight, whole, 40)
+    params, first = made()
+    steps(first, params, 23)
+    kept = copy.deepcopy(first.state_dict())
+    assert int(kept["state"]["zoracle"]["guard.returns"]) > 0
+    again, second = made()
+    with torch.no_grad():
+        again[0].copy_(params[0])
+    second.load_state_dict(kept)
+    steps(second, again, 17)
+    assert torch.equal(flat(again), flat(whole))
+    assert second.queries == straight.queries == 40 * straight.queries_per_step
+
+
+def test_parameters_that_others_set_are_not_taken_back() -> None:
+    x = nn.Parameter(torch.full((4,), 0.1))
+    optimizer = ZerothOrder([x], "zo-lstm-mnist", scale=0.01, horizon=60)
+    for _ in range(30):
+        optimizer.step(lambda: x.square().sum())
+    with torch.no_grad():
+        x.fill_(0.5)
+    for _ in range(8):
+        optimizer.step(lambda: x.square().sum())
+    assert 0.2 < float(x.detach().abs().mean()) < 0.5  # from there, not back at 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::zoracle.errors.DivergenceWarning")
+def test_the_learned_optimizer_trains_a_small_network_under_each_of_three_seeds() -> None:
+    digits = task("digits")
+    train = digits.pictures(digits.ids("train"))
+    for seed in (0, 1, 3):  # without a guard, the first and the last end at chance, 10 %
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = nn.Sequential(
+                nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+            )
+        optimizer = ZerothOrder(model.parameters(), "zo-lstm", horizon=200, seed=seed)
+        draws = torch.Generator().manual_seed(seed)
+        for _ in range(200):
+            batch = torch.randint(len(train.labels), (64,), generator=draws)
+            images, labels = train.images[batch], train.labels[batch]
+            optimizer.step(lambda m=model, a=images, b=labels: nn.functional.cross_entropy(m(a), b))
+        with torch.no_grad():
+            right = (model(train.images).argmax(1) == train.labels).float().mean()
+        assert right > 0.6, seed

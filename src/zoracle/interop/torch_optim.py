@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoracle.errors import CheckpointError, DivergenceWarning, InputError
+from zoracle.errors import CheckpointError, InputError
 from zoracle.estimators import default_mu
-from zoracle.objectives.base import Objective
+from zoracle.interop import guard as guards
+from zoracle.interop.closure import ClosureLoss
+from zoracle.keyed import mix
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import Optimizer, SamplingConfig, on_device, with_settings
 from zoracle.optimizers.pretrained import resolve
 from zoracle.rollout import take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.state import flatten, unflatten
-from zoracle.types import Evaluation, Purpose
+from zoracle.types import Purpose
 
 #: Step size where neither the caller nor the optimizer's own settings name one: that of torch.optim.
-_FIRST_STEPS = 20  # steps whose losses later ones are compared with
 DEFAULT_LR = 1e-3
+_MOST_HALVINGS = 20
 
 _STATE = "zoracle"  # key of the state that belongs to all parameters together
 
@@ -55,6 +54,11 @@ class ZerothOrder(torch.optim.Optimizer):
     has to be the same in all groups. Those that adapt it themselves, as NES does, have none there, and learned ones
     follow the schedule of ``horizon`` instead.
 
+    Learned optimizers have no step size to make smaller where a training goes wrong. They are guarded: where the mean
+    loss of 20 steps has risen above the lowest one so far, by more than its noise, the parameters go back to those of
+    that one, and the optimizer begins there anew in units half as large. With ``horizon`` the last step is such a
+    moment too. A :class:`DivergenceWarning` says so once.
+
     Args:
         params: parameters, named parameters or groups of them, as in torch.optim; all of them are trained.
         optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal" here.
@@ -63,6 +67,8 @@ class ZerothOrder(torch.optim.Optimizer):
         horizon: steps that the training will take, for optimizers that follow a schedule; None takes that of their
             settings.
         seed: keys the random directions.
+        guard: whether a learned optimizer is guarded; False leaves it alone, where losses may rise because the data
+            change, say.
         settings: settings of the optimizer (``num_directions=50``).
 
     Raises:
@@ -86,6 +92,7 @@ class ZerothOrder(torch.optim.Optimizer):
         scale: float = 1.0,
         horizon: int | None = None,
         seed: int = 0,
+        guard: bool = True,
         **settings: Any,
     ) -> None:
         self._optimizer = _chosen(optimizer, lr, settings)
@@ -93,17 +100,18 @@ class ZerothOrder(torch.optim.Optimizer):
         super().__init__(params, {})
         if not 0 < scale < float("inf"):
             raise InputError(f"scale is {scale}; expected a positive number")
-        self._loss = _ClosureLoss([p for group in self.param_groups for p in group["params"]])
-        self._rescaled = Rescaled(self._loss, scale=scale)
-        x0 = (self._loss.read() / scale).unsqueeze(0)
+        self._loss = ClosureLoss([p for group in self.param_groups for p in group["params"]])
+        x0 = self._loss.read()
         if isinstance(self._optimizer.config, SamplingConfig) and self._optimizer.config.mu is None:
             # The iterate's type is the finest of the parameters'; a step must be seen in the coarsest.
-            mu = default_mu(self._loss.coarsest, self._rescaled.scale)
-            self._optimizer = with_settings(self._optimizer, mu=mu)
+            self._optimizer = with_settings(self._optimizer, mu=default_mu(self._loss.coarsest, self._loss.scale))
         self._optimizer = on_device(self._optimizer, x0.device)
-        self._run = self._optimizer.init(x0, seed=seed, horizon=horizon, scale=self._rescaled.scale)
+        self._plan = _Plan(scale, horizon, seed)
+        self._guard = guards.begin(x0) if guard and isinstance(self._optimizer, nn.Module) else None
+        self._measure(scale)
+        self._run = self._begin(x0)
         self._offer_lr()
-        self._watch = _Watch()
+        self._watch = guards.Watch()
         # One point a call: there is one model.
         self._oracle = Oracle(self._rescaled, chunk=1)
         self._publish()
@@ -154,7 +162,10 @@ class ZerothOrder(torch.optim.Optimizer):
         self._publish()
         values = evaluation.loss[0]
         loss = values[0] if optimizer.evaluates_iterate else values.nanmean()
-        self._watch.see(float(loss))
+        if self._guard is None:
+            self._watch.see(float(loss))
+        else:
+            self._guarded(before, float(loss))
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -181,22 +192,63 @@ class ZerothOrder(torch.optim.Optimizer):
             raise CheckpointError(f"the state dict is of optimizer {found}; expected one of {name}")
         run = unflatten(self._run, kept)
         queries = unflatten(self._oracle.counts[Purpose.OPTIMISE], kept, "queries")
+        guard = self._guard
+        if guard is not None and "guard.best" in kept:  # not in those of optimizers without a guard
+            guard = unflatten(guard, kept, "guard")
         super().load_state_dict(state_dict)
-        self._run = run
+        self._run, self._guard = run, guard
+        if guard is not None:
+            self._measure(self._plan.scale_after(int(guard.returns)))
         self._oracle.counts[Purpose.OPTIMISE] = queries.clone()
         self._publish()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, so that a copy of a model with its optimizer works; the base class knows its own fields only."""
-        own = {name: getattr(self, name) for name in ("_optimizer", "_oracle", "_loss", "_rescaled", "_run", "_watch")}
-        return {**super().__getstate__(), **own}
+        names = ("_optimizer", "_oracle", "_loss", "_rescaled", "_run", "_watch", "_plan", "_guard")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
+
+    def _measure(self, scale: float) -> None:
+        """Take this for the unit of the parameters."""
+        self._rescaled = Rescaled(self._loss, scale=scale)
+        if self._oracle is not None:
+            self._oracle.objective = self._rescaled
+
+    def _begin(self, x: Tensor) -> Any:
+        """A run from parameters (d,), under the plan for what is left."""
+        done, again = (0, 0) if self._guard is None else (int(self._guard.steps), int(self._guard.returns))
+        return self._optimizer.init(
+            (x / self._rescaled.factor).unsqueeze(0),
+            seed=mix(self._plan.seed, again) if again else self._plan.seed,
+            horizon=None if self._plan.horizon is None else max(1, self._plan.horizon - done),
+            scale=self._rescaled.scale,
+        )
+
+    def _guarded(self, x: Tensor, loss: float) -> None:
+        """Show the guard the loss at parameters (d,); where it has risen, go back."""
+        assert self._guard is not None
+        last = int(self._guard.steps) + 1 == self._plan.horizon
+        self._guard, risen = guards.see(self._guard, x, loss, last=last)
+        if risen is not None:
+            self._guard = guards.returned(self._guard)
+            scale = self._plan.scale_after(int(self._guard.returns))
+            self._measure(scale)
+            self._run = self._begin(self._guard.best)
+            self._loss.write(self._guard.best)
+            self._watch.say(
+                f"the loss has risen from {risen[0]:.4g} to {risen[1]:.4g} in the mean: the parameters are back where "
+                f"it was lowest, and scale is {scale:.4g} from here on; give a smaller scale, larger mini-batches, or "
+                "guard=False to let it rise"
+            )
+        self._publish()
 
     def _publish(self) -> None:
         """Keep the state where torch.optim's ``state_dict`` finds it."""
         assert self._oracle is not None
         queries = self._oracle.counts[Purpose.OPTIMISE].clone()
         name = type(self._optimizer).__name__
-        self.state[_STATE] = {"optimizer": name, "queries": queries, **flatten(self._run)}  # type: ignore[index]
+        guard = {} if self._guard is None else flatten(self._guard, "guard")
+        kept = {"optimizer": name, "queries": queries, **guard, **flatten(self._run)}
+        self.state[_STATE] = kept  # type: ignore[index]
 
     def _moved(self, now: Tensor) -> Any:
         """The state with its iterate at the parameters (d,), where somebody else changed them since the last step."""
@@ -204,6 +256,9 @@ class ZerothOrder(torch.optim.Optimizer):
         left = self._loss.rounded(self._rescaled.original(x)[0])
         if torch.equal(now, left):
             return self._run
+        if self._guard is not None:  # others' parameters are no worse for having a higher loss
+            guard = guards.begin(now)
+            self._guard = guard._replace(steps=self._guard.steps, returns=self._guard.returns)
         return self._run._replace(x=torch.where(now == left, x, now / self._rescaled.factor))
 
     def _offer_lr(self) -> None:
@@ -231,93 +286,16 @@ class ZerothOrder(torch.optim.Optimizer):
         return with_settings(self._optimizer, lr=lr or sys.float_info.min)
 
 
-class _Watch:
-    """Says once where the loss has risen above that of the first steps: a run that diverges is not left unsaid."""
+class _Plan(NamedTuple):
+    """What a training was told at its start."""
 
-    def __init__(self) -> None:
-        self.first: list[float] = []
-        self.recent: float | None = None
-        self.told = False
+    scale: float
+    horizon: int | None
+    seed: int
 
-    def see(self, loss: float) -> None:
-        """The loss of one step; the mean of recent ones is compared with the first, by more than these differ."""
-        if not math.isfinite(loss):
-            return
-        if len(self.first) < _FIRST_STEPS:
-            self.first.append(loss)
-            return
-        self.recent = loss if self.recent is None else self.recent + (loss - self.recent) / _FIRST_STEPS
-        start, spread = statistics.fmean(self.first), statistics.stdev(self.first)
-        if not self.told and self.recent > start + max(2 * spread, 0.05 * abs(start)):
-            self.told = True
-            warnings.warn(
-                f"the loss has risen from {start:.4g} in the first {_FIRST_STEPS} steps to {self.recent:.4g}: the "
-                "optimizer diverges; take a smaller lr or scale, larger mini-batches, or zo-adam",
-                DivergenceWarning,
-                stacklevel=3,
-            )
-
-
-class _ClosureLoss(Objective):
-    """What a closure says of the points that are written into parameters, one after the other."""
-
-    num_problems = 1
-
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        for p in params:
-            if not p.is_floating_point():
-                raise InputError(f"a parameter is {p.dtype}; expected floating-point ones")
-        self.params = params
-        self.dim = sum(p.numel() for p in params)
-        if self.dim == 0:
-            raise InputError("the parameters hold no numbers; expected at least one")
-        self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
-        self.coarsest = max((p.dtype for p in params), key=lambda dtype: torch.finfo(dtype).eps)
-        self.device = params[0].device
-        self.closure: Callable[[], Any] | None = None
-
-    def read(self) -> Tensor:
-        """The parameters as one point (d,), a copy."""
-        parts = [p.detach().reshape(-1).to(self.device, self.dtype) for p in self.params]
-        return torch.cat(parts) if len(parts) > 1 else parts[0].clone()
-
-    def write(self, point: Tensor) -> None:
-        """Set the parameters to a point (d,)."""
-        with torch.no_grad():
-            for p, part in zip(self.params, self._parts(point), strict=True):
-                p.copy_(part.view(p.shape))
-
-    def rounded(self, point: Tensor) -> Tensor:
-        """What :meth:`read` gives after a point (d,) is written."""
-        return torch.cat(
-            [part.to(p.dtype).to(self.dtype) for p, part in zip(self.params, self._parts(point), strict=True)]
-        )
-
-    def _parts(self, point: Tensor) -> Sequence[Tensor]:
-        return torch.split(point, [p.numel() for p in self.params])
-
-    def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
-        assert self.closure is not None
-        losses = []
-        for point in points:
-            self.write(point)
-            losses.append(_number(self.closure()).to(points))
-        return Evaluation(torch.stack(losses))
-
-
-def _number(loss: Any) -> Tensor:
-    """What a closure returned, as a tensor ()."""
-    if isinstance(loss, Tensor):
-        if loss.numel() != 1 or loss.is_complex():
-            raise InputError(
-                f"the closure returned a {loss.dtype} tensor of shape {tuple(loss.shape)}; expected one number, "
-                "the mean loss say"
-            )
-        return loss.detach().reshape(())
-    try:
-        return torch.tensor(float(loss), dtype=torch.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"the closure returned a {type(loss).__name__}; expected one number, the loss") from None
+    def scale_after(self, returns: int) -> float:
+        """The unit of the parameters after they went back so often."""
+        return self.scale * 0.5 ** min(returns, _MOST_HALVINGS)
 
 
 def _chosen(optimizer: Any, lr: float | None, settings: dict[str, Any]) -> Optimizer[Any, Any]:
