@@ -27,6 +27,7 @@ _COMMANDS = {
     "attack": _Entry("zoracle.cli.attack", "Attack images of a task, or your own."),
     "compare": _Entry("zoracle.cli.compare", "Run several optimizers on the same problems."),
     "demo": _Entry("zoracle.cli.demo", "Break a digit classifier; a minute, nothing to download."),
+    "finetune": _Entry("zoracle.cli.finetune", "Train a learned optimizer further, on another task."),
     "minimize": _Entry("zoracle.cli.minimize", "Minimise a function of your own, module:function."),
     "optimizers": _Entry("zoracle.cli.optimizers", "List the optimizers that there are."),
     "reproduce": _Entry("zoracle.cli.reproduce", "Run the paper's experiments."),

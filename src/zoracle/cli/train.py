@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from zoracle.errors import InputError, require
 from zoracle.metatrain import recipe
-from zoracle.metatrain.recipe import TrainingReport
+from zoracle.metatrain.recipe import Training, TrainingReport
 from zoracle.storage.files import check_writable
 
 
@@ -26,8 +26,12 @@ def command(config: str, out: Path, tensorboard: bool) -> None:
     text, where = _text(config)
     made = recipe.parse(text, where)
     check_writable(out / "history.jsonl")
+    follow(recipe.training(made, out), out, tensorboard)
+
+
+def follow(training: Training, out: Path, tensorboard: bool = False) -> None:
+    """Do what is left of a training, with a progress bar, a line for each event, and a history in its folder."""
     writer = _tensorboard(out) if tensorboard else None
-    training = recipe.training(made, out)
     console = Console()
     if training.done:
         console.print(f"resuming after {training.done} of {training.total} unrolls", highlight=False)

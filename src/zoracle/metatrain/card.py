@@ -44,6 +44,7 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     mean = (
         f"geometric mean over families of the {words[validation.criterion]}" if several else words[validation.criterion]
     )
+    those = f"{'these tasks' if several else 'this task'} {'only' if config.initial is None else 'last'}"
     unit = (
         "The unit of its steps is\nlearned as a run goes; `scale=` of `zoracle.minimize` is where it starts."
         if config.settings.get("adaptive")
@@ -53,6 +54,8 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
         else "Its steps are in\nunits of the ball."
     )
     score = provenance[f"validation_{validation.criterion}"]
+    before = provenance.get(f"initial_validation_{validation.criterion}")
+    told = f"{score:.4g}" + ("" if before is None else f" ({before:.4g} with the weights that training started from)")
     gradient = "the objective's own" if config.gradient == "true" else "coordinatewise finite differences"
     values = _VALUES[config.values] + (unless if any(family.values for family in families) else "")
     return f"""# {config.optimizer}, trained on {config.trained_on()}
@@ -72,12 +75,12 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 
 The weights are those that did best on {validation.problems} problems of the `valid` split{of_each}, by real queries
 ({validation.steps} steps, validated every {validation.every} unrolls): {mean},
-{score:.4g}. That number chose them, so it flatters them; the test score is the one to quote.
+{told}. That number chose them, so it flatters them; the test score is the one to quote.
 
 ## Use
 
 It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, and on
-{"these tasks" if several else "this task"} only: compare it with tuned baselines before relying on it elsewhere. {unit}
+{those}: compare it with tuned baselines before relying on it elsewhere. {unit}
 """
 
 

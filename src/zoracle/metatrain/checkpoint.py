@@ -35,6 +35,8 @@ class Progress:
     """Points that were evaluated, and true gradients ("gradients"), counted one each, validation by itself."""
     validated: float = math.inf
     """The criterion of the weights that the last finished stage kept."""
+    initial: float = math.inf
+    """The criterion of the weights that training started from, where it did not start from fresh ones."""
     best: float = math.inf
     """The lowest criterion in this stage."""
 
@@ -74,6 +76,7 @@ def save(folder: Path, config: TrainConfig, progress: Progress, kept: Kept) -> N
         "seconds": progress.seconds,
         "spent": progress.spent,
         "validated": None if math.isinf(progress.validated) else progress.validated,
+        "initial": None if math.isinf(progress.initial) else progress.initial,
         "best": None if math.isinf(progress.best) else progress.best,
     }
     write_tensors(folder / CHECKPOINT, tensors, metadata)
@@ -109,6 +112,7 @@ def read(folder: Path, config: TrainConfig) -> tuple[Progress, Kept] | None:
         seconds=told["seconds"],
         spent=told.get("spent", {}),  # not in trainings that version 0.1.0 began
         validated=math.inf if told["validated"] is None else told["validated"],
+        initial=math.inf if told.get("initial") is None else told["initial"],
         best=math.inf if told["best"] is None else told["best"],
     )
     return progress, Kept(group("weights"), group("best"), group("ema"), adam)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +78,10 @@ class ByUnrolls(Training):
             lines = []
             if unroll.skipped:
                 lines.append(f"{unroll.skipped} meta-gradients were not finite and changed nothing")
+            criterion, initial = self.recipe.validation.criterion, self.trainer.progress.initial
+            if done == 1 and initial < math.inf:
+                lines.append(f"validation {criterion} {initial:.4f} with the weights that training starts from")
             if unroll.valid is not None:
-                criterion = self.recipe.validation.criterion
                 lines.append(f"validation {criterion} {unroll.valid:.4f}, best of the stage {unroll.best:.4f}")
             brief = f"stage {unroll.stage + 1}, ratio {unroll.ratio:.4f}"
             on_report(TrainingReport(done, self.total, unroll._asdict(), brief, tuple(lines)))

@@ -113,7 +113,7 @@ class Trainer:
         while at.stage < len(self.config.stages):
             stage = self.config.stages[at.stage]
             if self.config.initial is not None and at.stage == at.unroll == 0:
-                self.validate(stage)  # what training goes on from is kept where it makes nothing better
+                at.initial = self.validate(stage)  # what training goes on from is kept where nothing is better
             while at.unroll < stage.unrolls:
                 self._advance(stage, on_report)
             self._end_stage()
@@ -126,11 +126,13 @@ class Trainer:
 
     def provenance(self) -> dict[str, Any]:
         """What the weights were made from, for their metadata."""
+        criterion, initial = self.config.validation.criterion, self.progress.initial
         return {
             "config": checkpoint.as_json(self.config),
             "problems": sum(len(family.ids) for family in self.families),
             "problems_each": [len(family.ids) for family in self.families],
-            f"validation_{self.config.validation.criterion}": self.progress.validated,
+            f"validation_{criterion}": self.progress.validated,
+            **({} if math.isinf(initial) else {f"initial_validation_{criterion}": initial}),
             "seconds": round(self.progress.seconds),
             "threads": torch.get_num_threads(),
             "zoracle": __version__,
