@@ -187,3 +187,14 @@ def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[
             yield prefix + child.name, child
             if isinstance(child, ast.ClassDef):
                 yield from public(child, f"{prefix}{child.name}.")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_what_an_install_line_downloads_is_said_beside_it(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    first = text.index("pip install '.[")
+    # In the same section: pip on Linux takes PyTorch's CUDA build unless another one is there.
+    section = text[text.rfind("\n#", 0, first) + 1 : text.index("\n#", first)]
+    assert "CUDA build" in section
+    assert "CPU build" in section
+    assert "https://pytorch.org/get-started" in section

@@ -13,6 +13,7 @@ from trainings import DIM, ROWS, START, BowlTask, Sealed, config, families, meta
 from zoracle.errors import CheckpointError, InputError
 from zoracle.metatrain import config as configs
 from zoracle.metatrain import recipe, validation
+from zoracle.metatrain.card import card
 from zoracle.metatrain.checkpoint import CHECKPOINT
 from zoracle.metatrain.config import Family, Stage, Validation
 from zoracle.metatrain.families import Problems
@@ -461,3 +462,13 @@ def test_validation_does_not_touch_the_test_split() -> None:
 
     Trainer(config(), Watched()).run()
     assert set(asked) == {"train", "valid"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "less than a minute"), (29, "less than a minute"), (60, "1 minute"), (95, "2 minutes")]
+)
+def test_a_card_says_how_long_in_words(seconds: float, told: str) -> None:
+    provenance = {**Trainer(config(), BowlTask()).provenance(), "seconds": seconds, "validation_ratio": 0.5}
+    text = card(config(), provenance, 10)
+    assert f"- Took {told} on " in text
+    assert "1 minutes" not in text

@@ -22,8 +22,6 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
         parameters: number of weights.
     """
     validation = config.validation
-    minutes = round(provenance["seconds"] / 60)
-    spoken = "1 minute" if minutes == 1 else "less than a minute" if minutes < 1 else f"{minutes} minutes"
     families = config.drawn_from()
     unless = " unless said above"
     each = unless if any(family.meta_batch for family in families) else ""
@@ -68,7 +66,7 @@ Weights: `optimizer.safetensors`, settings and the whole training config in its 
 {data}
 - Optimizee's gradient: {gradient}. Values that answered its queries in training: {values}.
 - Precision {config.dtype}, seed {config.seed}.{started}
-- Took {spoken} on {provenance["threads"]} thread(s), validation included
+- Took {spoken(provenance["seconds"])} on {provenance["threads"]} thread(s), validation included
   (zoracle {provenance["zoracle"]}, torch {provenance["torch"]}).
 
 {stages}
@@ -82,6 +80,12 @@ The weights are those that did best on {validation.problems} problems of the `va
 It was trained for {config.stages[-1].steps} steps of {config.settings.get("num_directions", 20)} directions, and on
 {those}: compare it with tuned baselines before relying on it elsewhere. {unit}
 """
+
+
+def spoken(seconds: float) -> str:
+    """How long a training took, in words and whole minutes."""
+    minutes = round(seconds / 60)
+    return "1 minute" if minutes == 1 else "less than a minute" if minutes < 1 else f"{minutes} minutes"
 
 
 def _updates(stage: Stage) -> str:

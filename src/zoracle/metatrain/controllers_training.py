@@ -12,6 +12,7 @@ import torch
 
 from zoracle import __version__
 from zoracle.errors import InputError
+from zoracle.metatrain.card import spoken
 from zoracle.metatrain.controllers import SPREAD, Prey, fit
 from zoracle.metatrain.spectral_training import Reaches
 from zoracle.metatrain.zoo import Member, trained
@@ -148,6 +149,6 @@ only:
 {rows}
 
 Over the last tenth of the runs an image took {training["share"]:.1%} of a run's steps, training noise included.
-{training["seconds"] / 60:.0f} minutes on {training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch
+{spoken(training["seconds"])} on {training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch
 {training["torch"]}). Validation and test images of the tasks were not among them.
 """

@@ -12,6 +12,7 @@ import torch
 
 from zoracle import __version__
 from zoracle.errors import InputError
+from zoracle.metatrain.card import spoken
 from zoracle.metatrain.spectral import Example, fit, observe
 from zoracle.metatrain.zoo import Images, Member, images_of, trained
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
@@ -142,7 +143,7 @@ the recipe trains (white boxes, in training only), and of {", ".join(recipe.targ
 
 Patterns were tried at {", ".join(f"{r:g}" for r in reaches.coloured)} / 255 on colour images and
 {", ".join(f"{r:g}" for r in reaches.grey)} / 255 on grey ones. {recipe.steps:,} steps of Adam each, seed {recipe.seed};
-{training["seconds"] / 60:.0f} minutes on {training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch
+{spoken(training["seconds"])} on {training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch
 {training["torch"]}), most of it for the networks that were not there yet. Final losses:
 {training["spectrum_loss"]:.4g} a coefficient and {training["pattern_loss"]:.4g} a pattern.
 
