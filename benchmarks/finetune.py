@@ -1,39 +1,35 @@
-"""Memory and time of forward-only fine-tuning: ``python benchmarks/finetune.py``.
-
-Peak memory is that of a process of its own (its largest resident set), with random weights: of inference, of a
-training by :class:`zoracle.finetune.ZerothOrder`, and of one step with gradients (AdamW) on the same model and batch.
-Time is that of a step against that of as many forward passes.
-"""
+"""Memory and time of forward-only fine-tuning against inference, on a causal transformer with random weights."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import Options, interleaved, peak_memory
+from benchmarks.report import Figure, Report, figure, ratio
 from zoracle.finetune import METHODS, ZerothOrder
 
-VOCABULARY = 8192
+ABOUT = "memory and time of fine-tuning by forward passes against inference, a causal transformer, random weights"
+FULL: dict[str, int] = {"vocabulary": 8192, "width": 640, "layers": 10, "batch": 8, "length": 128}
+SMALL: dict[str, int] = {"vocabulary": 64, "width": 64, "layers": 1, "batch": 2, "length": 8}
+INFERENCE, GRADIENTS = "inference", "gradients (AdamW)"
 
 
 class Transformer(nn.Module):
     """A causal transformer with tied embeddings.
 
     Args:
+        vocabulary: tokens.
         width: of the residual stream; heads are 64 wide.
         layers: how many.
     """
 
-    def __init__(self, width: int, layers: int) -> None:
+    def __init__(self, vocabulary: int, width: int, layers: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         layer = nn.TransformerEncoderLayer(
             width, width // 64, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
         )
@@ -46,91 +42,96 @@ class Transformer(nn.Module):
         return hidden @ self.embedding.weight.T
 
 
-def problem(width: int, layers: int, batch: int, length: int) -> tuple[Transformer, Callable[[], Tensor]]:
-    """A model with random weights and its loss on one batch."""
-    torch.manual_seed(0)
-    model = Transformer(width, layers).eval()
-    tokens = torch.randint(VOCABULARY, (batch, length + 1))
+def problem(
+    vocabulary: int, width: int, layers: int, batch: int, length: int
+) -> tuple[Transformer, Callable[[], Tensor]]:
+    """A model with random weights and its loss on one batch of random tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Transformer(vocabulary, width, layers).eval()
+        tokens = torch.randint(vocabulary, (batch, length + 1))
 
     def loss() -> Tensor:
-        logits = model(tokens[:, :-1]).view(-1, VOCABULARY)
+        logits = model(tokens[:, :-1]).view(-1, vocabulary)
         return nn.functional.cross_entropy(logits, tokens[:, 1:].reshape(-1))
 
     return model, loss
 
 
-def measured(kind: str, width: int, layers: int, batch: int, length: int, repeats: int) -> dict[str, float]:
-    """One measurement, in this process: of "inference", "gradients" or a method."""
-    model, loss = problem(width, layers, batch, length)
-    run: Callable[[], object]
-    if kind == "inference":
+def forward(loss: Callable[[], Tensor]) -> Tensor:
+    """One forward pass, as inference does it."""
+    with torch.no_grad():
+        return loss()
 
-        def run() -> object:
-            with torch.no_grad():
-                return loss()
-    elif kind == "gradients":
+
+def probe(kind: str, size: dict[str, int], small: bool) -> None:
+    """Two steps of a method, of AdamW with gradients, or two forward passes."""
+    model, loss = problem(**(SMALL if small else size))
+    if kind == INFERENCE:
+        for _ in range(2):
+            forward(loss)
+        return
+    if kind == GRADIENTS:
         adam = torch.optim.AdamW(model.parameters(), 1e-6)
-
-        def run() -> object:
+        for _ in range(2):
             adam.zero_grad()
             loss().backward()  # type: ignore[no-untyped-call]
-            return adam.step()
-    else:
-        optimizer = ZerothOrder(model.parameters(), kind, lr=1e-9)
-
-        def run() -> object:
-            return optimizer.step(loss)
-
-    run()
-    times = []
-    for _ in range(repeats):
-        began = time.process_time()
-        run()
-        times.append(time.process_time() - began)
-    forwards = len(optimizer.method.probes) if kind not in ("inference", "gradients") else 1
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "seconds": min(times),
-        "forwards": forwards,
-    }
-
-
-def main() -> None:
-    """Print a table, each row measured in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--layers", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--kinds", default="inference,gradients," + ",".join(METHODS))
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    size = (options.width, options.layers, options.batch, options.length, options.repeats)
-    if options.one:
-        print(json.dumps(measured(options.one, *size)))
+            adam.step()
         return
-    print(
-        "| what | peak, MiB | of inference's | seconds a step | of its forwards |\n| --- | ---: | ---: | ---: | ---: |"
+    optimizer = ZerothOrder(model.parameters(), kind, lr=1e-9)
+    for _ in range(2):
+        optimizer.step(loss)
+
+
+def memory(size: dict[str, int], kinds: tuple[str, ...], repeats: int) -> list[Figure]:
+    """Peaks of processes of their own, in turn, and their ratios to inference's."""
+
+    def peak(kind: str) -> Callable[[], float]:
+        def measure() -> float:
+            return peak_memory("benchmarks.finetune:probe", kind=kind, size=size).whole
+
+        return measure
+
+    peaks = interleaved({kind: peak(kind) for kind in kinds}, repeats)
+    figures = [figure(f"{INFERENCE}: peak memory", "MiB", peaks[INFERENCE])]
+    for kind in kinds[1:]:
+        bar = None if kind == GRADIENTS else 1.05
+        figures.append(ratio(f"{kind}: peak memory over inference's", peaks[kind], peaks[INFERENCE], at_most=bar))
+    return figures
+
+
+def duration(size: dict[str, int], kind: str, repeats: int) -> Figure:
+    """Seconds of a step over those of as many forward passes, of the processor: others may use the machine."""
+    model, loss = problem(**size)
+    optimizer = ZerothOrder(model.parameters(), kind, lr=1e-9)
+
+    def timed(call: Callable[[], object]) -> float:
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+
+    def passes() -> object:
+        return [forward(loss) for _ in range(optimizer.forwards_per_step)]
+
+    passes()
+    optimizer.step(loss)
+    found = interleaved({"step": lambda: timed(lambda: optimizer.step(loss)), "passes": lambda: timed(passes)}, repeats)
+    return ratio(f"{kind}: time a step over its forwards'", found["step"], found["passes"], at_most=1.15)
+
+
+def run(options: Options) -> Report:
+    """All methods, each against inference."""
+    size = SMALL if options.quick else FULL
+    methods = ("mezo",) if options.quick else tuple(METHODS)
+    kinds = (INFERENCE, *methods) if options.quick else (INFERENCE, *methods, GRADIENTS)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        figures = memory(size, kinds, options.repeats)
+        figures += [duration(size, kind, options.repeats) for kind in methods]
+    finally:
+        torch.set_num_threads(threads)
+    weights = sum(p.numel() for p in problem(**size)[0].parameters())
+    return Report(
+        "finetune", ABOUT, figures, {**size, "weights": weights}, ["memory: the whole process, torch included"]
     )
-    base: dict[str, float] = {}
-    for kind in dict.fromkeys(["inference", *options.kinds.split(",")]):
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", kind, *(f"--{n}={v}" for n, v in zip(
-                ("width", "layers", "batch", "length", "repeats"), size, strict=True))],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        found = json.loads(done.stdout)
-        base = base or found
-        memory, spent = found["peak_mib"] / base["peak_mib"], found["seconds"] / (base["seconds"] * found["forwards"])
-        print(
-            f"| {kind} | {found['peak_mib']:,.0f} | {memory:.3f} | {found['seconds']:.2f} | "
-            f"{'-' if kind == 'gradients' else format(spent, '.2f')} |",
-            flush=True,
-        )
-    print(f"\n{base['parameters']:,.0f} weights, batch {options.batch}, {options.length} tokens each")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from zoracle.finetune.methods.base import Method, Probe, ProbeLosses
-from zoracle.finetune.noise import Draw, uniforms, with_sign_of
+from zoracle.finetune.noise import BLOCK, Draw, uniforms
 from zoracle.finetune.tensors import Slot, snap
 
 _ROUNDING = 7  # stream of the draws that round updates
@@ -28,6 +28,9 @@ class Engine:
         self.method = method
         self.at: Probe | None = None
         """The probe that the weights stand at; None at the iterate."""
+        # Taken once: what is taken and given back between two forward passes breaks up the heap, which then grows.
+        kinds = {(slot.parameter.dtype, slot.parameter.device) for slot in slots}
+        self._room = {kind: torch.empty(BLOCK, dtype=kind[0], device=kind[1]) for kind in kinds}
 
     def settle(self) -> None:
         """Put weights that were changed by others, or never seen before, onto the grid of exact steps."""
@@ -37,8 +40,12 @@ class Engine:
                 continue
             flat = slot.flat()
             for first, count in slot.blocks():
-                snap(flat[first : first + count], reach)
+                snap(flat[first : first + count], reach, self._scratch(slot, count))
             slot.reach, slot.version = reach, slot.parameter._version
+
+    def _scratch(self, slot: Slot, count: int) -> torch.Tensor:
+        """Memory for so many numbers of a tensor's type."""
+        return self._room[slot.parameter.dtype, slot.parameter.device][:count]
 
     def prepare(self, seed: int, step: int) -> None:
         """Begin a step at the iterate: the grid, and what the method derives from the weights there."""
@@ -52,21 +59,19 @@ class Engine:
         if there == self.at:
             return
         leave, self.at = self.at, there
+        # Each sum is exact because it begins and ends at numbers on the grid: from one side of a direction to the
+        # other it is one sum, else it goes by way of the iterate.
+        legs: dict[int, int] = {}
+        for probe, sign in ((leave, -1), (there, 1)):
+            if probe is not None:
+                legs[probe.direction] = legs.get(probe.direction, 0) + sign * probe.side
         for slot in self.slots:
-            # By way of the iterate: only a sum that begins or ends there is exact.
-            moves = [
-                (self.method.perturbation(slot, Draw(seed, step, probe.direction)), sign * probe.side)
-                for probe, sign in ((leave, -1), (there, 1))
-                if probe is not None
-            ]
+            moves = [(self.method.perturbation(slot, Draw(seed, step, j)), sides) for j, sides in legs.items()]
             flat = slot.flat()
             for first, count in slot.blocks():
                 block = flat[first : first + count]
-                for made, sign in moves:
-                    if sign > 0:
-                        block.add_(made(first, count))
-                    else:
-                        block.sub_(made(first, count))
+                for move, sides in moves:
+                    block.add_(move.block(first, count), alpha=sides * move.scale)
             slot.version = slot.parameter._version
 
     def finish(self, probed: ProbeLosses) -> None:
@@ -77,7 +82,7 @@ class Engine:
         """
         leave, self.at = self.at, None
         for slot in self.slots:
-            step = self.method.mover(slot, probed)
+            move = self.method.mover(slot, probed)
             back = None
             if leave is not None:
                 back = self.method.perturbation(slot, Draw(probed.seed, probed.step, leave.direction))
@@ -87,24 +92,21 @@ class Engine:
             key = Draw(probed.seed, probed.step, 0).key(slot.index, _ROUNDING)
             for first, count in slot.blocks():
                 block = flat[first : first + count]
-                if back is not None and leave is not None and leave.side > 0:
-                    block.sub_(back(first, count))
-                elif back is not None:
-                    block.add_(back(first, count))
-                delta = step(first, count)
-                wide = block.to(delta.dtype)
+                if back is not None and leave is not None:
+                    block.sub_(back.block(first, count), alpha=leave.side * back.scale)
+                delta, scale = move.block(first, count), move.scale
                 if decay:
-                    delta.add_(wide, alpha=decay)
+                    delta, scale = (delta * scale).add_(block, alpha=decay), 1.0
                 if slot.parameter.dtype not in _DROPPED:
-                    block.sub_(delta)
-                    snap(block, reach)
+                    block.sub_(delta, alpha=scale)
+                    snap(block, reach, self._scratch(slot, count))
                     continue
-                wide.sub_(delta)
-                toward = with_sign_of(wide, reach)
-                wide.add_(toward)
+                wide = block.float().sub_(delta, alpha=scale)
+                toward = wide.sign()
+                wide.add_(toward, alpha=reach)
                 bits = wide.view(torch.int32)
                 below = 1 << _DROPPED[slot.parameter.dtype]
                 dither = uniforms(key, first, count, block.device).mul_(below).to(torch.int32)
                 bits.add_(dither).bitwise_and_(-below)
-                block.copy_(wide.sub_(toward))
+                block.copy_(wide.sub_(toward, alpha=reach))
             slot.reach, slot.version = reach, slot.parameter._version

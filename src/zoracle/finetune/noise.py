@@ -22,6 +22,7 @@ _FIRST = -4658895280553007687
 _SECOND = -7723592293110705685
 _WORD = 64
 _STRETCH = 4 * BLOCK
+_KEPT = 32  # stretches: those of the directions that a step goes along block by block
 
 
 class Draw(NamedTuple):
@@ -38,10 +39,18 @@ class Draw(NamedTuple):
         return key - (1 << 64) if key >> 63 else key
 
 
-def words(key: int, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Words first .. first + count - 1 of a key, (count,) int64 of 64 random bits each."""
-    x = torch.arange(first, first + count, dtype=torch.int64, device=device)
-    x.mul_(_GOLDEN).add_(key)
+def words(key: int, first: int, count: int, device: torch.device | str = "cpu", ramp: Tensor | None = None) -> Tensor:
+    """Words first .. first + count - 1 of a key, (count,) int64 of 64 random bits each.
+
+    Args:
+        key: which.
+        first: of the words.
+        count: how many.
+        device: where.
+        ramp: what :func:`counters` gave for count or more, where it is at hand.
+    """
+    offset = (key + first * _GOLDEN) & ((1 << 64) - 1)
+    x = (counters(count, device) if ramp is None else ramp[:count]).add(offset - ((offset >> 63) << 64))
     high = torch.empty_like(x)
     for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
         # The mask makes the shift that of an unsigned number.
@@ -52,59 +61,65 @@ def words(key: int, first: int, count: int, device: torch.device | str = "cpu") 
     return x
 
 
-class Signs:
-    """A key's signs: each element + or - with equal chance.
+def counters(count: int, device: torch.device | str) -> Tensor:
+    """Multiples 0 .. count - 1 of SplitMix64's increment, (count,) int64."""
+    return torch.arange(count, dtype=torch.int64, device=device).mul_(_GOLDEN)
 
-    What it hands out is overwritten by the next call: memory that is taken and given back a thousand times a step costs
-    as much as the numbers in it. The block that was made last is kept, since a step takes back a direction and moves
-    along it in one go.
+
+class Signs:
+    """A key's signs: each element 1 or -1 with equal chance.
+
+    The block that was made last is kept, since a step takes back a direction and moves along it in one go. It is
+    overwritten by the next call: memory that is taken and given back a thousand times a step costs as much as the
+    numbers in it.
     """
 
     def __init__(self) -> None:
-        self._stretch: tuple[tuple[Any, ...], Tensor] | None = None
+        self._stretches: dict[tuple[Any, ...], Tensor] = {}
         self._last: tuple[tuple[Any, ...], Tensor] | None = None
-        self._room: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
+        self._room: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._ramp: dict[torch.device, Tensor] = {}
 
-    def block(
-        self, key: int, first: int, count: int, size: int, scale: float, dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        """Elements first .. first + count - 1 times a scale, (count,).
+    def block(self, key: int, first: int, count: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Elements first .. first + count - 1, (count,); only to be read.
 
         Args:
             key: of the tensor.
             first: a multiple of BLOCK.
             count: at most BLOCK.
             size: of the whole tensor.
-            scale: has to be a number of the dtype, or is rounded to one.
             dtype: floating point, of 16, 32 or 64 bits.
             device: where.
         """
         kind, about = INTEGERS[dtype], (key, first, count, dtype, device)
+        if self._last is not None and self._last[0] == about:
+            return self._last[1]
         if (dtype, device) not in self._room:
             shifts = torch.arange(kind.bits, dtype=kind.dtype, device=device).unsqueeze(1)
-            room = torch.empty((2, BLOCK), dtype=kind.dtype, device=device)
-            self._room[dtype, device] = (shifts, room[0], room[1])
-        shifts, bare, sized = self._room[dtype, device]
-        if self._last is None or self._last[0] != about:
-            columns = -(-count // kind.bits)
-            bits = self._words(key, first, size, device).view(kind.dtype)[:columns]
-            # One bit of a word is one sign: row k of the block has bit k of all words in the place of the sign bit.
-            made = bare[: columns * kind.bits]
-            torch.bitwise_left_shift(bits, shifts, out=made.view(kind.bits, columns)).bitwise_and_(kind.sign)
-            self._last = (about, made[:count])
-        sized = sized[:count]
-        torch.bitwise_or(self._last[1], pattern(scale, dtype), out=sized)
-        if scale < 0:
-            sized.bitwise_xor_(kind.sign)
-        return sized.view(dtype)
+            self._room[dtype, device] = (shifts, torch.empty(BLOCK, dtype=kind.dtype, device=device))
+        shifts, room = self._room[dtype, device]
+        columns = -(-count // kind.bits)
+        bits = self._words(key, first, size, device).view(kind.dtype)[:columns]
+        # One bit of a word is one sign: row k of the block has bit k of all words in the place of the sign bit.
+        made = room[: columns * kind.bits]
+        torch.bitwise_left_shift(bits, shifts, out=made.view(kind.bits, columns))
+        made.bitwise_and_(kind.sign).bitwise_or_(kind.one)
+        self._last = (about, made[:count].view(dtype))
+        return self._last[1]
 
     def _words(self, key: int, first: int, size: int, device: torch.device) -> Tensor:
-        """The words of a block and of those behind it: four at a time take little longer than one."""
+        """The words of a block and of those behind it: many at a time take little longer than one."""
         start = first // _STRETCH * _STRETCH
         about = (key, start, size, device)
-        if self._stretch is None or self._stretch[0] != about:
-            self._stretch = (about, words(key, start // _WORD, -(-min(_STRETCH, size - start) // _WORD), device))
-        return self._stretch[1][(first - start) // _WORD :]
+        found = self._stretches.get(about)
+        if found is None:
+            if device not in self._ramp:
+                self._ramp[device] = counters(_STRETCH // _WORD, device)
+            if len(self._stretches) == _KEPT:
+                del self._stretches[next(iter(self._stretches))]
+            count = -(-min(_STRETCH, size - start) // _WORD)
+            found = self._stretches[about] = words(key, start // _WORD, count, device, self._ramp[device])
+        return found[(first - start) // _WORD :]
 
 
 def uniforms(key: int, first: int, count: int, device: torch.device | str) -> Tensor:
@@ -138,23 +153,14 @@ class Integers(NamedTuple):
     bits: int
     sign: int
     """The sign bit, as a signed number."""
+    one: int
+    """The bits of 1."""
 
 
 INTEGERS = {
-    torch.float16: Integers(torch.int16, 16, -(1 << 15)),
-    torch.bfloat16: Integers(torch.int16, 16, -(1 << 15)),
-    torch.float32: Integers(torch.int32, 32, -(1 << 31)),
-    torch.float64: Integers(torch.int64, 64, -(1 << 63)),
+    torch.float16: Integers(torch.int16, 16, -(1 << 15), 0x3C00),
+    torch.bfloat16: Integers(torch.int16, 16, -(1 << 15), 0x3F80),
+    torch.float32: Integers(torch.int32, 32, -(1 << 31), 0x3F800000),
+    torch.float64: Integers(torch.int64, 64, -(1 << 63), 0x3FF0000000000000),
 }
 DTYPES = tuple(INTEGERS)
-
-
-def pattern(scale: float, dtype: torch.dtype) -> int:
-    """The bits of |scale| in a floating-point type, as an integer."""
-    return int(torch.tensor(abs(scale), dtype=dtype).view(INTEGERS[dtype].dtype))
-
-
-def with_sign_of(values: Tensor, scale: float) -> Tensor:
-    """A tensor of +scale and -scale with the signs of the values; several times as fast as torch.copysign."""
-    kind = INTEGERS[values.dtype]
-    return values.view(kind.dtype).bitwise_and(kind.sign).bitwise_or_(pattern(scale, values.dtype)).view(values.dtype)

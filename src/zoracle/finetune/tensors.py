@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import InputError
-from zoracle.finetune.noise import BLOCK, DTYPES, with_sign_of
+from zoracle.finetune.noise import BLOCK, DTYPES
 
 
 @dataclass
@@ -95,7 +95,7 @@ def _dense(tensor: Tensor) -> bool:
     return True
 
 
-def snap(weights: Tensor, reach: float) -> None:
+def snap(weights: Tensor, reach: float, room: Tensor | None = None) -> None:
     r"""Put weights onto the grid on which moving them by up to the reach and back is exact, in place.
 
     A sum is rounded to the spacing of floating-point numbers at its size, and what is rounded away cannot come back.
@@ -111,9 +111,10 @@ def snap(weights: Tensor, reach: float) -> None:
     Args:
         weights: (n,) of one floating-point type.
         reach: a power of two.
+        room: (n,) of the same type, which is overwritten; None takes new memory.
     """
-    toward = with_sign_of(weights, reach)
-    weights.add_(toward).sub_(toward)
+    toward = torch.sign(weights, out=room) if room is not None else weights.sign()
+    weights.add_(toward, alpha=reach).sub_(toward, alpha=reach)
 
 
 def quantum(weights: Tensor, reach: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, ProbeLosses, rate
+from zoracle.finetune.methods.base import Move, ProbeLosses, rate
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
 from zoracle.finetune.methods.momentum import buffer
 from zoracle.finetune.tensors import Slot
@@ -38,7 +38,7 @@ class Adam(MeZO):
     extra_memory = "2 numbers a weight"
     summary = "Adam on MeZO's estimates"
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """Adam's step."""
         c, lr = self.config, rate(slot)
         estimate = self.estimate(slot, probed)
@@ -47,13 +47,13 @@ class Adam(MeZO):
         first_weight, second_weight = 1 - c.beta1**taken, 1 - c.beta2**taken
 
         def step(first: int, count: int) -> Tensor:
-            g = estimate(first, count)
+            g = estimate.block(first, count) * estimate.scale
             m, v = mean[first : first + count], square[first : first + count]
             m.mul_(c.beta1).add_(g, alpha=1 - c.beta1)
             v.mul_(c.beta2).addcmul_(g, g, value=1 - c.beta2)
-            return m.div((v / second_weight).sqrt_().add_(c.eps)).mul_(lr / first_weight)
+            return m.div((v / second_weight).sqrt_().add_(c.eps))
 
-        return step
+        return Move(step, lr / first_weight)
 
     def after(self, probed: ProbeLosses) -> None:
         """Count the steps that moved."""

@@ -23,6 +23,14 @@ Block = Callable[[int, int], Tensor]
 _LEAST = {torch.float16: 2.0**-14}
 
 
+class Move(NamedTuple):
+    """What weights move by: numbers, block by block, times a scale."""
+
+    block: Block
+    """What it returns is only to be read."""
+    scale: float
+
+
 class Probe(NamedTuple):
     """Where a step evaluates the loss."""
 
@@ -108,47 +116,45 @@ class Method:
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
         """What has to be known of the weights at the iterate, before the first probe of a step."""
 
-    def perturbation(self, slot: Slot, draw: Draw) -> Block:
+    def perturbation(self, slot: Slot, draw: Draw) -> Move:
         """What a probe adds to a tensor: exact multiples of what :func:`~zoracle.finetune.tensors.snap` allows."""
-        return self.direction(slot, draw, self.reach(slot))
+        return Move(self.direction(slot, draw), self.reach(slot))
 
-    def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
-        """A direction times a scale, in the type of the tensor."""
+    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
+        """A direction times a scale, in the type of the tensor or a wider one."""
         key, p = draw.key(slot.index), slot.parameter
-        return lambda first, count: self._signs.block(key, first, count, slot.size, scale, p.dtype, p.device)
 
-    def along(self, slot: Slot, probed: ProbeLosses, scales: Sequence[float]) -> Block:
+        def block(first: int, count: int) -> Tensor:
+            signs = self._signs.block(key, first, count, slot.size, p.dtype, p.device)
+            return signs if scale == 1 else signs * scale
+
+        return block
+
+    def along(self, slot: Slot, probed: ProbeLosses, scales: Sequence[float]) -> Move:
         """The sum of the step's directions, each times a scale, in the type that :func:`working` names."""
-        parts = []
-        for j, scale in reversed(list(enumerate(scales))):  # the weights stand at the last one: its signs are there
-            if scale:
-                # Signs in half precision cannot hold any scale; they are scaled after they are widened.
-                unit = 1.0 if working(slot) != slot.parameter.dtype else scale
-                block = self.direction(slot, Draw(probed.seed, probed.step, j), unit)
-                parts.append((block, scale / unit))
+        parts = [
+            (self.direction(slot, Draw(probed.seed, probed.step, j)), scale)
+            for j, scale in reversed(list(enumerate(scales)))  # the weights stand at the last one: its signs are there
+            if scale
+        ]
+        dtype = working(slot)
+        if len(parts) == 1:
+            block, scale = parts[0]
+            return Move(lambda first, count: block(first, count).to(dtype), scale)
 
         def total(first: int, count: int) -> Tensor:
-            if not parts:
-                return torch.zeros(count, dtype=working(slot), device=slot.parameter.device)
-            made: Tensor | None = None
+            made = torch.zeros(count, dtype=dtype, device=slot.parameter.device)
             for block, scale in parts:
-                one = block(first, count).to(working(slot))
-                if made is not None:
-                    made.add_(one, alpha=scale)
-                elif scale != 1:
-                    made = one * scale
-                else:
-                    made = one.clone() if len(parts) > 1 else one
-            assert made is not None
+                made.add_(block(first, count), alpha=scale)
             return made
 
-        return total
+        return Move(total, 1.0)
 
     def usable(self, probed: ProbeLosses) -> int:
         """How many directions the losses say something about; 0 and nothing moves."""
         raise NotImplementedError
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """What is subtracted from a tensor at the end of a step, in the type that :func:`working` names."""
         raise NotImplementedError
 
@@ -178,7 +184,7 @@ class Pairs(Method):
         """The pairs of which both are finite."""
         return counted(probed.losses[0::2], probed.losses[1::2])
 
-    def estimate(self, slot: Slot, probed: ProbeLosses, scale: float = 1.0) -> Block:
+    def estimate(self, slot: Slot, probed: ProbeLosses, scale: float = 1.0) -> Move:
         """The gradient estimate of a tensor times a scale: the mean of slope times direction over the usable pairs."""
         slopes = self.slopes(probed, self.mu(slot))
         return self.along(slot, probed, [scale * slope / self.usable(probed) for slope in slopes])

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from zoracle.finetune.methods.base import (
     ITERATE,
-    Block,
     Directions,
     Method,
     MethodConfig,
+    Move,
     Probe,
     ProbeLosses,
     finite,
@@ -48,7 +48,7 @@ class FZOO(Method):
         """The iterate, then each direction up."""
         return [ITERATE, *(Probe(j, 1) for j in range(self.config.num_directions))]
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The step size times the mean of difference times direction, over the spread."""
         here, ups = probed.losses[0], probed.losses[1:]
         scale = rate(slot) / (self.usable(probed) * spread(ups))

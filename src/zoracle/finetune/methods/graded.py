@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, Pairs
+from zoracle.finetune.methods.base import Block, Move, Pairs
 from zoracle.finetune.noise import Draw, normals, uniforms
 from zoracle.finetune.tensors import Slot, power_of_two, quantum
 
@@ -31,7 +31,7 @@ class Graded(Pairs):
         """The spacing at the largest weight."""
         slot.quantum = quantum(slot.flat(), self.reach(slot))
 
-    def perturbation(self, slot: Slot, draw: Draw) -> Block:
+    def perturbation(self, slot: Slot, draw: Draw) -> Move:
         """The direction times mu, in multiples of the quantum."""
         p = slot.parameter
         block = self.direction(slot, draw, self.mu(slot) / slot.quantum)
@@ -43,7 +43,7 @@ class Graded(Pairs):
             made = made.round_() if p.dtype.itemsize >= 4 else made.add_(uniforms(key, first, count, p.device)).floor_()
             return made.clamp_(-most, most).mul_(slot.quantum).to(p.dtype)
 
-        return rounded
+        return Move(rounded, 1.0)
 
 
 def gaussian(slot: Slot, draw: Draw, scale: float, stream: int = 0) -> Block:

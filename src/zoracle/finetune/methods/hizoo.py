@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zoracle.finetune.methods.base import ITERATE, Block, MethodConfig, Probe, ProbeLosses, finite, rate
+from zoracle.finetune.methods.base import ITERATE, Block, MethodConfig, Move, Probe, ProbeLosses, finite, rate
 from zoracle.finetune.methods.graded import Graded, gaussian
 from zoracle.finetune.methods.momentum import buffer
 from zoracle.finetune.noise import Draw
@@ -58,12 +58,12 @@ class HiZOO(Graded):
         """All three have to be finite."""
         return int(all(map(math.isfinite, probed.losses)))
 
-    def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
+    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
         """H^{-1/2} z times a scale."""
         z, curvature = gaussian(slot, draw, scale), buffer(slot, "curvature", 1.0)
         return lambda first, count: z(first, count).div_(curvature[first : first + count].sqrt())
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The step, after the curvature has taken in what this one says."""
         c, mu, lr = self.config, self.mu(slot), rate(slot)
         here, up, down = probed.losses
@@ -74,9 +74,9 @@ class HiZOO(Graded):
         def step(first: int, count: int) -> Tensor:
             made, h = z(first, count), curvature[first : first + count]
             h.mul_(made.square().mul_(c.smoothing * bend).add_(1 - c.smoothing)).clamp_(min=c.least)
-            return made.div_(h.sqrt()).mul_(lr * slope)
+            return made.div_(h.sqrt())
 
-        return step
+        return Move(step, lr * slope)
 
     def loss(self, probed: ProbeLosses) -> float:
         """The loss of the iterate."""

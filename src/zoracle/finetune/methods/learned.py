@@ -12,10 +12,11 @@ import torch
 
 from zoracle.finetune.controller import Signals, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import WEIGHTS, load
-from zoracle.finetune.methods.base import ITERATE, Block, Directions, Method, MethodConfig, Probe, ProbeLosses, rate
+from zoracle.finetune.methods.base import ITERATE, Directions, Method, MethodConfig, Move, Probe, ProbeLosses, rate
 from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Positive
 
+_KEPT = ("size", "radius", "factor", "next_radius", "next_factor")  # of each tensor
 _EVERY = 10  # steps between two looks at the sizes of the weights
 
 
@@ -65,11 +66,12 @@ class Learned(Method):
     def begin(self, slots: Sequence[Slot]) -> None:
         """The radii of the first step."""
         self._slots = {slot.index: slot for slot in slots}
+        for slot in slots:  # made once and written into: small tensors that come and go break up the heap
+            slot.state.update({name: torch.zeros((), dtype=torch.float64) for name in _KEPT})
         for slot in slots:
             self._measure(slot)
         self._decide(begin(1), 0)
-        for slot in slots:
-            slot.state["radius"], slot.state["factor"] = slot.state["next_radius"], slot.state["next_factor"]
+        self._in_force()
 
     def mu(self, slot: Slot) -> float:
         """The radius of a tensor."""
@@ -94,7 +96,7 @@ class Learned(Method):
         self.memory.update({name: float(value) for name, value in signals._asdict().items()})
         self._decide(signals, probed.step + 1)
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The controller's step."""
         _, differences = _columns(probed)
         signals, q = self._signals(), differences.shape[1]
@@ -105,9 +107,7 @@ class Learned(Method):
 
     def after(self, probed: ProbeLosses) -> None:
         """What was decided is in force."""
-        for slot in self._slots.values():
-            slot.state["radius"] = slot.state["next_radius"]
-            slot.state["factor"] = slot.state["next_factor"]
+        self._in_force()
 
     def loss(self, probed: ProbeLosses) -> float:
         """The loss of the iterate."""
@@ -128,15 +128,21 @@ class Learned(Method):
         share = min(step / self.config.horizon, 1.0)
         radius, factor = decide(self._weights, signals, described(shapes), sizes, numbers, fans, share)
         for slot, r, f in zip(slots, radius[0], factor[0], strict=True):
-            slot.state["next_radius"], slot.state["next_factor"] = r.clone(), f.clone()
+            slot.state["next_radius"].copy_(r)
+            slot.state["next_factor"].copy_(f)
+
+    def _in_force(self) -> None:
+        for slot in self._slots.values():
+            slot.state["radius"].copy_(slot.state["next_radius"])
+            slot.state["factor"].copy_(slot.state["next_factor"])
 
     @staticmethod
     def _measure(slot: Slot) -> None:
         """Root mean square of the weights; in float32, so that the order of additions does not show."""
         flat, total = slot.flat(), 0.0
         for first, count in slot.blocks():
-            total += float(flat[first : first + count].double().square().sum())
-        slot.state["size"] = torch.tensor(math.sqrt(total / slot.size)).float().double()
+            total += float(torch.linalg.vector_norm(flat[first : first + count], dtype=torch.float64)) ** 2
+        slot.state["size"].copy_(torch.tensor(math.sqrt(total / slot.size), dtype=torch.float32))
 
 
 def _columns(probed: ProbeLosses) -> tuple[torch.Tensor, torch.Tensor]:

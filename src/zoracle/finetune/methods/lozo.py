@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, Directions, ProbeLosses, rate
+from zoracle.finetune.methods.base import Block, Directions, Move, ProbeLosses, rate
 from zoracle.finetune.methods.graded import Graded, gaussian
 from zoracle.finetune.methods.mezo import MeZOConfig
 from zoracle.finetune.noise import BLOCK, Draw, normals
@@ -48,7 +48,7 @@ class LOZO(Graded):
         """Of a product of r pairs of normal numbers."""
         return _SPAN * math.sqrt(self.config.rank)
 
-    def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
+    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
         """U V^T times a scale, block by block."""
         p, r = slot.parameter, self.config.rank
         if p.dim() < 2 or not p.is_contiguous():
@@ -66,7 +66,7 @@ class LOZO(Graded):
 
         return block
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The step size times the estimate."""
         low = slot.parameter.dim() >= 2 and slot.parameter.is_contiguous()
         return self.estimate(slot, probed, rate(slot) / (self.config.rank if low else 1))

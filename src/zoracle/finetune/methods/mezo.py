@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoracle.finetune.methods.base import Block, Directions, MethodConfig, Pairs, ProbeLosses, rate
+from zoracle.finetune.methods.base import Directions, MethodConfig, Move, Pairs, ProbeLosses, rate
 from zoracle.finetune.tensors import Slot
 
 
@@ -26,6 +26,6 @@ class MeZO(Pairs):
     Config = MeZOConfig
     summary = "gradient descent on central differences (Malladi et al., 2023)"
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The step size times the estimate."""
         return self.estimate(slot, probed, rate(slot))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoracle.finetune.methods.base import Block, ProbeLosses, rate, working
+from zoracle.finetune.methods.base import Move, ProbeLosses, rate, working
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
 from zoracle.finetune.tensors import Slot
 from zoracle.settings import Decay
@@ -31,17 +31,17 @@ class Momentum(MeZO):
     extra_memory = "1 number a weight"
     summary = "MeZO along a running mean of the estimates"
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Block:
+    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The step size times the running mean."""
         estimate = self.estimate(slot, probed)
         mean, beta, lr = buffer(slot, "mean"), self.config.momentum, rate(slot)
 
         def step(first: int, count: int) -> Tensor:
             part = mean[first : first + count]
-            part.mul_(beta).add_(estimate(first, count), alpha=1 - beta)
-            return part * lr
+            part.mul_(beta).add_(estimate.block(first, count), alpha=(1 - beta) * estimate.scale)
+            return part
 
-        return step
+        return Move(step, lr)
 
 
 def buffer(slot: Slot, name: str, value: float = 0.0) -> Tensor:

@@ -58,7 +58,7 @@ class SparseMeZO(MeZO):
             packed = torch.bitwise_left_shift(small.view(kind.bits, columns), shifts.flip(0)).sum(0, dtype=kind.dtype)
             self._words(slot, first, columns).copy_(packed)
 
-    def direction(self, slot: Slot, draw: Draw, scale: float) -> Block:
+    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
         """Signs where the mask is set, 0 elsewhere."""
         whole, kind = super().direction(slot, draw, scale), INTEGERS[slot.parameter.dtype]
         shifts = torch.arange(kind.bits, dtype=kind.dtype, device=slot.parameter.device).unsqueeze(1)
