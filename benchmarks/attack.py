@@ -16,7 +16,7 @@ from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import make
 
-ABOUT = "seconds of an attack over (queries x the network's best seconds a query), one thread, q = 20, float32"
+ABOUT = "seconds of an attack over (queries x the network's best seconds per query), one thread, q = 20, float32"
 NAMES = ("zo-lstm", "zo-lstm-paper", "zo-sgd", "zo-signsgd", "zo-adam")
 #: What is asked at 100 images.
 ASKED = {"zo-lstm": 1.25, "zo-sgd": 1.15}

@@ -9,7 +9,7 @@ from benchmarks.measure import Options, interleaved
 from benchmarks.report import Report, figure
 from benchmarks.targets import target
 
-ABOUT = "images x steps a second of an attack on MNIST with 1,000 images on a CUDA device"
+ABOUT = "images x steps per second of an attack on MNIST with 1,000 images on a CUDA device"
 NOTES = [
     "the step is not captured as a CUDA graph: directions are drawn on the CPU from keyed generators, the same ones "
     "on every device, and a graph cannot hold that",
@@ -34,7 +34,7 @@ def run(options: Options) -> Report:
 
     times = interleaved({name: lambda name=name: measure(name) for name in made}, options.repeats)  # type: ignore[misc]
     figures = [
-        figure(f"{name}, B = {len(ids)}", "images x steps a second", [len(ids) / value for value in values])
+        figure(f"{name}, B = {len(ids)}", "images x steps per second", [len(ids) / value for value in values])
         for name, values in times.items()
     ]
     settings = {"q": Q, "B": len(ids), "steps": steps, "repeats": options.repeats, "weights": found.weights}

@@ -93,7 +93,7 @@ def run(options: Options) -> Report:
 def _figures(name: str, b: int, d: int, times: list[float], options: Options) -> list[Figure]:
     learned = REGISTRY[name].learned
     work = b * d if learned else b * d * Q
-    unit = "ns a coordinate and step" if learned else "ns a coordinate and direction"
+    unit = "ns per coordinate and step" if learned else "ns per coordinate and direction"
     asked = None
     if d == 100_000 and (not learned or name == "zo-lstm"):
         asked = LEARNED if learned else HAND_DESIGNED

@@ -1,4 +1,4 @@
-"""Images and steps a second with more than one core: by worker processes, and by torch's own threads."""
+"""Images and steps per second with more than one core: by worker processes, and by torch's own threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoracle.evaluation.evaluate import RunSpec, evaluate
 from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.base import Optimizer
 
-ABOUT = "images x steps a second of an attack on MNIST with 100 images, by one process and by two"
+ABOUT = "images x steps per second of an attack on MNIST with 100 images, by one process and by two"
 CORES = 2
 
 
@@ -50,7 +50,7 @@ def run(options: Options) -> Report:
             one = times["1 process, 1 thread"]
             for label, values in times.items():
                 rate = [images * steps / value for value in values]
-                figures.append(figure(f"{name}, {label}", "images x steps a second", rate))
+                figures.append(figure(f"{name}, {label}", "images x steps per second", rate))
             figures.append(ratio(f"{name}: 2 workers over 1 process", one, times["2 workers"], at_least=1.7))
             figures.append(ratio(f"{name}: 2 threads over 1 thread", one, times["1 process, 2 threads"]))
     settings = {"q": Q, "images": images, "steps": steps, "repeats": options.repeats, "weights": found.weights}

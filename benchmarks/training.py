@@ -129,7 +129,7 @@ def _coordinatewise(found: Target, floor: Candidate, options: Options) -> list[F
     figures: list[Figure] = []
     dim = found.task.dim
     if options.quick:
-        return figures  # 1,569 queries a step are no matter of seconds
+        return figures  # 1,569 queries per step are no matter of seconds
     for plan in COORDINATEWISE:
         config, stage = shortened(plan, options.repeats + 2, _NONE)
         floors: list[float] = []

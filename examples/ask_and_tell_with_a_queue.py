@@ -38,7 +38,7 @@ for step in range(STEPS):
     for _ in range(PROBLEMS * number):
         problem, index, value = answers.get()
         values[problem, index] = value
-    state = optimizer.tell(state, queries, values)  # to stop and go on later, save zoracle.state.flatten(state)
+    state = optimizer.tell(state, queries, values)  # to stop and continue later, save zoracle.state.flatten(state)
 
 for _ in workers:
     jobs.put(None)

@@ -1,4 +1,4 @@
-"""Minimise a function that can only be measured, with noise: how large to take the smoothing parameter."""
+"""Minimise a function that can only be measured, with noise: how large to take the smoothing radius."""
 
 import numpy as np
 

@@ -89,7 +89,7 @@ def test_python_blocks_run_in_order(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_says_its_language(page: Path) -> None:
-    """So that none escapes the tests here; what is "text" is no code."""
+    """So that none escapes the tests here; what is "text" is not code."""
     text = page.read_text(encoding="utf-8")
     assert len(re.findall(r"^```", text, re.MULTILINE)) == 2 * len(blocks(page, "python", "sh", "toml", "text"))
 
@@ -126,7 +126,7 @@ def test_commands_are_accepted(page: Path) -> None:
         elif words[0] == "zoracle":
             check_command(words[1], words[2:])
         else:
-            assert words[0] == "pip", f"{words[0]} is no command that this test knows"
+            assert words[0] == "pip", f"{words[0]} is not a command that this test knows"
 
 
 def check_command(name: str, arguments: list[str]) -> None:

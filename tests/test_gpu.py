@@ -29,7 +29,7 @@ from zoracle.types import Purpose
 pytestmark = pytest.mark.gpu
 ROWS = torch.arange(3)
 STEPS = 6
-# Its weights are no random ones: torch's initialisation would use the global random state.
+# Its weights are not random ones: torch's initialisation would use the global random state.
 _TARGET = """
 import torch
 from torch import nn

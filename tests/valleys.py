@@ -11,7 +11,7 @@ from zoracle.optimizers.registry import make
 from zoracle.tasks.base import Task, TaskDefaults
 from zoracle.types import Evaluation, Key
 
-M = 5  # points a step of the optimizers below: q = 4 and the iterate
+M = 5  # points per step of the optimizers below: q = 4 and the iterate
 
 
 def sgd(**settings):

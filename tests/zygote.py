@@ -1,7 +1,7 @@
 """A process that has everything imported and runs a command line in a fork of its own for each line it reads.
 
 Tests start it as a script and kill the forks: a fork begins in milliseconds, where a new process would import torch
-first. What the target sees is appended to a file before it answers, one line of problems a call.
+first. What the target sees is appended to a file before it answers, one line of problems per call.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class MissingExtraError(InputError, ImportError):
 
 
 class DamagedWarning(UserWarning):
-    """The end of a file was damaged and cut off; what it held is asked for again."""
+    """The end of a file was damaged and cut off; what it held is requested again."""
 
 
 class ChangedTargetWarning(UserWarning):
@@ -58,7 +58,7 @@ class ChangedTargetWarning(UserWarning):
 
 
 class MuTooSmallWarning(UserWarning):
-    """The smoothing parameter is too small for the floating-point type: differences would be rounding noise."""
+    """The smoothing radius is too small for the floating-point type: differences would be rounding noise."""
 
 
 class MisclassifiedWarning(UserWarning):
@@ -104,7 +104,7 @@ def require(module: str, extra: str) -> ModuleType:
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
         raise MissingExtraError(
-            f"{module} is not installed, and this needs it; mend it with: pip install 'zoracle[{extra}]'"
+            f"{module} is required but not installed; install it with: pip install 'zoracle[{extra}]'"
         ) from error
 
 

@@ -54,7 +54,7 @@ def normal(key: Key, shape: Sequence[int], stream: int = 0, dtype: torch.dtype =
     Args:
         key: seed, problem and step, (B,) each.
         shape: shape of each problem's draw.
-        stream: tells apart several draws under one key.
+        stream: distinguishes several draws under one key.
         dtype: what the draws are cast to.
     """
     out = torch.empty((key.seed.shape[0], *shape), dtype=torch.float32)
@@ -75,9 +75,9 @@ def integers(key: Key, below: int | Tensor, n: int, stream: int = 0) -> Tensor:
 
     Args:
         key: seed, problem and step, (B,) each.
-        below: how many values there are, at most 2 ** 31; a number, or one a problem and draw (B, n) or (B, 1).
-        n: draws a problem.
-        stream: tells apart several draws under one key. Draw j of a stream is that of every larger n.
+        below: how many values there are, at most 2 ** 31; a number, or one per problem and draw (B, n) or (B, 1).
+        n: draws per problem.
+        stream: distinguishes several draws under one key. Draw j of a stream is that of every larger n.
     """
     words = [part.numpy().astype(np.uint64)[:, None] for part in key]
     words += [np.full((1, 1), stream, np.uint64), np.arange(n, dtype=np.uint64)[None]]

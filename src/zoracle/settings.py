@@ -62,7 +62,7 @@ def beyond(given: Any, name: str = "a setting", depth: int = 0) -> str | None:
     elif isinstance(given, list | tuple):
         parts = ((name, value) for value in given)
     elif isinstance(given, int) and not -WHOLE <= given < WHOLE:
-        return f"{name} takes {given.bit_length() + 1} bits; expected a whole number of 64 bits"
+        return f"{name} takes {given.bit_length() + 1} bits; expected an integer of 64 bits"
     elif isinstance(given, float) and not abs(given) < REAL:
         return f"{name} is {given}; expected a number below {REAL:g} in size"
     return next((wrong for key, value in parts if (wrong := beyond(value, key, depth + 1))), None)
@@ -77,6 +77,6 @@ def read_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise InputError(f"it is nested too deeply; expected at most {_DEEPEST} levels") from None
-    except ValueError as error:  # a number of thousands of digits is one, and so is what is no TOML
+        raise InputError(f"nested too deeply; expected at most {_DEEPEST} levels") from None
+    except ValueError as error:  # a number of thousands of digits is one, and so is what is not TOML
         raise InputError(str(error)) from error

@@ -101,7 +101,7 @@ class Queries(NamedTuple):
     points: Tensor
     """(B, m, d) points to evaluate. m is the optimizer's ``queries_per_step``."""
     directions: Tensor
-    """(B, q, d) directions that the points were made from, without the smoothing parameter."""
+    """(B, q, d) directions that the points were made from, without the smoothing radius."""
     aux: Any = ()
     """What the optimizer's own ``tell`` needs again: a NamedTuple of tensors with leading B."""
 
@@ -175,7 +175,7 @@ class Trajectory(NamedTuple):
     start_point: Tensor
     """(B, d) where the run began."""
     noise: Tensor
-    """(B,) standard deviation of f at the start, 0 where there is none but rounding; NaN where nobody measured it."""
+    """(B,) standard deviation of f at the start, 0 where there is none but rounding; NaN if not measured."""
     mu: Tensor
     """(B,) distance, a coordinate, from which on differences were ten times the noise; NaN where not measured."""
     signal: Tensor

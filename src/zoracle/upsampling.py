@@ -86,7 +86,7 @@ def parse(text: str, shape: tuple[int, ...]) -> Upsampling:
 
     Args:
         text: "tile:2" for cells of 2 by 2 pixels, "tile:14x14" for 14 by 14 cells, "bilinear:14" or "bilinear:14x10"
-            for a grid of that size. Where the image is no multiple of the cell, cells are made a little smaller.
+            for a grid of that size. Where the image is not a multiple of the cell, cells are made a little smaller.
         shape: (C, H, W).
 
     Raises:

@@ -187,9 +187,9 @@ def bad(message, error=InputError, **given):
         ("optimizer 'zo-sdg' is unknown", {"optimizer": "zo-sdg"}),
         ("optimizer is a NoneType", {"optimizer": None}),
         ("optimizer ZOSGD has no setting 'step'; it has num_directions", {"step": 3}),
-        ("go with an optimizer's name", {"optimizer": make("zo-sgd"), "lr": 1.0}),
+        ("were given with an optimizer object", {"optimizer": make("zo-sgd"), "lr": 1.0}),
         ("num_directions is 0", {"num_directions": 0}),
-        ("budget is '9'; expected a whole number", {"budget": "9"}),
+        ("budget is '9'; expected an integer", {"budget": "9"}),
         (r"bounds are \(1, 0\); expected", {"bounds": (1, 0)}),
         ("bounds are 3; expected", {"bounds": 3}),
         ("outside the bounds", {"bounds": (0, 0.5)}),
@@ -199,13 +199,13 @@ def bad(message, error=InputError, **given):
         ("scale is None; expected a number", {"scale": None}),
         ("target is nan; expected a number", {"target": float("nan")}),
         ("target is 'low'; expected a number", {"target": "low"}),
-        ("seed is None; expected a whole number", {"seed": None}),
-        ("seed is 0.5; expected a whole number", {"seed": 0.5}),
-        ("seed takes 65 bits; expected a whole number of 64 bits", {"seed": 2**63}),
+        ("seed is None; expected an integer", {"seed": None}),
+        ("seed is 0.5; expected an integer", {"seed": 0.5}),
+        ("seed takes 65 bits; expected an integer of 64 bits", {"seed": 2**63}),
         (r"ids are torch.int64 of shape \(2,\); expected 1", {"ids": [1, 2]}),
         ("framework is 'jax'", {"framework": "jax"}),
         ("a int was given; expected a function", {"f": 3}),
-        (r"expected \(3, 6\), one row a problem", {"f": Bowls(3, D)}),
+        (r"expected \(3, 6\), one row per problem", {"f": Bowls(3, D)}),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(message, given):
@@ -264,7 +264,7 @@ def test_minimize_goes_on_where_it_failed_and_counts_the_failed_call(optimizer, 
             continue
     assert found.queries.tolist() == [10 * step] * 2
     assert f.seen == 2 * 10 * step + int(found.interrupted.sum()), "the failed call took a step's worth of the budget"
-    assert int(found.interrupted.sum()) == 1, "and one point was asked for again, to see whether f is the same"
+    assert int(found.interrupted.sum()) == 1, "and one point was requested again, to see whether f is the same"
     assert torch.equal(found.trajectory.best[:9], whole.trajectory.best[:9])
     again = zoracle.minimize(f, np.ones((2, D)), checkpoint=str(tmp_path / "run"), **settings)
     assert f.seen == 2 * 10 * step + 1, "a finished run asks nothing"
@@ -454,14 +454,14 @@ def bad_attack(message, error=InputError, net=None, calls=0, **given):
         ("cannot be read as numbers", {"images": [["a"]]}),
         (r"targets have shape", {"targets": torch.zeros(2, dtype=torch.int64)}),
         ("is its label; expected another class", {"targets": labels_of(IMAGES)}),
-        ("give either a budget", {"budget": 100}),
-        ("give either a budget", {"steps": None}),
+        ("both or neither of budget and steps", {"budget": 100}),
+        ("both or neither of budget and steps", {"steps": None}),
         ("steps is 0", {"steps": 0}),
-        ("steps is 2.5; expected a whole", {"steps": 2.5}),
+        ("steps is 2.5; expected an integer", {"steps": 2.5}),
         ("costs 5; give at least 5", {"steps": None, "budget": 4}),
         ("start_std is -1", {"start_std": -1.0}),
         ("start_std is 'a'; expected a number", {"start_std": "a"}),
-        ("seed is None; expected a whole number", {"seed": None}),
+        ("seed is None; expected an integer", {"seed": None}),
         ("norm is 'l3'", {"norm": "l3"}),
         ("c is nan", {"c": float("nan")}),
         ("chunk is 0", {"chunk": 0}),
@@ -497,7 +497,7 @@ def test_an_attack_goes_on_where_the_model_failed(tmp_path, fails):
     assert torch.equal(found.adversarial, whole.adversarial)
     assert torch.equal(found.misclassified, whole.misclassified)
     assert net.seen == int(found.queries.sum()) + int(found.interrupted.sum()), "the failed call is counted"
-    assert int(found.interrupted.sum()) == (1 < fails < 7), "a stored point is asked for again"
+    assert int(found.interrupted.sum()) == (1 < fails < 7), "a stored point is requested again"
     assert found.queries.tolist() == [6 * M + 1 + (1 if fails == 7 else M)] * 5
 
 

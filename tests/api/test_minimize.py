@@ -1,4 +1,4 @@
-"""minimize as SciPy's users expect it: shapes, bounds and units a coordinate, single points, workers, ways to stop."""
+"""minimize as users of SciPy expect it: shapes, bounds, units by coordinate, single points, workers, ways to stop."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_scale_of_each_coordinate_is_a_change_of_units():
         (r"bounds of coordinate 1 are \(2, 1\)", {"bounds": ([0, 2, 0], [3, 1, 3])}),
         (r"x0 is 1 at coordinate 2, outside the bounds \(2, 3\)", {"bounds": ([0, 0, 2], [3, 3, 3])}),
         (r"bounds of shape \(2,\) given for points of shape \(3,\)", {"bounds": ([0, 0], [3, 3, 3])}),
-        ("bounds hold NaN", {"bounds": (float("nan"), 3)}),
+        ("bounds contain NaN", {"bounds": (float("nan"), 3)}),
         ("scale has values that are not positive", {"scale": [1, 0, 1]}),
         (r"scale of shape \(2,\) given", {"scale": [1, 1]}),
         ("workers is 0; expected", {"workers": 0}),
@@ -109,10 +109,10 @@ def test_a_scale_of_each_coordinate_is_a_change_of_units():
         ("on_error is 'ignore'; expected raise or nan", {"on_error": "ignore"}),
         ("retries is -1; expected", {"retries": -1}),
         ("time_limit is 0; expected a positive number of seconds", {"time_limit": 0}),
-        ("shape is 'ab'; expected whole numbers", {"shape": "ab"}),
+        ("shape is 'ab'; expected integers", {"shape": "ab"}),
         ("cannot be sent to worker processes .*ThreadPoolExecutor", {"workers": 2, "f": lambda x: many(x)}),
-        ("vectorized goes with a function, and f is an Bowls", {"f": Bowls(1, 3), "vectorized": False, "shape": (3,)}),
-        ("workers goes with a function", {"f": Bowls(1, 3), "workers": 2}),
+        ("vectorized was given, but f is an Bowls", {"f": Bowls(1, 3), "vectorized": False, "shape": (3,)}),
+        ("workers was given, but f is an Bowls", {"f": Bowls(1, 3), "workers": 2}),
     ],
 )
 def test_what_cannot_be_used_is_one_line(message, given):

@@ -97,7 +97,7 @@ def test_noise_is_not_overestimated_in_float32() -> None:
 def test_a_step_too_large_does_not_leave_a_run_above_its_start(name: str) -> None:
     f = Quadratic(30, 0.0)
     found = zoracle.minimize(f, np.zeros(30), budget=2100, optimizer=name, lr=50.0)
-    assert np.isnan(found.noise)  # a smooth function costs nothing to be told apart
+    assert np.isnan(found.noise)  # a smooth function costs nothing to be distinguished
     assert f.count == found.queries == 2100
     assert f.true(found.last) <= 0.9 + 1e-9
 

@@ -141,7 +141,7 @@ def test_the_same_scores_and_adversarial_images_as_through_torch(server, picture
 
 
 def test_a_model_without_metadata(server, pictures):
-    with pytest.raises(InputError, match="does not tell the input of bare; name it: input="):
+    with pytest.raises(InputError, match="does not describe the input of bare; pass input="):
         OpenInference(server, model="bare")
     with OpenInference(server, model="bare", input="images") as box:
         assert box(pictures.images).argmax(1).tolist() == pictures.labels.tolist()

@@ -141,7 +141,7 @@ def test_the_k_best_only(path):
     expected = torch.from_numpy(images().numpy() @ WEIGHT).float()
     least = expected.argmin(1, keepdim=True)
     torch.testing.assert_close(out, expected.scatter(1, least, -torch.inf))
-    with pytest.raises(InputError, match="say how many classes there are: classes=1000"):
+    with pytest.raises(InputError, match="pass the number of classes, such as classes=1000"):
         OnnxModel(path, top_k=("which", "best"))(images())
     with pytest.raises(InputError, match="has no output 'labels'"):
         OnnxModel(path, top_k=("labels", "best"), classes=3)
@@ -162,12 +162,12 @@ def test_files_that_cannot_be_used(path, tmp_path):
         OnnxModel(tmp_path)
     for content in (b"", b"no model", bytes(range(256)) * 9):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"is no ONNX model that onnxruntime can run \(") as caught:
+        with pytest.raises(InputError, match=r"is not an ONNX model that onnxruntime can run \(") as caught:
             OnnxModel(path)
         assert "\n" not in str(caught.value)
     whole = onnx_models.linear(path, WEIGHT.astype(np.float32)).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="is no ONNX model"):
+    with pytest.raises(InputError, match="is not an ONNX model"):
         OnnxModel(path)
 
 

@@ -95,7 +95,7 @@ def test_whole_numbers_are_rounded_pixels():
     for datatype in ("UINT8", "INT64"):
         meta = {**META, "inputs": [{**INPUT, "datatype": datatype}]}
         with Server(linear, **meta) as server:
-            with pytest.raises(InputError, match=f"takes whole numbers \\({datatype}\\).*pixel_max=255"):
+            with pytest.raises(InputError, match=f"takes integers \\({datatype}\\).*pixel_max=255"):
                 OpenInference(server.url, **QUICK)
             with OpenInference(server.url, pixel_max=255, **QUICK) as box:
                 out = box(images())
@@ -136,7 +136,7 @@ def test_layout_preprocessing_and_versions():
 
 def test_metadata_that_tell_nothing():
     with Server(linear) as server:
-        with pytest.raises(InputError, match="does not tell the input of m; name it: input="):
+        with pytest.raises(InputError, match="does not describe the input of m; pass input="):
             OpenInference(server.url, **QUICK)
         with OpenInference(server.url, input="x", datatype="FP64", **QUICK) as box:
             assert (box.datatype, box.wanted) == ("FP64", ())
@@ -168,7 +168,7 @@ def test_metadata_that_tell_nothing():
         ({}, {"requests_per_second": 0}, "requests_per_second is 0"),
         ({}, {"images_per_second": float("inf")}, "images_per_second is inf"),
         ({}, {"headers": {"X-Bad": "a\nb"}}, "header 'X-Bad' cannot be sent"),
-        ({}, {"api_key_env": "ZORACLE_TEST_NO_KEY"}, "variable ZORACLE_TEST_NO_KEY holds no key"),
+        ({}, {"api_key_env": "ZORACLE_TEST_NO_KEY"}, "variable ZORACLE_TEST_NO_KEY is not set"),
     ],
 )
 def test_settings_that_cannot_be_used(meta, settings, message):
@@ -183,15 +183,19 @@ def test_settings_that_cannot_be_used(meta, settings, message):
     ("url", "settings", "message"),
     [
         (None, {}, "address of the server is a NoneType; expected http"),
-        ("http://127.0.0.1:80", {}, "names no model; expected http://host:port/v2/models/NAME, or model=NAME"),
-        ("ftp://a/v2/models/m", {}, "is no address of a server"),
-        ("http:///v2/models/m", {}, "is no address of a server"),
+        (
+            "http://127.0.0.1:80",
+            {},
+            "names no model; expected http://host:port/v2/models/NAME, or the server's address with model=NAME",
+        ),
+        ("ftp://a/v2/models/m", {}, "is not the address of a server"),
+        ("http:///v2/models/m", {}, "is not the address of a server"),
         ("http://a:b/v2/models/m", {}, "cannot be read"),
         ("http://[/v2/models/m", {}, "cannot be read"),
-        ("http://me:hunter2@a/v2/models/m", {}, "holds a user or password; give a key by api_key_env"),
+        ("http://me:hunter2@a/v2/models/m", {}, "contains a user or password; pass a key with api_key_env"),
         ("http://a/v2/models/m?key=hunter2", {}, r"has a query \(\?\)"),
-        ("http://a/v2/models/m", {"model": "n"}, "names another model or version"),
-        ("http://a/v2/models/m/versions/1", {"version": "2"}, "names another model or version"),
+        ("http://a/v2/models/m", {"model": "n"}, "contradicts model= or version="),
+        ("http://a/v2/models/m/versions/1", {"version": "2"}, "contradicts model= or version="),
     ],
 )
 def test_addresses(url, settings, message):
@@ -249,7 +253,7 @@ def test_a_wait_that_is_too_long_is_told():
         handler.send_json({"error": "quota"}, status=429, headers={"Retry-After": "86400"})
 
     with Server(respond=tomorrow, **META) as server, OpenInference(server.url, **QUICK) as box:
-        with pytest.raises(BlackBoxError, match=r"status 429 \(quota\); it asks to wait for 86400 s, go on then"):
+        with pytest.raises(BlackBoxError, match=r"status 429 \(quota\); it asks to wait for 86400 s, continue then"):
             box(images())
         assert adds_up(box)["requests_failed"] == {"refused": 1}
 
@@ -466,7 +470,7 @@ def test_the_log_of_attempts(tmp_path, monkeypatch):
             assert adds_up(box)["requests_sent"] == first["requests_sent"] + 4
         assert {json.loads(line)["request"] for line in path.read_text().splitlines()[-4:]} == {5, 6, 7, 8}
         path.write_text('{"some": "thing"}\n')
-        with pytest.raises(InputError, match="is no log of attempts; choose another file"):
+        with pytest.raises(InputError, match="is not a log of attempts; choose another file"):
             OpenInference(server.url, **settings)
         with pytest.raises(InputError, match="it is a folder"):
             OpenInference(server.url, **{**settings, "log": tmp_path})
@@ -575,7 +579,7 @@ def test_top_k_answers():
             box(images())
         with (
             OpenInference(server.url, class_names=["cat", "dog"], **settings) as box,
-            pytest.raises(BlackBoxError, match="returned the class 'cow', which class_names does not hold"),
+            pytest.raises(BlackBoxError, match="returned the class 'cow', which is not in class_names"),
         ):
             box(images())
 

@@ -204,7 +204,7 @@ def test_the_same_scores_and_adversarial_images_as_in_process_and_as_many_querie
     direct = PythonFunction(linear, outputs="logits")
     other = zoracle.attack(direct, images, labels, **run)
     assert one.success.any()
-    assert len(set(one.queries.tolist())) > 1, "counts that are no mere multiple of the budget"
+    assert len(set(one.queries.tolist())) > 1, "counts that are not a mere multiple of the budget"
     assert one.success.tolist() == other.success.tolist()
     assert one.queries.tolist() == other.queries.tolist()
     assert torch.equal(one.adversarial, other.adversarial)
@@ -236,7 +236,7 @@ def test_an_error_of_the_model_is_told_in_one_line_after_as_many_attempts_as_the
             box(IMAGES + 1)
         assert "\n" not in str(caught.value)
         counts = box.report()["attempts"]
-        assert torch.equal(box(IMAGES), linear(IMAGES)), "the model goes on"
+        assert torch.equal(box(IMAGES), linear(IMAGES)), "the model continues"
     assert counts["requests_failed"] == {"status": 2}
     after = statistics(server)
     assert (after["failed"] - before["failed"], after["images"] - before["images"]) == (2, len(IMAGES))

@@ -119,7 +119,7 @@ def test_an_attack_on_ones_own_images_and_model(capsys):
     found = adversarial()
     assert found["ids"].tolist() == [0, 1, 2, 3]
     assert found["labels"].tolist() == read.tolist()
-    assert "1 misclassified already" in told.out
+    assert "1 already misclassified" in told.out
     assert np.array_equal(found["images"], images(4))
     assert np.abs(found["adversarial"][0] - images(4)).max() <= 0.2 + 1e-6
     assert (found["queries"] <= 300).all()
@@ -140,7 +140,7 @@ def test_images_that_are_all_misclassified_already(capsys):
         "own.npz", images=images(2), labels=(importlib.import_module("house").classify(images(2)).argmax(1) + 1) % 10
     )
     run("attack", *TARGET, "--data", "own.npz", *SHORT, "--out", "run")
-    assert "2 misclassified already" in capsys.readouterr().out
+    assert "2 already misclassified" in capsys.readouterr().out
     assert Path("run/report.html").is_file()
 
 
@@ -175,7 +175,7 @@ def test_targets(capsys, plain):
     run(*argv, "--targets", "none", "--out", "none")
     capsys.readouterr()
     run(*argv, "--targets", "2", "--out", "two")
-    assert "images of class 2 already, left out: 1" in capsys.readouterr().out
+    assert "skipped 1 images that are already of class 2" in capsys.readouterr().out
     assert adversarial("two")["ids"].tolist() == [0, 1, 3]
     hashes = [config(out)["task"]["targets_sha256"] for out in ("column", "none", "two")]
     assert hashes[1] is None
@@ -214,13 +214,13 @@ def test_a_folder_of_pictures(capsys, plain):
 @pytest.mark.parametrize(
     ("message", "argv"),
     [
-        ("--target was given and --data was not", "--target house:classify"),
-        ("--data was given and --target was not", "--data own.npz"),
-        ("--task digits has a target and images of its own", "--task digits --target house:classify --data own.npz"),
-        ("--labels goes with --target and --data, and they were not given", "--labels x.csv"),
-        ("--images-key goes with --target and --data", "--images-key x"),
-        ("--input-layout goes with --target and --data", "--input-layout NHWC"),
-        ("--mean goes with --target", "--mean 0 --std 1"),
+        ("--target was given without --data", "--target house:classify"),
+        ("--data was given without --target", "--data own.npz"),
+        ("--task digits was given with --target and --data", "--task digits --target house:classify --data own.npz"),
+        ("--labels was given without --target and --data", "--labels x.csv"),
+        ("--images-key was given without --target and --data", "--images-key x"),
+        ("--input-layout was given without --target and --data", "--input-layout NHWC"),
+        ("--mean was given without --target", "--mean 0 --std 1"),
         ("one of --mean and --std", "{both} --mean 0"),
         ("--std is '1,a'", "{both} --mean 0 --std 1,a"),
         ("--top-k is 'a'; expected the names of two outputs", "{both} --top-k a"),
@@ -231,26 +231,29 @@ def test_a_folder_of_pictures(capsys, plain):
         ("house.py cannot be read", "{target} --data house.py"),
         ("plain.npz has no array 'images'; it has x, y", "{target} --data plain.npz"),
         ("task quadratic has no images", "{target} --data quadratic"),
-        ("--labels goes with images of your own, and --data digits", "{target} --data digits --labels x"),
-        ("--threat linf needs --eps", "{both} --threat linf"),
-        ("--eps 0.1 is the radius of a ball", "{both} --eps .1"),
-        ("no images are given for the valid split", "{both} --split valid"),
+        ("--labels was given with --data digits", "{target} --data digits --labels x"),
+        ("--threat linf was given without --eps", "{both} --threat linf"),
+        ("--eps 0.1 was given without a ball", "{both} --eps .1"),
+        ("there are no images for the valid split", "{both} --split valid"),
         ("--tune needs validation images", "{both} --tune"),
-        ("a server is asked by one process; use --conc", "--target http://x/v2/models/m --data own.npz --workers 2"),
+        ("expected 1 for a server, use --concurrency", "--target http://x/v2/models/m --data own.npz --workers 2"),
         ("reduce is 'tile'", "{both} --reduce tile"),
         ("option timeout goes with OpenInference", "{both} --timeout 3"),
         ("preprocess has 2 channels", "{both} --mean 0,0 --std 1,1"),
         ("model.onnx does not exist", "--target model.onnx --data own.npz"),
         ("would have to be unpickled", "--target model.pt --data own.npz"),
-        ("holds a user or password", "--target http://me:secret@host/v2/models/m --data own.npz"),
-        ("labels goes with a folder", "{both} --labels house.py"),
+        ("contains a user or password", "--target http://me:secret@host/v2/models/m --data own.npz"),
+        ("labels was given, but own.npz is not a folder", "{both} --labels house.py"),
         ("--resize is '0x4'; expected HxW", "{target} --data . --resize 0x4"),
         ("--resize is '4'; expected HxW", "{target} --data . --resize 4"),
         ("'2' is not one of '1', '3'", "{target} --data . --channels 2"),
         (". has no labels.csv, and no subfolders of pictures", "{target} --data ."),
         ("--targets: class -1 is out of range", "{both} --targets -1"),
-        ("--targets: 'cat' is no class", "{both} --targets cat"),
-        ("--targets column asks for", "{target} --data plain.npz {keys} --targets column"),
+        ("--targets: 'cat' is not a class", "{both} --targets cat"),
+        (
+            "--targets is column, but the data have no target classes",
+            "{target} --data plain.npz {keys} --targets column",
+        ),
         ("the test split of images has 4", "{both} --problems 5"),
         ("task images has no image 4", "{both} --ids ids"),
     ],

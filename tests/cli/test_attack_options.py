@@ -99,11 +99,11 @@ def test_what_is_broken_with_8_bits_is_broken_as_the_saved_picture(house, threat
 
 def test_bits_that_cannot_be_are_refused_before_the_first_query(house, capsys):
     run("--data", "floats.npz", "--bits", "8", "--out", "run", code=2)
-    assert "image 0 is no picture of 8 bits" in capsys.readouterr().err
+    assert "image 0 is not a picture of 8 bits" in capsys.readouterr().err
     run(*BOTH, "--bits", "8", "--threat", "linf", "--eps", ".003", "--out", "run", code=2)
     assert "a picture of 8 bits changes by 1/255 = 0.003922 at least" in capsys.readouterr().err
     run(*BOTH, "--c", "1", "--threat", "linf", "--eps", ".1", "--out", "run", code=2)
-    assert "--c 1 weighs the distance, and in a ball it is free" in capsys.readouterr().err
+    assert "--c 1 was given with a ball" in capsys.readouterr().err
     assert sum(house.COUNT) == 0
 
 
@@ -123,7 +123,7 @@ def test_seed_c_and_confidence_reach_the_run():
 def test_successes_are_asked_about_once_more_and_a_nervous_target_is_told(house, capsys):
     argv = [*BOTH, "--threat", "linf", "--eps", ".04", "--budget", "60", "--optimizers", "square"]
     run(*argv, "--out", "calm")
-    assert "asked about again" not in capsys.readouterr().out
+    assert "queried again" not in capsys.readouterr().out
     found, queries = arrays("calm", "square"), json.loads(Path("calm/queries.json").read_text())
     broken = found["success"] & ~found["misclassified"]
     assert (found["verified"] == broken).all()

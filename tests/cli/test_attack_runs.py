@@ -152,8 +152,8 @@ def test_resume_needs_the_folder_only_and_refuses_other_options(capsys):
     assert Path("run/table.json").read_bytes() == before
     capsys.readouterr()
     for argv, message in (
-        (["--budget", "300"], "--budget is 300, and the run in run has 200; leave it out to resume"),
-        (["--threat", "linf"], "--threat is linf, and the run in run has l2"),
+        (["--budget", "300"], "--budget is 300, but 200 in the run in run; leave it out to resume"),
+        (["--threat", "linf"], "--threat is linf, but l2 in the run in run"),
     ):
         run("attack", "--resume", "--out", "run", *argv, code=2)
         told = capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_resume_needs_the_folder_only_and_refuses_other_options(capsys):
     assert not Path("nowhere").exists()
     Path("run/command.json").write_text("[]")
     run("attack", "--resume", "--out", "run", code=2)
-    assert "is not that of `zoracle attack`" in capsys.readouterr().err
+    assert "is not from `zoracle attack`" in capsys.readouterr().err
 
 
 def test_a_folder_is_one_runs_at_a_time(capsys):
@@ -189,7 +189,7 @@ def test_progress_in_words():
 
 
 def test_a_server_that_fails_and_comes_back(capsys):
-    """Answers, failures that are retried, a failure for good, and the run that goes on: all of it adds up."""
+    """Answers, failures that are retried, a failure for good, and the run that continues: all of it adds up."""
     pytest.importorskip("httpx")
     pytest.importorskip("tenacity")
     from oip_server import Server
@@ -220,7 +220,7 @@ def test_a_server_that_fails_and_comes_back(capsys):
         run("attack", *argv, code=2)
         told = capsys.readouterr().err
         assert told.count("\n") == 1
-        assert "go on with --resume --out run" in told
+        assert "continue with --resume --out run" in told
         server.faults = 0.2
         run("attack", "--resume", "--out", "run")
     found, queries = arrays("run"), read("run/queries.json")
@@ -232,7 +232,7 @@ def test_a_server_that_fails_and_comes_back(capsys):
     assert attempts["images_sent"] == attempts["images_answered"] + attempts["images_in_failed_attempts"]
     counted = queries["optimise"]["zo-sgd"] + queries["monitor"]["zo-sgd"] + queries["pictures"]
     counted += queries["verify"]["zo-sgd"]
-    assert queries["interrupted"]["zo-sgd"] == 1, "a stored point was asked for again"
+    assert queries["interrupted"]["zo-sgd"] == 1, "a stored point was requested again"
     counted += 1
     failed = counted - attempts["images_answered"]
     assert failed in (21, 42), "the call that failed for good: a step of one image or of two"
@@ -258,7 +258,7 @@ def test_in_a_ball_several_attacks_run_where_none_is_named(capsys):
     capsys.readouterr()
     run("attack", "--resume", "--out", "run")
     run("attack", "--resume", "--all", "--out", "run", code=2)
-    assert "--all is True, and the run in" in capsys.readouterr().err
+    assert "--all is True, but False in the run in" in capsys.readouterr().err
 
 
 def test_where_perturbations_are_made_small_one_attack_has_the_whole_budget():

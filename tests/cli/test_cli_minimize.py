@@ -83,7 +83,7 @@ def test_start_bounds_and_scale_come_from_files(capsys):
             "has no setting 'lrr'; did you mean lr?",
             "bowls_of_mine.py:bowl --budget 50 --dim 3 --optimizer zo-sgd:lrr=1",
         ),
-        ("'lr=' in 'zo-sgd:lr=' is no setting", "bowls_of_mine.py:bowl --budget 100 --dim 3 --optimizer zo-sgd:lr="),
+        ("'lr=' in 'zo-sgd:lr=' is not a setting", "bowls_of_mine.py:bowl --budget 100 --dim 3 --optimizer zo-sgd:lr="),
         ("--budget is 3 queries", "bowls_of_mine.py:bowl --budget 3 --dim 3 --optimizer zo-sgd"),
         ("--scale is -1.0; expected", "bowls_of_mine.py:bowl --budget 100 --dim 3 --scale -1"),
         ("RuntimeError: stuck", "bowls_of_mine.py:odd --budget 100 --dim 3 --start 1 --optimizer zo-sgd"),

@@ -96,7 +96,7 @@ def test_a_batch_and_bounds(own):
 
 def test_settings_tuned_on_ones_own_function_are_read_by_compare(own, capsys):
     run("tune", *FUNCTION, "--optimizers", "zo-sgd", "--problems", "1", "--steps", "8", "--out", "tuned.json")
-    assert "read by --settings tuned.json" in capsys.readouterr().out
+    assert "use them with --settings tuned.json" in capsys.readouterr().out
     (record,) = read("tuned.json")["tuned settings"]
     assert record["task"] == "bowl"
     argv = ["compare", *FUNCTION, "--no-rivals", "--optimizers", "zo-sgd", "--steps", "8", "--seeds", "1"]
@@ -115,7 +115,7 @@ def test_settings_tuned_on_ones_own_target_are_read_by_attack(own, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "`zoracle tune` tunes them on other images, and --settings reads its file" in told, "no dead end"
     run("attack", *both, "--optimizers", "zo-sgd", "--steps", "4", "--tune", "--out", "none", code=2)
-    assert "then give --settings tuned.json" in capsys.readouterr().err
+    assert "then pass --settings tuned.json" in capsys.readouterr().err
     run("tune", *both, "--optimizers", "zo-sgd", "--num-directions", "4", "--steps", "4", "--out", "tuned.json")
     (record,) = read("tuned.json")["tuned settings"]
     assert record["problems"] == 6
@@ -126,13 +126,13 @@ def test_settings_tuned_on_ones_own_target_are_read_by_attack(own, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["compare", "--objective", "mine:bowl"], "--objective was given and --dim was not"),
-        (["compare", "--dim", "3"], "--dim goes with --objective"),
+        (["compare", "--objective", "mine:bowl"], "--objective was given without --dim"),
+        (["compare", "--dim", "3"], "--dim was given without --objective"),
         (["compare", *FUNCTION, "--low", "1"], "outside the bounds"),
         (["compare", *FUNCTION, "--optimizers", "snes", "--scale", "0"], "--scale is 0.0; expected a positive number"),
-        (["compare", *FUNCTION, "--steps", "3"], "compared at equal queries; give a budget"),
+        (["compare", *FUNCTION, "--steps", "3"], "compared at equal queries; pass a budget"),
         (["compare", "--objective", "mine:nothing", "--dim", "3"], "mine has no nothing"),
-        (["tune", "--target", "mine:classify", "--out", "t.json"], "--target was given and --data was not"),
+        (["tune", "--target", "mine:classify", "--out", "t.json"], "--target was given without --data"),
         (["compare", *FUNCTION, "--settings", "none.json"], "none.json"),
     ],
 )

@@ -89,7 +89,7 @@ def test_an_interrupted_comparison_resumes_and_ends_the_same(tmp_path):
     whole = FakeTask()
     expected = compare(whole, TWO, RunSpec(seeds=2, steps=4), out=tmp_path / "whole")
     task = FakeTask()
-    task.raise_at = 18  # five calls a seed: the third step of the second optimizer's second seed
+    task.raise_at = 18  # five calls per seed: the third step of the second optimizer's second seed
     with pytest.raises(KeyboardInterrupt):
         compare(task, TWO, RunSpec(seeds=2, steps=4), out=tmp_path / "cut")
     assert not (tmp_path / "cut" / "table.json").exists()
@@ -132,7 +132,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write into"):
         compare(task, TWO, out=tmp_path / "file" / "run")
-    with pytest.raises(InputError, match=r"not empty and holds no config.json"):
+    with pytest.raises(InputError, match=r"not empty and contains no config.json"):
         compare(task, TWO, out=tmp_path)
     assert task.seen == 0
 
@@ -152,7 +152,7 @@ def test_bad_input_leaves_no_folder(tmp_path, settings, message):
     task = FakeTask()
     with pytest.raises(InputError, match=message):
         compare(task, TWO, RunSpec(**settings), out=tmp_path / "run")
-    with pytest.raises(InputError, match="two optimizers are called 'a'"):
+    with pytest.raises(InputError, match="two optimizers have the label 'a'"):
         compare(task, [("a", sgd()), ("a", sgd())], out=tmp_path / "run")
     with pytest.raises(InputError, match="tuning is 'perhaps'"):
         compare(task, TWO, tuning="perhaps", out=tmp_path / "run")

@@ -89,7 +89,7 @@ def test_by_queries_to_success():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "test"}, "never tuned on the test split"),
+        ({"split": "test"}, "never used for tuning"),
         ({"ids": (10, 20)}, "id 20 is not of the valid split"),
         ({"split": "dev"}, "split 'dev' is unknown"),
     ],
@@ -101,7 +101,7 @@ def test_test_problems_and_nonsense_are_refused(settings, message):
     assert task.seen == 0
     with pytest.raises(InputError, match="criterion is 'luck'"):
         tune(task, "zo-sgd", criterion="luck")
-    with pytest.raises(InputError, match="not tuned here"):
+    with pytest.raises(InputError, match="cannot be tuned"):
         tune(task, "zo-lstm")
 
 

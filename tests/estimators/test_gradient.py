@@ -32,7 +32,7 @@ def gradient() -> torch.Tensor:
 def check_mean(estimates: torch.Tensor, expected: torch.Tensor) -> None:
     error = estimates.std(0) / math.sqrt(estimates.shape[0])
     assert ((estimates.mean(0) - expected).abs() < 4 * error + 20 * MU).all()
-    # The test can fail: an estimate of another size is told apart.
+    # The test can fail: an estimate of another size is distinguished.
     assert ((estimates.mean(0) - 1.5 * expected).abs() > 4 * error).any()
 
 

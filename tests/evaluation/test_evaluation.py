@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, checkpoi
     whole = FakeTask()
     expected = evaluate(sgd(), whole, RunSpec(ids=(20, 21), seeds=(0, 1), steps=4))
     task = FakeTask()
-    task.raise_at = 8  # five calls a seed: the third step of the second seed
+    task.raise_at = 8  # five calls per seed: the third step of the second seed
     with pytest.raises(KeyboardInterrupt):
         evaluate(sgd(), task, RunSpec(ids=(20, 21), seeds=(0, 1), steps=4), resume_dir=tmp_path)
     task.raise_at = -1

@@ -117,7 +117,7 @@ def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="an earlier version of zoracle; choose another folder"):
         evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5), resume_dir=tmp_path)
     (tmp_path / SHARDS).write_text('{"format": "zoracle-shards-9"}')
-    with pytest.raises(CheckpointError, match="not of this version"):
+    with pytest.raises(CheckpointError, match="by another version"):
         evaluate(sgd(), MishapTask(), RunSpec(ids=SIX, steps=5), resume_dir=tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_made_again_elsewhere_is_refused_before_a_query(pool):
         evaluate(sgd(), Hidden(), RunSpec(ids=SIX), workers=pool)
     optimizer = sgd()
     optimizer.source = lambda key, q, like: torch.ones(like.shape[0], q, like.shape[1])
-    with pytest.raises(InputError, match="source of your own"):
+    with pytest.raises(InputError, match="custom source"):
         evaluate(optimizer, MishapTask(), RunSpec(ids=SIX), workers=pool)
     fake = FakeTask()
     with pytest.raises(InputError, match="no problem 99"):
@@ -288,7 +288,7 @@ def test_ctrl_c_ends_all_workers_and_keeps_their_steps(tmp_path, whole_group):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines() == [
-        "zoracle: interrupted: what is done is kept in --out; the same command goes on there"
+        "zoracle: interrupted: finished work is saved in --out; run the same command to continue"
     ], err
     assert group_is_gone(process)
     parts = sorted((tmp_path / "run").glob("*.part"))

@@ -174,7 +174,7 @@ def test_others_are_done_first_and_stay_done(tmp_path, monkeypatch):
 
 
 def test_rows_without_data_are_left_out_unless_named(tmp_path):
-    with pytest.raises(InputError, match="no row of ball-attacks can run here"):
+    with pytest.raises(InputError, match="no row of ball-attacks can run without data"):
         run(tmp_path / "all")
     with pytest.raises(InputError, match="task imagenet has no"):
         run(tmp_path / "named", rows="imagenet-linf-4")

@@ -130,7 +130,7 @@ def test_every_experiment_writes_its_folder(name, finished):
 
 def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):
     def missing(module, extra):
-        raise MissingExtraError(f"{module} is not installed; mend it with: pip install 'zoracle[{extra}]'")
+        raise MissingExtraError(f"{module} is not installed; install it with: pip install 'zoracle[{extra}]'")
 
     monkeypatch.setattr("zoracle.reporting.page.require", missing)
     monkeypatch.setattr("zoracle.experiments.external.pycma.require", missing)
@@ -270,7 +270,7 @@ def test_transfer_leaves_out_the_task_that_an_optimizer_was_trained_on(finished)
     assert ("digits", "zo-lstm-digits") not in pairs
     assert ("quadratic", "zo-lstm-quadratic") not in pairs
     assert {("digits", "zo-lstm-mnist"), ("binary-classification", "zo-lstm-digits")} <= pairs
-    assert any(note.startswith("mnist cannot run here") for note in done.notes), "a task without data is named"
+    assert any(note.startswith("mnist cannot run") for note in done.notes), "a task without data is named"
     counts = {table.name: table.records for table in done.outcome.tables}["summary"]
     for count in counts:
         own = [r["verdict"] for r in verdicts if r["optimizer"] == count["optimizer"]]
@@ -370,7 +370,7 @@ def test_settings_changed_are_told_on_the_page(tmp_path, capsys):
     assert (settings["problems"], settings["directions"], settings["budget"]) == (2, [1, 3], 42)
     told = " ".join(capsys.readouterr().out.split())
     assert "directions (1, 3) instead of" in told
-    assert "full form, at most, by the pace of tiny batches:" in told
+    assert "full form, upper bound from tiny batches:" in told
     if (folder / "index.html").is_file():
         assert "--set directions=[1,3]" in (folder / "index.html").read_text().replace("&#34;", '"')
 
@@ -379,7 +379,7 @@ def test_settings_changed_are_told_on_the_page(tmp_path, capsys):
     ("change", "message"),
     [
         ("problems", "expected NAME=VALUE"),
-        ("problem=3", "setting 'problem' is unknown here; expected one of"),
+        ("problem=3", "setting 'problem' is unknown; expected one of"),
         ("problems=many", "setting 'problems=many' of dimension: Expected `int`"),
         ("problems=0", "expected at least 1"),
         ("dimensions=10", "Expected `array`"),

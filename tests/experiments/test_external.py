@@ -62,11 +62,11 @@ class TestRows:
         ]
 
         def missing(module, extra):
-            raise MissingExtraError(f"{module} is not installed; mend it with: pip install 'zoracle[{extra}]'")
+            raise MissingExtraError(f"{module} is not installed; install it with: pip install 'zoracle[{extra}]'")
 
         monkeypatch.setattr("zoracle.experiments.external.pycma.require", missing)
         others, notes = external(False)
-        assert notes[0] == "no rows of pycma: cma is not installed; mend it with: pip install 'zoracle[baselines]'"
+        assert notes[0] == "no rows of pycma: cma is not installed; install it with: pip install 'zoracle[baselines]'"
         assert [label for label, _ in others] == [label for label, _ in made if label.startswith("evosax")]
 
     def test_the_quick_form_leaves_out_one_row_of_each(self):

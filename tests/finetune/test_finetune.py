@@ -370,7 +370,7 @@ def test_the_log_alone_gives_the_weights_bit_for_bit(tmp_path, dtype, method):
     rebuilt = replay(log, again)
     assert all(torch.equal(bits(p), bits(r)) for p, r in zip(params, again, strict=True))
     assert rebuilt.steps == 12
-    # Both go on alike.
+    # Both continue alike.
     for one, its in ((optimizer, params), (rebuilt, again)):
         one.param_groups[0]["lr"] = 1e-4
         one.step(quadratic(its))
@@ -401,11 +401,11 @@ def test_a_log_of_something_else_is_refused(tmp_path):
     log = tmp_path / "run.jsonl"
     params = parameters()
     made(params, "mezo", ledger=log).step(quadratic(params))
-    with pytest.raises(CheckpointError, match="its seed is 0, here it is 1"):
+    with pytest.raises(CheckpointError, match="its seed is 0, expected 1"):
         made(parameters(), "mezo", ledger=log, seed=1)
     with pytest.raises(CheckpointError, match="start"):
         replay(log, parameters(seed=5))
-    with pytest.raises(CheckpointError, match="no log of a training"):
+    with pytest.raises(CheckpointError, match="not the log of a training"):
         replay(_written(tmp_path / "other.jsonl", "{}\n"), parameters())
     lines = log.read_text().splitlines()
     short = json.dumps({**json.loads(lines[1]), "losses": [1.0]})
@@ -463,7 +463,7 @@ def test_errors_say_what_to_do():
         optimizer.step(lambda: torch.ones(2))
     with pytest.raises(InputError, match="expected a closure"):
         optimizer.step(None)
-    with pytest.raises(InputError, match="make a new one"):
+    with pytest.raises(InputError, match="create a new one"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
 
 

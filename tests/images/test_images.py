@@ -61,11 +61,11 @@ def test_what_is_given_may_change_afterwards():
 
 def test_an_ambiguous_layout_has_to_be_said():
     both = np.zeros((2, 3, 5, 3), np.uint8)
-    refused(r"shape \(2, 3, 5, 3\) and could be both NCHW and NHWC; say which", as_images, both)
+    refused(r"shape \(2, 3, 5, 3\) and could be both NCHW and NHWC; pass the layout", as_images, both)
     assert as_images(both, "NCHW").shape == (2, 3, 5, 3)
     assert as_images(both, "NHWC").shape == (2, 3, 3, 5)
     four = np.zeros((2, 4, 5, 6), np.uint8)
-    refused("have neither 1 nor 3 channels; say which", as_images, four)
+    refused("have neither 1 nor 3 channels; pass the layout", as_images, four)
     assert as_images(four, "NHWC").shape == (2, 6, 4, 5)
     refused("layout is 'CHWN'", as_images, four, "CHWN")
 
@@ -142,7 +142,7 @@ def test_an_archive_with_names_of_classes(tmp_path):
     assert found.labels.tolist() == [2, 1, 2, 2, 0]
     assert (found.class_names, found.notes) == (("emu", "dog", "cat", "fox"), ())
     (tmp_path / "classes.txt").write_text("emu\ndog\n")
-    refused("labels, image 0: 'cat' is none of the 2 classes", read_labelled, tmp_path / "a.npz",
+    refused("labels, image 0: 'cat' is not one of the 2 classes", read_labelled, tmp_path / "a.npz",
             classes=tmp_path / "classes.txt")  # fmt: skip
     np.savez(tmp_path / "b.npz", images=GREY, labels=LABELS)
     refused("label 2 of image 1 is out of range; expected 0 .. 1", read_labelled, tmp_path / "b.npz",
@@ -176,8 +176,8 @@ def test_files_that_are_no_archives(tmp_path):
     np.save(tmp_path / "b.npy", GREY)
     refused("holds one array without a name", read_labelled, tmp_path / "b.npy")
     refused("cannot be read .No such file", read_labelled, tmp_path / "none.npz")
-    refused("labels goes with a folder", read_labelled, tmp_path / "a.npz", labels=tmp_path / "x")
-    refused("layout goes with an .npz file", read_labelled, tmp_path, layout="NCHW")
+    refused("labels was given, but", read_labelled, tmp_path / "a.npz", labels=tmp_path / "x")
+    refused("is not an .npz file", read_labelled, tmp_path, layout="NCHW")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
@@ -293,8 +293,8 @@ def test_pillow_is_an_extra(folder, monkeypatch):
         ("labels.csv is empty", ""),
         ("labels.csv is empty", "\n ,\n"),
         ("has a header and no rows", "file,label\n"),
-        ("line 1 has 1 cells and is no header", "0.png\n"),
-        ("line 1 has 4 cells and is no header", "0.png,0,1,2\n"),
+        ("line 1 has 1 cells and is not a header", "0.png\n"),
+        ("line 1 has 4 cells and is not a header", "0.png,0,1,2\n"),
         ("line 2 has 3 cells; expected 2", "0.png,0\n1.png,0,1\n"),
         ("line 2 has 1 cells; expected 3", "0.png,0,1\n1.png\n"),
         ("line 3 has no label", "file,label\n0.png,0\n1.png,\n"),
@@ -304,16 +304,16 @@ def test_pillow_is_an_extra(folder, monkeypatch):
         ("has no file 'subfolder'", "subfolder,0\n"),
         ("line 1: .* has no file", "0\0.png,0\n"),
         ("has no file 'aaa", "a" * 5000 + ",0\n"),
-        ("line 3: 0.png is there already .*line 1", "0.png,0\n1.png,0\n0.png,0\n"),
-        (r"line 2: \./0.png is there already", "0.png,0\n./0.png,0\n"),
+        ("line 3: 0.png is listed twice .*line 1", "0.png,0\n1.png,0\n0.png,0\n"),
+        (r"line 2: \./0.png is listed twice", "0.png,0\n./0.png,0\n"),
         ("line 1: class -1 is out of range; expected 0 or more", "0.png,-1\n"),
         (r"by name \('cat'\) and by number \(1\)", "0.png,1\n1.png,cat\n"),
         (r"by name \('1.5'\) and by number \(1\)", "0.png,1\n1.png,1.5\n"),
-        ("is no UTF-8 text", b"0.png,caf\xe9\n"),
-        ("is no CSV", '0.png,"0\n'),
-        ("text.png is no picture that can be read .of no kind", "text.png,0\n"),
-        ("half.png is no picture that can be read", "half.png,0\n"),
-        ("empty.png is no picture that can be read", "empty.png,0\n"),
+        ("is not UTF-8 text", b"0.png,caf\xe9\n"),
+        ("is not CSV", '0.png,"0\n'),
+        ("text.png cannot be read as a picture .of no kind", "text.png,0\n"),
+        ("half.png cannot be read as a picture", "half.png,0\n"),
+        ("empty.png cannot be read as a picture", "empty.png,0\n"),
     ],
 )
 def test_tables_and_pictures_that_cannot_be_used(folder, message, text):
@@ -336,7 +336,7 @@ def test_folders_without_labels(tmp_path):
         ("line 2 is empty", b"cat\n\ndog\n"),
         ("names 1 class", b"cat\n"),
         ("line 1 is empty", b""),
-        ("is no UTF-8 text", b"\xff\xfe"),
+        ("is not UTF-8 text", b"\xff\xfe"),
     ],
 )
 def test_files_of_classes_that_cannot_be_used(tmp_path, message, content):

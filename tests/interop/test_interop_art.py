@@ -186,7 +186,7 @@ def test_what_cannot_be_attacked_is_told():
     limits = np.zeros(SHAPE), np.linspace(1, 2, 60).reshape(SHAPE)
     with pytest.raises(InputError, match=r"clip_values differ between pixels"):
         ZoracleAttack(black_box(model, clip_values=limits), budget=200).generate(X, Y)
-    with pytest.raises(InputError, match=r"norm is 'linf' and there is no eps"):
+    with pytest.raises(InputError, match=r"norm is 'linf' without eps"):
         ZoracleAttack(black_box(model), budget=200, eps=None).generate(X, Y)
     with pytest.raises(InputError, match=r"targeted is 1"):
         ZoracleAttack(black_box(model), budget=200, targeted=1)

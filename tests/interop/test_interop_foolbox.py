@@ -170,7 +170,7 @@ def test_what_cannot_be_attacked_is_told():
     both = foolbox.criteria.Misclassification(LABELS) & foolbox.criteria.Misclassification(TARGETS)
     with pytest.raises(InputError, match=r"expected labels, Misclassification or TargetedMisclassification"):
         attack(model, IMAGES, both, epsilons=0.1)
-    with pytest.raises(InputError, match=r"make one for each seed"):
+    with pytest.raises(InputError, match=r"create one per seed"):
         attack.repeat(3)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'mask'"):
         attack(model, IMAGES, LABELS, epsilons=0.1, mask=1)

@@ -65,7 +65,7 @@ def test_lost_values_hold_nobody_up():
 
 
 def test_true_gradients_cannot_be_told():
-    with pytest.raises(InputError, match="is fed true gradients"):
+    with pytest.raises(InputError, match="needs true gradients"):
         PointByPoint(make("l2l"), np.ones(3))
 
 

@@ -59,7 +59,7 @@ def pieces(out: Path) -> dict[str, torch.Tensor]:
     for file in files:
         tensors, _ = read_tensors(file)
         counted = counted + tensors["queries"][0, :, -1] + tensors["monitored"][0]
-        counted = counted + (tensors["success_ever"] & ~tensors["misclassified"])[0]  # asked about once more at the end
+        counted = counted + (tensors["success_ever"] & ~tensors["misclassified"])[0]  # queried once more at the end
         lost = lost + tensors["lost"][0]
     return {"counted": counted, "lost": lost}
 
@@ -144,7 +144,7 @@ def test_a_target_that_fails_for_good_is_one_line_and_what_was_paid_is_kept(tmp_
     assert main(argv(out, *threat)) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert told.startswith("zoracle: error: the server answered 503 five times; what was paid for is kept: go on with ")
+    assert told.startswith("zoracle: error: the server answered 503 five times; all answers are saved: continue with ")
     assert main(["attack", "--resume", "--out", str(out)]) == 0
     for label in LABELS:
         with (

@@ -88,9 +88,9 @@ def test_the_reported_case(tmp_path, images):
     before = answered
     found = zoracle.attack(model, pictures, labels, **run)
     again = int(found.interrupted.sum())
-    assert again <= 1, "the stored query that is asked for again"
+    assert again <= 1, "the stored query that is requested again"
     assert int(found.queries.sum()) + again == answered + failed
-    assert answered - before <= 21 * (images - 1) + 3, "only what failed is asked for again"
+    assert answered - before <= 21 * (images - 1) + 3, "only what failed is requested again"
     assert int(found.queries.max()) <= 43
 
 
@@ -164,7 +164,7 @@ def noisy(x):
 
 @pytest.mark.parametrize(("optimizer", "f"), [("zo-sgd", rounded), ("zo-sgd", noisy), ("portfolio", noisy)])
 def test_a_failure_while_noise_is_measured_or_settled(tmp_path, optimizer, f):
-    """What several calls find together is noted when all of them are answered, or the run would go on without it."""
+    """What several calls find together is noted when all of them are answered, or the run would continue without it."""
     calls = seen = fails = 0
 
     def g(x):

@@ -64,18 +64,18 @@ def test_the_files_of_others_stay_as_they_are(tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / ".lock").symlink_to(precious)
-    with pytest.raises(InputError, match="is a link, and nothing is written through links"), locked(out):
+    with pytest.raises(InputError, match="is a link, and zoracle does not write through links"), locked(out):
         pass
     (out / ".lock").unlink()
     (out / ".lock").write_text("4711\n")  # of another program
-    with pytest.raises(InputError, match="is no lock of this version of zoracle"), locked(out):
+    with pytest.raises(InputError, match="is not a lock of this version of zoracle"), locked(out):
         pass
     assert (out / ".lock").read_text() == "4711\n"
 
     calls = tmp_path / "my.safetensors.calls"
     for content in ("", "unrelated"):
         calls.write_text(content)
-        with pytest.raises(CheckpointError, match="is no file of this version of zoracle, and is left as it is"):
+        with pytest.raises(CheckpointError, match="is not a file of this version of zoracle, and is left as it is"):
             zoracle.minimize(lambda x: (x**2).sum(1), torch.ones(3), budget=42, checkpoint=tmp_path / "my.safetensors")
         assert calls.read_text() == content
     calls.unlink()
@@ -155,7 +155,7 @@ def test_a_picture_runs_no_program(folder, tmp_path_factory, monkeypatch):
         read_labelled(folder)
     (folder / "b.eps").write_bytes(EPS)
     (folder / "labels.csv").write_text("a.png,0\nb.eps,1\n")
-    with pytest.raises(InputError, match="is no picture by its name"):
+    with pytest.raises(InputError, match="has no picture file extension"):
         read_labelled(folder)
     assert not ran.exists()
 
@@ -187,11 +187,11 @@ def test_an_archive_unpacks_to_no_more_than_it_may(tmp_path):
     bomb = archive(tmp_path / "bomb.npz", images=npy(np.zeros((2, 6000, 6000), np.uint8)), labels=labels)
     assert bomb.stat().st_size < 200_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"'images' is [\d,]+ bytes that unpack to 72,000,\d+, as no images"):
+    with pytest.raises(InputError, match=r"'images' is [\d,]+ bytes that unpack to 72,000,\d+, more than images do"):
         read_labelled(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss == before
     lie = archive(tmp_path / "lie.npz", images=npy(np.zeros((2, 4, 4), np.uint8), (2, 2**20, 2**20)), labels=labels)
-    with pytest.raises(InputError, match=r"has the shape \(2, 1048576, 1048576\) of [\d,]+ bytes, and there are 32"):
+    with pytest.raises(InputError, match=r"has the shape \(2, 1048576, 1048576\) of [\d,]+ bytes, but contains 32"):
         read_labelled(lie)
     good = archive(tmp_path / "good.npz", images=npy(np.zeros((2, 400, 400), np.uint8)), labels=labels)
     assert read_labelled(good).images.shape == (2, 1, 400, 400)
@@ -304,8 +304,8 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--eps", "1e308", "--budget", "64"], "eps is 1e+308; pixels are in [0, 1]"),
-        (["--eps", "1", "--budget", "9" * 20], "--budget takes 68 bits; expected a whole number of 64 bits"),
+        (["--eps", "1e308", "--budget", "64"], "eps is 1e+308; expected a radius that restricts pixels in [0, 1]"),
+        (["--eps", "1", "--budget", "9" * 20], "--budget takes 68 bits; expected an integer of 64 bits"),
         (["--eps", "1", "--budget", "9" * 18], "more than there is memory to keep a record of"),
     ],
 )

@@ -353,7 +353,7 @@ def test_a_key_is_shown_in_no_encoding(encoding):
     secrets = Secrets([KEY])
     for text in (
         said,
-        f"unauthorised: {said} is no key",
+        f"unauthorised: {said} is not a key",
         "x" * 190 + " " + said,
         said + " " + "y" * 300,
         f"{said} " * 20,

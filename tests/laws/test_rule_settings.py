@@ -86,7 +86,7 @@ def test_what_a_file_says_of_its_training(tmp_path, training):
 def test_metadata_that_are_nested_deeply(tmp_path):
     told = {"format": '"zoracle-optimizer"', "version": "1", "name": '"zo-lstm"', "config": "[" * 10**5 + "]" * 10**5}
     save_file({"x": torch.ones(1)}, tmp_path / "deep.safetensors", metadata=told)
-    with pytest.raises(CheckpointError, match="holds no settings"):
+    with pytest.raises(CheckpointError, match="contains no settings"):
         load_optimizer(tmp_path / "deep.safetensors")
 
 

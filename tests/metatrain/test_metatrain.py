@@ -101,7 +101,7 @@ def test_shaped_weights_and_the_displacement_are_what_they_say() -> None:
     )  # fmt: skip
     xs = []
     state = optimizer.init(START, seed=1, horizon=6)
-    for first in (0, 3):  # the second segment's weights go on where the first one's ended
+    for first in (0, 3):  # the second segment's weights continue where the first one's ended
         segment = loss.segment(optimizer, oracle, state, 3, problem=ROWS, first=first, horizon=6, origin=START)
         t = torch.arange(first, first + 3, dtype=torch.float64)
         w = 0.5 + 3.0 * ((t + 1) / 6) ** 2 + 2.0 * (t < 2) + 7.0 * (t == 5)
@@ -250,7 +250,7 @@ def test_a_family_may_have_a_meta_batch_of_its_own(tmp_path) -> None:
     told = (tmp_path / CARD).read_text()
     assert "weight 1; 5 in a meta-batch." in told
     assert "on 2 problems each unless said above" in told
-    # One gradient a step and problem, and one more where a run begins.
+    # One gradient per step and problem, and one more where a run begins.
     assert trainer.progress.spent["gradients"] == (2 + 5) * (3 + 1)
 
 
@@ -280,7 +280,9 @@ def test_families_take_turns_and_may_be_answered_in_their_own_way(tmp_path) -> N
     told = (tmp_path / CARD).read_text()
     assert "in one of 2 unrolls; queries answered by directional derivatives of that gradient." in told
     assert "answered its queries in training: directional derivatives of that gradient unless said above." in told
-    with pytest.raises(ValueError, match="every family says every > 1; expected one that takes part in each unroll"):
+    with pytest.raises(
+        ValueError, match="every family has every > 1; expected at least one that takes part in each unroll"
+    ):
         msgspec.structs.replace(chosen, families=three[1:])
     with pytest.raises(ValueError, match="every is 0; expected at least 1"):
         Family(task="bowls", every=0)
@@ -336,7 +338,7 @@ def test_training_goes_on_from_trained_weights(tmp_path) -> None:
         ({"settings": {"num_directions": 4, "hidden": 5}}, "does not fit: .* is missing or of another shape"),
         ({"optimizer": "zo-lstm-paper", "settings": {}}, "is a zo-lstm; expected a trained zo-lstm-paper"),
         ({"initial": "zo-sgd"}, "is a zo-sgd; expected a trained zo-lstm"),
-        ({"initial": "nothing"}, "unknown and no folder"),
+        ({"initial": "nothing"}, "unknown and not a folder"),
     ):
         with pytest.raises(InputError, match=message):
             Trainer(msgspec.structs.replace(plain, **wrong), BowlTask())
@@ -434,8 +436,8 @@ def test_configs_are_checked_in_one_line() -> None:
         (good + "lr = -1.0\n", "lr is -1"),
         ("task = ", "Invalid value"),
         (good + 'steps = "many"\n', "Expected `int`"),
-        (good.replace('task = "digits"\n', ""), "give either task, or"),
-        (good + '[[families]]\ntask = "mnist"\n', "give either task, or"),
+        (good.replace('task = "digits"\n', ""), "both or neither of task and"),
+        (good + '[[families]]\ntask = "mnist"\n', "both or neither of task and"),
         (good.replace('task = "digits"', "problems = 3") + '[[families]]\ntask = "digits"\n', "belong to one task"),
         (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nrescale = 0.5\n', "rescale is 0.5"),
         (good.replace('task = "digits"\n', "") + '[[families]]\ntask = "digits"\nweight = 0.0\n', "weight is 0"),

@@ -182,7 +182,7 @@ def changed(images, value):
         (bad(changed(IMAGES, torch.nan)), "image 1 holds NaN or infinite pixels"),
         (bad(IMAGES[:0], LABELS[:0]), "expected (P, ...) with at least one image"),
         (bad(IMAGES.flatten()), "expected (P, ...)"),
-        (bad(labels=LABELS[:2]), "labels have shape (2,); expected (3,), one an image"),
+        (bad(labels=LABELS[:2]), "labels have shape (2,); expected (3,), one per image"),
         (bad(labels=LABELS.double()), "labels are torch.float64; expected integers"),
         (bad(labels=torch.tensor([0, -1, 2])), "label -1 of image 1 is out of range; expected 0 or more"),
         (bad(labels=torch.tensor([0, 1, 6]), num_classes=6), "label 6 of image 2 is out of range; expected 0 .. 5"),
@@ -295,7 +295,7 @@ def test_the_space_of_an_attack():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": "linf"}, "there is no eps"),
+        ({"norm": "linf"}, "without eps"),
         ({"norm": "l1", "eps": 1.0}, "norm is 'l1'; expected one of l2, linf"),
         ({"norm": "l2", "eps": 0.0}, "eps is 0.0; expected a positive number"),
         ({"norm": "l2", "eps": float("nan")}, "eps is nan"),

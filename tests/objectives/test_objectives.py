@@ -267,7 +267,7 @@ def test_rowwise_products_and_runs():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BinaryClassification(draw(P, N, D), draw(P, N)), "labels hold other values than 0 and 1"),
+        (lambda: BinaryClassification(draw(P, N, D), draw(P, N)), "labels contain values other than 0 and 1"),
         (lambda: BinaryClassification(draw(N, D), draw(N)), "expected (P, n, d) and (P, n)"),
         (lambda: BinaryClassification(draw(P, N, D) / 0, torch.zeros(P, N)), "features hold NaN or infinite"),
         (lambda: classification(0), "batch_size is 0; expected 1 .. 30"),
@@ -330,7 +330,7 @@ def test_a_users_gradient():
 @pytest.mark.parametrize(
     ("f", "message"),
     [
-        (lambda x: x, "the function returned shape (3, 2) for points (3, 2); expected (3,), one row a point"),
+        (lambda x: x, "the function returned shape (3, 2) for points (3, 2); expected (3,), one row per point"),
         (lambda x: x.sum(), "the function returned shape () for points (3, 2); expected (3,)"),
         (lambda x: {}["a"], "the function raised KeyError: 'a' when given a torch.float32 tensor of shape (3, 2)"),
         (lambda x: np.linalg.inv(x), "when given a float32 numpy array of shape (3, 2)"),

@@ -1,4 +1,4 @@
-"""Kinds of outputs: told apart, and what an attack makes of an answer that leaves classes out."""
+"""Kinds of outputs: distinguished, and what an attack makes of an answer that leaves classes out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_special_logits():
 
 @pytest.mark.parametrize("row", [[0.9, 0.8, 0.1], [0.0, 0.0, 0.0], [0.2, 0.3, 0.4]])
 def test_what_may_be_either_has_to_be_declared(row):
-    with pytest.raises(BlackBoxError, match=r'say which: outputs="logits" or outputs="probabilities"') as caught:
+    with pytest.raises(BlackBoxError, match=r'pass outputs="logits" or outputs="probabilities"') as caught:
         told_apart(torch.tensor([row]))
     assert "\n" not in str(caught.value)
 
@@ -212,21 +212,29 @@ def test_the_kind_is_checked():
 @pytest.mark.parametrize(
     ("answer", "settings", "message"),
     [
-        (TopK([[0, 1]] * 2, [[1.0, 2.0]] * 2), {}, r"say how many classes there are: classes=1000"),
-        (TopK([["a", "b"]] * 2, [[1.0, 2.0]] * 2), {"classes": 3}, "names of classes; give their order: class_names="),
-        (TopK([["a", "z"]] * 2, [[1.0, 2.0]] * 2), {"class_names": ["a", "b"]}, "the class 'z', which class_names"),
+        (TopK([[0, 1]] * 2, [[1.0, 2.0]] * 2), {}, r"pass the number of classes, such as classes=1000"),
+        (
+            TopK([["a", "b"]] * 2, [[1.0, 2.0]] * 2),
+            {"classes": 3},
+            "returns class names; pass them in order: class_names=",
+        ),
+        (
+            TopK([["a", "z"]] * 2, [[1.0, 2.0]] * 2),
+            {"class_names": ["a", "b"]},
+            "the class 'z', which is not in class_names",
+        ),
         (TopK([[0, 3]] * 2, [[1.0, 2.0]] * 2), {"classes": 3}, r"label 3; expected 0 \.\. 2"),
         (TopK([[0, -1]] * 2, [[1.0, 2.0]] * 2), {"classes": 3}, r"label -1; expected 0 \.\. 2"),
         (TopK([[1, 1]] * 2, [[1.0, 2.0]] * 2), {"classes": 3}, "a label twice among the k best"),
-        (TopK([[0.0, 1.0]] * 2, [[1.0, 2.0]] * 2), {"classes": 3}, "labels of type float64; expected whole numbers"),
+        (TopK([[0.0, 1.0]] * 2, [[1.0, 2.0]] * 2), {"classes": 3}, "labels of type float64; expected integers"),
         (TopK([[0, 1]] * 2, [["x", "y"]] * 2), {"classes": 3}, "scores of type <U1; expected numbers"),
         (TopK([[0, 1]], [[1.0, 2.0]]), {"classes": 3}, r"labels \(1, 2\) and scores \(1, 2\) for 2 inputs"),
         (TopK([0, 1], [1.0, 2.0]), {"classes": 3}, r"labels \(2,\) and scores \(2,\) for 2 inputs"),
         ({"labels": [[0]] * 2}, {"classes": 3}, "a dict of labels; expected labels and scores"),
         ({}, {"classes": 3}, "a dict of nothing"),
-        ([1, 0], {}, r"whole numbers of shape \(2,\); labels only are not enough, it takes logits"),
-        (np.array([[1], [0]]), {}, r"whole numbers of shape \(2, 1\); labels only"),
-        (torch.tensor([1, 0]), {}, r"whole numbers of shape \(2,\); labels only"),
+        ([1, 0], {}, r"integers of shape \(2,\); labels only are not enough, it takes logits"),
+        (np.array([[1], [0]]), {}, r"integers of shape \(2, 1\); labels only"),
+        (torch.tensor([1, 0]), {}, r"integers of shape \(2,\); labels only"),
         (["cat", "dog"], {}, "names; labels only are not enough"),
         (np.array([0.0, 1.0]), {}, r"shape \(2,\) for 2 inputs.*; labels only are not enough"),
     ],

@@ -271,4 +271,4 @@ def test_commands_take_it(tmp_path, capsys) -> None:
     assert arrays["adversarial"].shape == (1, 3, 1, 8, 8)
     capsys.readouterr()
     assert main(["compare", "--task", "quadratic", "--reduce", "tile:2"]) == 2
-    assert "for attacks on images" in capsys.readouterr().err
+    assert "which is not an attack on images" in capsys.readouterr().err

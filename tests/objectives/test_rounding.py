@@ -63,5 +63,5 @@ def test_without_a_ball_pixels_go_to_the_nearest_level():
 def test_originals_have_to_be_pictures():
     x, _ = drawn(torch.float32)
     check_levels(x.view(N, 3, 4, 5), 8)
-    with pytest.raises(InputError, match="image 5 is no picture of 8 bits"):
+    with pytest.raises(InputError, match="image 5 is not a picture of 8 bits"):
         check_levels(torch.cat((x[:5], x[5:6] + 1e-3, x[6:])).view(N, 3, 4, 5), 8)

@@ -1,4 +1,4 @@
-"""Learned optimizers on disk: what is written comes back, what is no optimizer is told, nothing unpickles."""
+"""Learned optimizers on disk: what is written comes back, what is not an optimizer is told, nothing unpickles."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def first_nan(tensors):
         (truncated, "truncated"),
         (lambda f: (f / WEIGHTS).write_bytes(b""), "cannot be read as safetensors"),
         (pickled, "cannot be read as safetensors"),
-        (foreign, "is not an optimizer's weights"),
-        (lambda f: (f / WEIGHTS).unlink(), f"holds no {WEIGHTS}"),
+        (foreign, "does not contain an optimizer"),
+        (lambda f: (f / WEIGHTS).unlink(), f"contains no {WEIGHTS}"),
         (lambda f: rewrite(f, version=2), "format version 2; this zoracle reads 1"),
-        (lambda f: rewrite(f, name="zo-gru"), "'zo-gru' that this zoracle does not know"),
-        (lambda f: rewrite(f, name="zo-sgd"), "'zo-sgd' that this zoracle does not know"),
-        (lambda f: rewrite(f, name=["zo-lstm"]), "does not know"),
-        (lambda f: rewrite(f, config=None), "holds no settings"),
-        (lambda f: rewrite(f, config={"hidden": 3, "depth": 2}), "settings that this zoracle does not know"),
+        (lambda f: rewrite(f, name="zo-gru"), "'zo-gru' unknown to this version"),
+        (lambda f: rewrite(f, name="zo-sgd"), "'zo-sgd' unknown to this version"),
+        (lambda f: rewrite(f, name=["zo-lstm"]), "unknown to this version"),
+        (lambda f: rewrite(f, config=None), "contains no settings"),
+        (lambda f: rewrite(f, config={"hidden": 3, "depth": 2}), "settings unknown to this version"),
         (lambda f: rewrite(f, config={"hidden": 4}), "does not fit zo-lstm"),
         (lambda f: rewrite(f, lambda t: dict(list(t.items())[1:])), "does not fit zo-lstm"),
         (lambda f: rewrite(f, first_nan), "NaN or infinite weights"),
@@ -106,7 +106,7 @@ def test_only_learned_optimizers_are_saved(tmp_path):
     ("name", "message"),
     [
         ("zo-sdg", "did you mean zo-sgd"),
-        ("", "unknown and no folder"),
+        ("", "unknown and not a folder"),
         ("zo-lstm-no-update", "no trained zo-lstm-no-update is shipped"),
     ],
 )

@@ -104,7 +104,7 @@ def test_unknown_names_and_shapes_are_told_in_one_line() -> None:
         optimizer.init(torch.zeros(3))
     with pytest.raises(InputError, match="NaN or infinite"):
         optimizer.init(torch.full((1, 3), math.nan))
-    with pytest.raises(InputError, match="one id a row"):
+    with pytest.raises(InputError, match="one id per row"):
         optimizer.init(torch.zeros(2, 3), problem=torch.tensor([1]))
     state = optimizer.init(torch.zeros(2, 3))
     with pytest.raises(InputError, match=r"expected \(2, 21\)"):

@@ -11,7 +11,7 @@ from zoracle.optimizers.portfolio import Portfolio
 
 
 def waves(x: torch.Tensor) -> torch.Tensor:
-    """A bowl with a local minimum at every whole number, 2^d of them around the best one."""
+    """A bowl with a local minimum at every integer, 2^d of them around the best one."""
     return (0.2 * x**2 + 1 - torch.cos(2 * torch.pi * x)).sum(1)
 
 

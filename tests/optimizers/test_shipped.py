@@ -81,7 +81,7 @@ def test_the_plain_name_means_the_task_at_hand() -> None:
 
 @pytest.mark.parametrize("name", ["zo-lstm-linf", "zo-lstm-l2-mnist", "zo-lstm-ball"])
 def test_names_of_before_are_told_in_a_line(name: str, tmp_path: Path) -> None:
-    told = "no longer part of zoracle: in a ball"
+    told = "was removed from zoracle: within a ball"
     with pytest.raises(InputError, match=told):
         resolve(name, Use("mnist", ball="linf"))
     with pytest.raises(InputError, match=told):
@@ -94,7 +94,7 @@ def test_names_of_before_are_told_in_a_line(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_plain_name_means_the_ball_at_hand(norm: str) -> None:
-    """In a ball "zo-lstm" is never the one that was trained to make a loss small, whatever the task."""
+    """Within a ball "zo-lstm" is never the one that was trained to make a loss small, whatever the task."""
     for name in ("digits", "mnist", "images"):
         assert default_for(Use(name, ball=norm)) == "spectral-search"
     made = task("digits", norm=norm, eps=0.2)

@@ -77,7 +77,7 @@ def test_the_attack_that_moves_least_is_not_the_best_where_it_breaks_least(row):
     def marked(rows):
         return [[COLUMNS[j][1] for j, cell in enumerate(line) if cell.best] for line in cells(rows)]
 
-    assert "l2" not in marked([strong, weak])[1], "in a ball a smaller distance is worth nothing"
+    assert "l2" not in marked([strong, weak])[1], "within a ball a smaller distance is worth nothing"
     assert "robust_accuracy" in marked([strong, weak])[0]
     open_ = [one._replace(stop_on_success=False) for one in (strong, weak)]
     assert "l2" not in marked(open_)[1], "it moved less because it failed"

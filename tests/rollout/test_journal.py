@@ -221,7 +221,7 @@ def test_a_damaged_middle_is_refused_and_the_file_left(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x05\x00\x00\x00hello and more", b"zoracle-calls-2\n"])
 def test_the_files_of_others_are_refused_and_left(tmp_path, content):
     (tmp_path / "j").write_bytes(content)
-    with pytest.raises(CheckpointError, match="is no file of this version of zoracle, and is left as it is"):
+    with pytest.raises(CheckpointError, match="is not a file of this version of zoracle, and is left as it is"):
         Journal(tmp_path / "j")
     assert (tmp_path / "j").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
@@ -230,7 +230,7 @@ def test_the_files_of_others_are_refused_and_left(tmp_path, content):
 def test_nothing_is_written_through_a_link(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "j").symlink_to(tmp_path / "precious")
-    with pytest.raises(InputError, match="is a link, and nothing is written through links"):
+    with pytest.raises(InputError, match="is a link, and zoracle does not write through links"):
         Journal(tmp_path / "j")
     (tmp_path / "j").unlink()
     (tmp_path / "j").symlink_to(tmp_path / "nowhere")

@@ -105,5 +105,5 @@ def test_predictions_are_counted_and_chunked_and_only_attacks_have_them():
     assert seen == [1, 1]
     assert oracle.counts[Purpose.MONITOR].tolist() == [1, 0, 1]
     assert oracle.counts[Purpose.OPTIMISE].tolist() == [0, 0, 0]
-    with pytest.raises(InputError, match="Bowls is no attack on images"):
+    with pytest.raises(InputError, match="Bowls is not an attack on images"):
         Oracle(Bowls(3, 5)).predict(torch.zeros(2, 5), rows)

@@ -144,7 +144,7 @@ def test_a_first_step_without_a_number_is_an_error_where_asked_and_paid_for(tmp_
     assert "\n" not in str(error.value)
     objective.mended = True
     found = go(tmp_path / "run", objective=objective, finite_start=True)
-    assert torch.equal(found.final_point, go(None).final_point), "mended, the same call begins anew"
+    assert torch.equal(found.final_point, go(None).final_point), "once mended, the same call starts again"
     assert found.total_queries.tolist() == [STEPS * M + M] * B
     assert go(None, objective=NotANumber(B, D)).reason.tolist() == [StopReason.NON_FINITE] * B
 
@@ -275,7 +275,7 @@ def test_sigint_to_a_process_keeps_the_step_in_flight(tmp_path):
 
 
 def test_the_other_calls_of_a_step_that_failed_are_not_made_again(tmp_path):
-    """With chunks of 4 points a step of 15 takes 4 calls; the third of the second step fails."""
+    """With chunks of 4 points per step of 15 takes 4 calls; the third of the second step fails."""
     whole = go(None, final=Purpose.OPTIMISE)
     objective = Failing(fails=7)
     with pytest.raises(BlackBoxError, match="ConnectionError"):

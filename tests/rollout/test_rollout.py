@@ -13,7 +13,7 @@ from zoracle.rollout import blank, rollout, take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Evaluation, Purpose, StopReason
 
-M = 5  # points a step: q = 4 and the iterate
+M = 5  # points per step: q = 4 and the iterate
 
 
 class Scripted(Objective):

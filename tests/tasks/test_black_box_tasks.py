@@ -1,4 +1,4 @@
-"""Problems that are no test functions: a rover's path, penalties of a Lasso, how a network is trained, policies."""
+"""Problems that are not test functions: a rover's path, penalties of a Lasso, how a network is trained, policies."""
 
 from __future__ import annotations
 

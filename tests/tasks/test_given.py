@@ -130,7 +130,7 @@ def test_splits():
     assert made.ids("test") == (8, 5)
     assert made.ids("valid") == (6,)
     assert build(problems=2).defaults.problems == 2
-    with pytest.raises(InputError, match="no images are given for the train split"):
+    with pytest.raises(InputError, match="there are no images for the train split"):
         made.ids("train")
     with pytest.raises(InputError, match="split 'tests' is unknown"):
         made.ids("tests")
@@ -148,10 +148,10 @@ def test_splits():
         ("target 2 of image 0 is out of range", {"class_names": ["a", "b"], "targets": [2, 0, 0, 1]}),
         ("target 1 of image 2 is its label", {"targets": [1, 0, 1, 1]}),
         (r"targets have shape \(2,\)", {"targets": [1, 0]}),
-        (r"ids are int64 of shape \(2,\); expected 4 whole", {"ids": [1, 2]}),
+        (r"ids are int64 of shape \(2,\); expected 4 integers", {"ids": [1, 2]}),
         ("ids are float64", {"ids": [1.0, 2, 3, 4]}),
-        ("ids name 2 more than once", {"ids": [1, 2, 2, 4]}),
-        ("the test split names 9", {"splits": {"test": [9]}}),
+        ("ids contain 2 more than once", {"ids": [1, 2, 2, 4]}),
+        ("the test split contains 9", {"splits": {"test": [9]}}),
         ("split 'tests' is unknown", {"splits": {"tests": [0]}}),
         ("layout is 'HWC'", {"layout": "HWC"}),
     ],

@@ -90,7 +90,7 @@ def test_files_of_ones_own(files, monkeypatch, tmp_path):
     assert len(task("imagenet", **own, valid=str(files / "valid_40.npz")).ids("valid")) == 3
     with pytest.raises(InputError, match=r"has no imagenet/efficientnet_lite0\.onnx; set ZORACLE_DATA"):
         task("imagenet", images=own["images"])
-    with pytest.raises(InputError, match=r"model 'no\.onnx' of task imagenet is no file"):
+    with pytest.raises(InputError, match=r"model 'no\.onnx' of task imagenet is not a file"):
         task("imagenet", model="no.onnx")
     np.savez(tmp_path / "small.npz", images=np.zeros((2, 3, 4, 4), np.uint8), labels=np.array([0, 1]))
     with pytest.raises(InputError, match=r"expected torch\.uint8 \(3, 6, 5\)"):

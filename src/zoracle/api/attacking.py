@@ -80,32 +80,32 @@ def attack(
         budget: points that may be evaluated for each image; never passed.
         steps: steps of the optimizer instead, and one query more for the last iterate (and one to check the start);
             one of both is needed.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means in a ball "spectral-search".
+        optimizer: a name, a folder, or an optimizer; "zo-lstm" means within a ball "spectral-search".
         targets: (P,) classes to reach; None for any other than the label.
         c: weight of the distance.
         norm: "l1" or "l2"; of a ball "l2" or "linf".
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
         confidence: by how much the wrong class has to lead, in nats.
-        bits: every image that the model is asked about is a picture of so many bits a channel, rounded within the ball:
-            8 makes what succeeds do so as a saved picture. Images have to be such pictures themselves.
+        bits: every image sent to the model is a picture of so many bits per channel, rounded within the
+            ball: 8 makes what succeeds do so as a saved picture. Images have to be such pictures themselves.
         outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
-            first answer; "labels" goes with ``optimizer="rays"``. None takes what the :class:`BlackBox` was declared to
+            first answer; "labels" goes with ``optimizer="rays"``. None uses what the :class:`BlackBox` was declared to
             return, "auto" where it was not.
         stop_on_success: leave an image at its first success instead of making the perturbation smaller; None does
-            in a ball.
+            within a ball.
         check_start: evaluate each image itself first, for one query: one that succeeds as it is gets no more. None
             does where images are left at their first success.
-        batch: images under attack at once; another begins as soon as one is done. None takes all.
+        batch: images under attack at once; another begins as soon as one is done. None uses all.
         seed: keys starting points and directions.
         ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
-        start_std: standard deviation of the starting perturbations; None takes 1e-4, and 0 in a ball.
+        start_std: standard deviation of the starting perturbations; None uses 1e-4, and 0 within a ball.
         reduce: search among coarse perturbations only, upsampled to the images: "tile:2" (cells of 2 by 2 pixels),
             "tile:14x14" (that many cells) or "bilinear:14" (a grid, interpolated).
         framework: what a model that is a plain function takes; "auto" gives it what images are.
         chunk: images in one call of the model at most.
         checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
-            that the numbers depend on but the model itself; going on, it asks for one point again, and warns where the
-            model says something else.
+            that the numbers depend on but the model itself; on resuming, it evaluates one point again and warns where
+            the model says something else.
         on_step: is shown every step.
         settings: settings of the optimizer.
 
@@ -114,7 +114,7 @@ def attack(
     """
     chosen = chosen_optimizer(optimizer, settings, Use(ball=None if eps is None else norm))
     if (budget is None) == (steps is None):
-        raise InputError("give either a budget of queries an image or a number of steps")
+        raise InputError("both or neither of budget and steps were given; expected one of them")
     stop = eps is not None if stop_on_success is None else stop_on_success
     check = stop if check_start is None else check_start
     if budget is not None:

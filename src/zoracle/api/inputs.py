@@ -23,7 +23,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
     """A tensor of what is one, or of what NumPy takes."""
     if isinstance(values, Tensor):
         if values.layout is not torch.strided or values.is_meta:
-            raise InputError(f"{name} are a tensor that is sparse or without data; expected an ordinary one")
+            raise InputError(f"{name} are a sparse tensor or one without data; expected a dense tensor")
         return values.detach()
     try:
         # Copied: a view of an array that is read-only, or changed later, must not become ours.
@@ -49,16 +49,18 @@ def as_ids(ids: Sequence[int] | Array | None, number: int) -> Tensor:
         return torch.arange(number)
     key = as_tensor("ids", ids)
     if key.shape != (number,) or not is_whole(key):
-        raise InputError(f"ids are {key.dtype} of shape {tuple(key.shape)}; expected {number} integers, one a problem")
+        raise InputError(
+            f"ids are {key.dtype} of shape {tuple(key.shape)}; expected {number} integers, one per problem"
+        )
     return key.to("cpu", torch.int64)
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number."""
+    """A integer."""
     try:
         number: int = index(value)
     except TypeError:
-        raise InputError(f"{name} is {value!r}; expected a whole number") from None
+        raise InputError(f"{name} is {value!r}; expected an integer") from None
     if wrong := beyond(number, name):
         raise InputError(wrong)
     return number
@@ -100,5 +102,5 @@ def amount(name: str, value: Any) -> float:
 
 
 def is_whole(x: Tensor) -> bool:
-    """Whether a tensor holds whole numbers."""
+    """Whether a tensor holds integers."""
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)

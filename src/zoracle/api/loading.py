@@ -34,7 +34,9 @@ def chosen_optimizer(
     """
     if isinstance(optimizer, Optimizer):
         if settings:
-            raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
+            raise InputError(
+                f"settings {', '.join(settings)} were given with an optimizer object; expected them with a name only"
+            )
         return optimizer
     if not isinstance(optimizer, str | Path):
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")

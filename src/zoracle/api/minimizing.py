@@ -86,7 +86,7 @@ def minimize(
             and among others where its id is the same.
         framework: what f takes; "auto" gives it what x0 is.
         checkpoint: a file that the run is kept in and resumed from, also after f failed. It knows everything that the
-            numbers depend on but f itself; going on, it asks for one point again and warns where f changed.
+            numbers depend on but f itself; on resuming, it evaluates one point again and warns where f changed.
         on_step: is shown every :class:`~zoracle.rollout.Step` with its tensors; may return a reason to stop.
         settings: settings of the optimizer (``num_directions=50``, ``lr=0.01``).
 
@@ -119,8 +119,8 @@ def minimize(
     objective = _objective(f, points, framework_of(x0) if framework == "auto" else framework, given)
     if chosen.order and not objective.differentiable:
         raise InputError(
-            f"optimizer {type(chosen).__name__} is fed true gradients, and f has only values; expected one that needs "
-            "none, portfolio say"
+            f"optimizer {type(chosen).__name__} needs true gradients, but f has only values; expected another one, "
+            "such as portfolio"
         )
     inner = Rescaled(objective, scale=scale, bounds=limits)
 
@@ -208,11 +208,11 @@ def _objective(f: Any, points: Points, framework: Framework, given: dict[str, An
         return CallableObjective(f, d, b, shape=points.shape, framework=framework, **given)
     usual = {"vectorized": True, "workers": 1, "on_error": "raise", "retries": 0}
     if others := [name for name, value in given.items() if value != usual[name]]:
-        raise InputError(f"{others[0]} goes with a function, and f is an {type(f).__name__}; leave it out")
+        raise InputError(f"{others[0]} was given, but f is an {type(f).__name__} and not a function; leave it out")
     if (f.num_problems, f.dim) != (b, d):
         raise InputError(
             f"x0 has shape {tuple(points.start.shape)}; expected ({f.num_problems}, {f.dim}), "
-            "one row a problem of the objective"
+            "one row per problem of the objective"
         )
     return f
 

@@ -76,7 +76,7 @@ def _point_shape(x: Tensor, shape: Any, vectorized: bool) -> tuple[int, ...]:
     try:
         point = tuple(index(side) for side in (shape if isinstance(shape, Sequence) else (shape,)))
     except TypeError:
-        raise InputError(f"shape is {shape!r}; expected whole numbers, the shape of one point") from None
+        raise InputError(f"shape is {shape!r}; expected integers, the shape of one point") from None
     if given not in (point, (*given[:1], *point)):
         raise InputError(f"x0 has shape {given}; expected {point}, or (B, {', '.join(map(str, point))}) for B runs")
     return point
@@ -89,7 +89,7 @@ def as_limits(bounds: Any, points: Points) -> Bounds | Box | None:
     low, high = (_limit(limit, infinite, points) for limit, infinite in zip(_ends(bounds), (-inf, inf), strict=True))
     for end in (low, high):
         if bool(end.isnan().any()):
-            raise InputError("bounds hold NaN; expected numbers, infinite ones or None where there is no bound")
+            raise InputError("bounds contain NaN; expected numbers, or infinity or None for no bound")
     if not bool((low < high).all()):
         at = int((low >= high).int().argmax())
         of = "" if bool((low == low[0]).all() and (high == high[0]).all()) else f" of coordinate {at}"
@@ -99,7 +99,7 @@ def as_limits(bounds: Any, points: Points) -> Bounds | Box | None:
         row, at = (int(one) for one in outside.nonzero()[0])
         raise InputError(
             f"x0 is {points.start[row, at]:g} at coordinate {at}, outside the bounds ({low[at]:g}, {high[at]:g}); "
-            "start within them"
+            "choose x0 within them"
         )
     if bool((low == low[0]).all() and (high == high[0]).all()):
         return Bounds(float(low[0]), float(high[0]))
@@ -107,7 +107,7 @@ def as_limits(bounds: Any, points: Points) -> Bounds | Box | None:
 
 
 def _ends(bounds: Any) -> tuple[Any, Any]:
-    """The lower and the upper ends of what SciPy's users give too: (low, high), Bounds, or a pair a coordinate."""
+    """The lower and the upper ends of what SciPy's users give too: (low, high), Bounds, or a pair per coordinate."""
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         return bounds.lb, bounds.ub
     expected = "expected (low, high), numbers or arrays of x0's shape, or a pair for each coordinate"

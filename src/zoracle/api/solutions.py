@@ -1,4 +1,4 @@
-"""What one call hands back: of a function that was minimised, and of images that were attacked."""
+"""What one call returns: of a function that was minimised, and of images that were attacked."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Solution(NamedTuple):
     trajectory: Trajectory
     """Step by step; always with its B, on the CPU."""
     interrupted: Array | int = 0
-    """(B,) points that were asked for again after interruptions; they are not among ``queries``."""
+    """(B,) points that were requested again after interruptions; they are not among ``queries``."""
     noise: Array | float = math.nan
-    """(B,) standard deviation of f as it was measured at the start, 0 where there is none; NaN where nobody did."""
+    """(B,) standard deviation of f as it was measured at the start, 0 where there is none; NaN if not measured."""
     mu: Array | float = math.nan
     """(B,) distance, a coordinate, in units of ``scale``, from which on differences stood out from the noise."""
     signal_to_noise: Array | float = math.nan
@@ -56,7 +56,7 @@ class Solution(NamedTuple):
     non_finite: Array | float = 0.0
     """(B,) share of the values that were NaN or infinite."""
     account: dict[str, Array | int] = {}  # noqa: RUF012  # never written to
-    """(B,) each: the queries that each member of a portfolio was given, and how often it began anew. Empty for other
+    """(B,) each: the queries that each member of a portfolio was given, and how often it restarted. Empty for other
     optimizers, and where a run that had ended was read back."""
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class AttackResult(NamedTuple):
     trajectory: Trajectory
     """Step by step."""
     interrupted: Tensor
-    """(P,) points that were asked for again after interruptions; they are not among ``queries``."""
+    """(P,) points that were requested again after interruptions; they are not among ``queries``."""
 
     def __repr__(self) -> str:
         """A few lines of what was found: never the tensors."""

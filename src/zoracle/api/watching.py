@@ -72,7 +72,7 @@ def resolution(dtype: torch.dtype) -> Watch:
         ):
             warnings.warn(
                 f"all values of the first step are the same: f is flat here, or computes in a coarser type than "
-                f"its points, which are {dtype}; give float32 points, or a larger smoothing parameter, mu=1e-5 say",
+                f"its points, which are {dtype}; give float32 points, or a larger smoothing radius, mu=1e-5 say",
                 MuTooSmallWarning,
                 stacklevel=2,
             )

@@ -116,14 +116,14 @@ class Attempts:
                 damaged = good if damaged is None else damaged
             elif damaged is not None:
                 raise InputError(
-                    f"{self.path} is no log of attempts, or damaged at byte {damaged}; choose another file"
+                    f"{self.path} is not a log of attempts, or is damaged at byte {damaged}; choose another file"
                 )
             else:
                 good += len(content)
                 self.requests = max(self.requests, line["request"])
                 self._count(line["images"], line["result"], line["billed"])
         if damaged == 0 and data.strip(b"\0"):
-            raise InputError(f"{self.path} is no log of attempts; choose another file")
+            raise InputError(f"{self.path} is not a log of attempts; choose another file")
         if damaged is not None:
             warnings.warn(
                 f"the last {len(data) - good} bytes of {self.path} are damaged, as a kill or a power failure leaves "

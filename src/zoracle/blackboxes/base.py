@@ -16,7 +16,7 @@ SUPPORTED = "logits, probabilities or log-probabilities of all classes, or score
 
 
 def check_outputs(outputs: str) -> None:
-    """Raise an InputError where this is no kind of outputs."""
+    """Raise an InputError where this is not a kind of outputs."""
     if outputs not in get_args(Outputs):
         raise InputError(f"outputs is {outputs!r}; expected one of {', '.join(get_args(Outputs))}")
 

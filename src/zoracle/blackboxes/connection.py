@@ -262,7 +262,7 @@ class Connection:
         if status >= 500 or status in _LATER:
             wait = retry_after(response.headers.get("Retry-After"))
             if wait > LONGEST_WAIT:
-                raise self._refused(url, status, body, f"; it asks to wait for {wait:.0f} s, go on then")
+                raise self._refused(url, status, body, f"; it asks to wait for {wait:.0f} s, continue then")
             billed = status not in _TURNED_AWAY
             text = error_text(body).strip()
             raise RetryError(

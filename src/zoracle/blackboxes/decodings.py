@@ -84,7 +84,7 @@ def _base64_once(text: str) -> str:
 
 
 def _readable(form: str) -> str:
-    """What of a text may be one, and is no garbage of decoding what was no code."""
+    """What of a text may be one, and is not garbage of decoding what was no code."""
     return " ".join(re.findall(r"[ -~]{8,}", form.replace("\0", "")))
 
 
@@ -210,7 +210,7 @@ def _other_letters(text: str) -> Iterator[str]:
 
 
 def _decoded(decode: Callable[[str], bytes], run: str, block: int) -> str:
-    """What a run decodes to, its unfinished last block left out where it cannot be; "" where it is no such thing."""
+    """What a run decodes to, its unfinished last block left out where it cannot be; "" where it is not a such thing."""
     for part in (run, run[: len(run) // block * block]):
         try:
             return decode(part).decode("latin-1")

@@ -24,7 +24,7 @@ class PythonFunction(BlackBox):
             with a copy that it may overwrite.
         framework: what the inputs are given as, "numpy" or "torch"; "auto" reads it from the function's code
             (:func:`zoracle.calling.frameworks.choose`) and makes no call to find out.
-        preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the function takes: "NCHW", "NHWC" or "flat".
         pixel_max: what a pixel of 1 is to the function: 1 or 255.
         outputs: what it returns.

@@ -30,11 +30,11 @@ class OnnxModel(BlackBox):
 
     Name, shape and type of the input come from the file. Inputs are prepared in the type of the model, float32 for one
     in half precision. A model with a fixed batch size gets batches of that size, the last one filled up with copies of
-    its last image; those are no queries.
+    its last image; those are not queries.
 
     Args:
         path: the file.
-        preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the model takes: "NCHW", "NHWC" or "flat".
         pixel_max: what a pixel of 1 is to the model: 1 or 255; mean and std are in its units.
         outputs: what it returns.
@@ -43,7 +43,7 @@ class OnnxModel(BlackBox):
         top_k: names of the two outputs with labels and scores, (N, k) each, of a model that tells its k best only.
         classes: how many classes there are, for ``top_k``.
         class_names: their names in their order, for labels that are names.
-        threads: CPU threads; None takes torch's number.
+        threads: CPU threads; None uses torch's number.
         providers: ONNX Runtime's execution providers; the CPU by default.
         chunk: images in one run at most; None runs all that the oracle asks for.
 
@@ -76,7 +76,7 @@ class OnnxModel(BlackBox):
         self.classes = Classes(classes, class_names)
         for name, number in (("chunk", chunk), ("threads", threads)):
             if number is not None and (not isinstance(number, int) or number < 1):
-                raise InputError(f"{name} is {number!r}; expected a whole number of at least 1")
+                raise InputError(f"{name} is {number!r}; expected an integer of at least 1")
         self._session = _open(self.path, threads or torch.get_num_threads(), providers)
         self.input = self._find_input(input)
         self.wanted = self._find_outputs(output, top_k)
@@ -216,4 +216,4 @@ def _open(path: Path, threads: int, providers: Sequence[str] | None) -> Any:
     try:
         return runtime.InferenceSession(str(path), sess_options=options, providers=wanted)
     except Exception as error:
-        raise InputError(f"{path} is no ONNX model that onnxruntime can run ({one_line(error)})") from error
+        raise InputError(f"{path} is not an ONNX model that onnxruntime can run ({one_line(error)})") from error

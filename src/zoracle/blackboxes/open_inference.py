@@ -53,7 +53,7 @@ class OpenInference(BlackBox):
         url: ``http(s)://host:port/v2/models/NAME``, with ``/versions/V`` or not; or the server's, and ``model``.
         model: name of the model, where the address has none.
         version: of the model; the server's choice by default.
-        preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the model takes: "NCHW", "NHWC" or "flat".
         pixel_max: what a pixel of 1 is to the model: 1 or 255; mean and std are in its units.
         outputs: what the model returns.
@@ -159,7 +159,7 @@ class OpenInference(BlackBox):
         self.top_k = top_k is not None
         if self.datatype not in _DTYPES and self.preprocessing.pixel_max == 1:
             self.close()
-            raise InputError(f"the model takes whole numbers ({self.datatype}); say what white is: pixel_max=255")
+            raise InputError(f"the model takes integers ({self.datatype}); say what white is: pixel_max=255")
         self._number: int | None = self.classes.number or number_of_classes(about.outputs, self.wanted)
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -193,7 +193,7 @@ class OpenInference(BlackBox):
     def _call(self, inputs: torch.Tensor) -> torch.Tensor:
         self.check(tuple(inputs.shape[1:]))
         given = inputs.detach().to("cpu", _DTYPES.get(self.datatype, torch.float32))
-        # What is no number cannot be sent, and has no answer.
+        # What is not a number cannot be sent, and has no answer.
         lost = ~given.flatten(1).isfinite().all(1)
         given = torch.where(lost.view(-1, *[1] * (given.ndim - 1)), 0.0, given)
         prepared = self.preprocessing(given).contiguous().numpy()

@@ -34,7 +34,7 @@ class Policy(NamedTuple):
         """
         for name in ("attempts", "concurrency"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+                raise InputError(f"{name} is {value!r}; expected an integer of at least 1")
         if not (isinstance(self.timeout, int | float) and 0 < self.timeout < math.inf):
             raise InputError(f"timeout is {self.timeout!r}; expected a positive number of seconds")
         for name in ("backoff", "max_backoff"):

@@ -19,7 +19,7 @@ class Preprocessing:
     r"""Scaling, normalisation and layout, in this order: x' = (pixel_max x - mean) / std, then the layout.
 
     Args:
-        preprocess: mean and std in the units of ``pixel_max``, a number or one a channel (inputs (N, C, ...)).
+        preprocess: mean and std in the units of ``pixel_max``, a number or one per channel (inputs (N, C, ...)).
         layout: "NCHW" leaves inputs (N, C, ...) as they are, "NHWC" moves the channels to the end, "flat" makes them
             (N, d).
         pixel_max: what a pixel of 1 is to the model: 1, or 255 where it takes bytes.
@@ -52,7 +52,7 @@ class Preprocessing:
             if values.ndim and (not shape or shape[0] != values.shape[0]):
                 raise BlackBoxError(
                     f"preprocess has {values.shape[0]} channels, and the inputs have shape (N, "
-                    f"{', '.join(map(str, shape))}); expected one number a channel"
+                    f"{', '.join(map(str, shape))}); expected one number per channel"
                 )
         if self.layout == "flat":
             return (math.prod(shape),)
@@ -82,7 +82,7 @@ class Preprocessing:
 
 
 def _mean_and_std(preprocess: tuple[Channels, Channels]) -> tuple[Tensor, Tensor]:
-    expected = "expected (mean, std) with no std of zero, each a number or one a channel"
+    expected = "expected (mean, std) with no std of zero, each a number or one per channel"
     try:
         mean, std = (torch.as_tensor(values, dtype=torch.float64) for values in preprocess)
     except (TypeError, ValueError, RuntimeError):

@@ -69,7 +69,7 @@ def _kind_of(spec: str) -> tuple[type[BlackBox], Callable[[dict[str, Any]], Blac
     if lower.startswith(("http://", "https://")):
         return OpenInference, lambda options: OpenInference(spec, **options)
     if "://" in spec:
-        raise InputError(f"target {spec!r} is no http address; expected {FORMS}")
+        raise InputError(f"target {spec!r} is not an http address; expected {FORMS}")
     if lower.endswith(".onnx"):
         return OnnxModel, lambda options: OnnxModel(spec, **options)
     if spec.startswith("torch:"):
@@ -80,7 +80,7 @@ def _kind_of(spec: str) -> tuple[type[BlackBox], Callable[[dict[str, Any]], Blac
             "module and loads its weights, and name it: torch:module:factory"
         )
     if lower.endswith((".safetensors", ".py")) or ":" not in spec:
-        raise InputError(f"target {spec!r} is no model that can be called; expected {FORMS}")
+        raise InputError(f"target {spec!r} is not a callable model; expected {FORMS}")
     found = load_callable(spec)
     if isinstance(found, type) and issubclass(found, BlackBox):
         return found, lambda options: found(**options)

@@ -18,7 +18,7 @@ class TopK(NamedTuple):
     """The answer of a model that tells its k best classes only; a dict with these two keys is read as one."""
 
     labels: Any
-    """(N, k) whole numbers from 0, or names of classes."""
+    """(N, k) integers from 0, or names of classes."""
     scores: Any
     """(N, k) their scores, in any order."""
 
@@ -36,13 +36,15 @@ class Classes:
 
     def __init__(self, number: int | None = None, names: Sequence[str] | None = None) -> None:
         if names is not None and (isinstance(names, str) or len(set(names)) != len(names)):
-            raise InputError("class_names are no list of different names; expected one name a class, in their order")
+            raise InputError(
+                "class_names are not a list of distinct names; expected one name per class, in the model's order"
+            )
         if number is None and names is not None:
             number = len(names)
         if number is not None and (not isinstance(number, int) or number < 2):
-            raise InputError(f"classes is {number!r}; expected how many classes there are, at least 2")
+            raise InputError(f"classes is {number!r}; expected the number of classes, at least 2")
         if names is not None and number != len(names):
-            raise InputError(f"classes is {number}, and class_names are {len(names)}; expected as many")
+            raise InputError(f"classes is {number}, but there are {len(names)} class_names; expected the same number")
         self.number = number
         self._rows = None if names is None else {str(name): row for row, name in enumerate(names)}
 
@@ -56,9 +58,11 @@ class Classes:
         if found.dtype.kind in "USO":
             found = self.named(found, what)
         if found.dtype.kind not in "iu":
-            raise BlackBoxError(f"{what} returned labels of type {found.dtype}; expected whole numbers or names")
+            raise BlackBoxError(f"{what} returned labels of type {found.dtype}; expected integers or names")
         if self.number is None:
-            raise InputError("the model tells its k best classes only; say how many classes there are: classes=1000")
+            raise InputError(
+                "the model returns only its k best classes; pass the number of classes, such as classes=1000"
+            )
         found = found.astype(np.int64)
         if found.size and not 0 <= found.min() <= found.max() < self.number:
             worst = int(found.min()) if found.min() < 0 else int(found.max())
@@ -72,12 +76,12 @@ class Classes:
             InputError: names are not known; BlackBoxError where one of them is unknown.
         """
         if self._rows is None:
-            raise InputError("the model answers with names of classes; give their order: class_names=[...]")
+            raise InputError("the model returns class names; pass them in order: class_names=[...]")
         rows = []
         for label in found.ravel().tolist():
             name = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
             if name not in self._rows:
-                raise BlackBoxError(f"{what} returned the class {name[:40]!r}, which class_names does not hold")
+                raise BlackBoxError(f"{what} returned the class {name[:40]!r}, which is not in class_names")
             rows.append(self._rows[name])
         return np.array(rows, dtype=np.int64).reshape(found.shape)
 
@@ -136,7 +140,7 @@ def read(result: Any, inputs: Tensor, classes: Classes, what: str = "the model",
 
 
 def labels_only(result: Any, n: int) -> str:
-    """What a result is in words where it is labels: names, or a whole number for each of n inputs; else ""."""
+    """What a result is in words where it is labels: names, or an integer for each of n inputs; else ""."""
     if isinstance(result, Tensor):
         whole, shape = not (result.is_floating_point() or result.is_complex()), tuple(result.shape)
     else:
@@ -147,7 +151,7 @@ def labels_only(result: Any, n: int) -> str:
         if array.dtype.kind in "US" and array.size:
             return f"a {type(result).__name__}; expected numbers and these are names"
         whole, shape = array.dtype.kind in "iu", array.shape
-    return f"whole numbers of shape {shape}" if whole and shape in ((n,), (n, 1)) else ""
+    return f"integers of shape {shape}" if whole and shape in ((n,), (n, 1)) else ""
 
 
 def _plain(part: Any) -> Any:

@@ -24,7 +24,7 @@ class TorchModule(BlackBox):
     Args:
         module: takes inputs (N, ...) and returns outputs (N, classes).
         device: where the module is called; None leaves it where its parameters are.
-        preprocess: mean and std that inputs are normalised by, a number or one a channel (inputs (N, C, ...)).
+        preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the module takes: "NCHW", "NHWC" or "flat".
         pixel_max: what a pixel of 1 is to the module: 1 or 255; mean and std are in its units.
         dtype: what the module computes in; None keeps the type of its parameters.
@@ -58,7 +58,9 @@ class TorchModule(BlackBox):
             try:
                 module = copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
             except (RuntimeError, AssertionError) as error:
-                raise InputError(f"the module cannot be moved to {self.device} ({one_line(error)})") from error
+                raise InputError(
+                    f"the module cannot be moved to {self.device} ({one_line(error)}); choose another device"
+                ) from error
         self.module = module
 
     def check(self, shape: tuple[int, ...]) -> None:

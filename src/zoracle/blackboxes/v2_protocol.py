@@ -39,7 +39,7 @@ NUMBERS = {
 VALUES = 2**18
 #: Objects of an answer or of metadata at most; each is an input, an output, or the parameters of one.
 _OBJECTS = 2**12
-#: Sizes of a shape are no larger, and no more than so many.
+#: Sizes of a shape are not larger, and no more than so many.
 _LARGEST, _DIMENSIONS = 2**31, 32
 
 #: What images can be sent as.
@@ -92,20 +92,20 @@ def address(url: str, model: str | None = None, version: str | None = None) -> A
         raise InputError(f"the address of the server cannot be read; {form}") from None
     if split.username or split.password or "@" in split.netloc:
         # Not repeated: it may hold a password.
-        raise InputError("the address of the server holds a user or password; give a key by api_key_env= instead")
+        raise InputError("the address of the server contains a user or password; pass a key with api_key_env= instead")
     if split.scheme not in ("http", "https") or not host:
-        raise InputError(f"{url!r} is no address of a server; {form}")
+        raise InputError(f"{url!r} is not the address of a server; {form}")
     if split.query or split.fragment:
-        raise InputError("the address of the server has a query (?) or a fragment (#); give keys by api_key_env=")
+        raise InputError("the address of the server has a query (?) or a fragment (#); pass keys with api_key_env=")
     path = split.path.rstrip("/")
     server = f"{split.scheme}://{split.netloc}"
     if found := _MODEL.match(path):
         named, own = unquote(found["model"]), found["version"] and unquote(found["version"])
         if (model not in (None, named)) or (version is not None and own not in (None, version)):
-            raise InputError(f"{url!r} names another model or version than model= and version=; give one of both")
+            raise InputError(f"{url!r} contradicts model= or version=; pass one of them")
         return Address(server + found["server"], named, own or version)
     if model is None:
-        raise InputError(f"{url!r} names no model; {form}, or model=NAME beside the server's address")
+        raise InputError(f"{url!r} names no model; {form}, or the server's address with model=NAME")
     return Address(server + path.removesuffix("/models").removesuffix("/v2"), model, version)
 
 
@@ -133,11 +133,11 @@ def tensors(metadata: dict[str, Any], which: str) -> tuple[Tensor, ...]:
     """Inputs or outputs of a model's metadata; those that are not told whole are left out.
 
     Raises:
-        MalformedError: they are no list of objects.
+        MalformedError: they are not a list of objects.
     """
     listed = metadata.get(which) or []
     if not isinstance(listed, list):
-        raise MalformedError(f"metadata whose {which} are no list")
+        raise MalformedError(f"metadata whose {which} are not a list")
     found = []
     for one in listed:
         if not isinstance(one, dict) or not _is_name(one.get("name")):
@@ -146,7 +146,7 @@ def tensors(metadata: dict[str, Any], which: str) -> tuple[Tensor, ...]:
         if not _is_shape(shape, least=-_LARGEST):
             raise MalformedError(f"metadata with the shape {_told(shape)} of {clip(one['name'])!r}")
         kind = datatype if isinstance(datatype, str) else ""
-        # What is no name of a type stays as it came, or its letters could not be told from a key's any more.
+        # What is not a name of a type stays as it came, or its letters could not be told from a key's any more.
         known = kind.upper().removeprefix("TYPE_")
         found.append(Tensor(one["name"], known if len(known) <= len("STRING") else kind, tuple(shape)))
     return tuple(found)
@@ -268,7 +268,7 @@ def _numbers(data: Any, datatype: str, name: str) -> Array:
             # Kept as floating-point where it is not whole, so that a NaN is seen and not made a number.
             return array if datatype[:2] != "FP" else array.astype(NUMBERS[datatype])
     except (ValueError, TypeError, OverflowError):
-        raise MalformedError(f"output {name!r} with data that are no array of numbers") from None
+        raise MalformedError(f"output {name!r} with data that are not an array of numbers") from None
 
 
 def _flat(data: list[Any]) -> list[Any]:
@@ -290,7 +290,7 @@ def _flat(data: list[Any]) -> list[Any]:
 def _raw(data: memoryview, datatype: str, name: str) -> Array:
     dtype = np.dtype(NUMBERS[datatype])
     if len(data) % dtype.itemsize:
-        raise MalformedError(f"output {name!r} of {len(data)} bytes, no whole number of {datatype}")
+        raise MalformedError(f"output {name!r} of {len(data)} bytes, not a multiple of {datatype}")
     return np.frombuffer(data, dtype)
 
 
@@ -304,7 +304,7 @@ def _strings(data: Any, name: str) -> Array:
         elif isinstance(one, str):
             flat.append(one)
         else:
-            raise MalformedError(f"output {name!r} with data that are no array of strings")
+            raise MalformedError(f"output {name!r} with data that are not an array of strings")
     return np.array(flat, dtype=object)
 
 

@@ -35,7 +35,9 @@ def choose_input(
     if len(told) > 1:
         raise InputError(f"{model} has {len(told)} inputs ({names}); expected one, the images")
     if not told and name is None:
-        raise InputError(f"the server does not tell the input of {model}; name it: input=..., and datatype=FP32, say")
+        raise InputError(
+            f"the server does not describe the input of {model}; pass input=..., and datatype=..., such as FP32"
+        )
     if told and name not in (None, told[0].name):
         raise InputError(f"{model} has no input {name!r}; its input is {names}")
     found = told[0] if told else Tensor(str(name), "", ())
@@ -98,7 +100,9 @@ def headers_with_key(
     if key_env is not None:
         key = os.environ.get(key_env, "").strip()
         if not key:
-            raise InputError(f"the environment variable {key_env} holds no key; set it, or leave api_key_env out")
+            raise InputError(
+                f"the environment variable {key_env} is not set; set it to the key, or leave out api_key_env"
+            )
         sent[key_header] = f"Bearer {key}" if key_header.lower() == "authorization" else key
         secrets.append(key)
     for name, value in sent.items():

@@ -81,7 +81,9 @@ def as_tensor(result: Any, like: Tensor, what: str) -> Tensor:
             f"{what} returned a {type(result).__name__}; expected numbers ({failure(error)})"
         ) from error
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise BlackBoxError(f"{what} returned a tensor that is sparse, quantised or without data; expected a plain one")
+        raise BlackBoxError(
+            f"{what} returned a sparse or quantised tensor, or one without data; expected a dense tensor"
+        )
     if tensor.is_complex():
         raise BlackBoxError(f"{what} returned complex numbers; expected real ones")
     return tensor.detach().to(like)
@@ -106,7 +108,7 @@ def _named_packages(fn: Callable[..., Any]) -> set[str]:
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
     known = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}}
     used = [known[name] for name in (*code.co_names, *code.co_freevars) if name in known]
-    # Names imported inside the body are no globals; the import itself leaves the package's name in the code.
+    # Names imported inside the body are not globals; the import itself leaves the package's name in the code.
     named = {name.partition(".")[0] for name in code.co_names} & {"numpy", "torch"}
     for value in used:
         module = (

@@ -29,21 +29,21 @@ _FEW = 4
     "--all",
     "every",
     is_flag=True,
-    help="Every attack of the ensemble on every image; by default what one breaks is left alone by those that follow.",
+    help="Run every attack of the ensemble on every image; by default later attacks skip images already broken.",
 )
 @click.option(
     "--verify/--no-verify",
     default=True,
     show_default=True,
-    help="Ask about each adversarial image once more at the end, outside the budget.",
+    help="Query each adversarial image once more at the end; not charged to the budget.",
 )
 @resume_option()
 @click.pass_context
 def command(ctx: click.Context, /, **_: Any) -> None:
     """Attack images; write the adversarial images, a table, curves and a report.
 
-    They are those of a task that comes with zoracle, or your own (--data), through a model of your own (--target).
-    In a ball an ensemble of attacks shares the budget of each image; --optimizers names others, each with all of it.
+    The images and the model are those of a task (--task), or your own (--data, --target). Within a ball, an ensemble of
+    attacks shares the budget of each image. --optimizers selects other attacks, each with the whole budget.
     """
     options, kept = settled(ctx)
     inputs = take_inputs(options)
@@ -53,11 +53,11 @@ def command(ctx: click.Context, /, **_: Any) -> None:
         inputs = inputs._replace(arguments={**inputs.arguments, "log": request.out / ATTEMPTS})
     made = attacked(request, inputs)
     if not isinstance(made.objective(made.ids(request.spec.split)[:1]), ImageAttack):
-        raise InputError(f"{request.task} is no attack on images; use `zoracle compare`")
+        raise InputError(f"task {request.task} is not an attack on images; use `zoracle compare`")
     try:
         comparison = run_comparison(request, made, title=f"Attack on {made.name}", attack=True, command=kept)
     except BlackBoxError as error:
-        raise BlackBoxError(f"{error}; what was paid for is kept: go on with --resume --out {request.out}") from error
+        raise BlackBoxError(f"{error}; all answers are saved: continue with --resume --out {request.out}") from error
     finally:
         if isinstance(made, GivenImages):
             made.close()
@@ -76,8 +76,8 @@ def _tell(comparison: Comparison) -> None:
     silent = [label for label, result in comparison.results.items() if _said_nothing(result)]
     if silent:
         raise BlackBoxError(
-            f"{', '.join(silent)}: every answer of the target was NaN or infinite, so nothing was found; look at its "
-            "outputs"
+            f"{', '.join(silent)}: every answer of the target was NaN or infinite, so nothing was found; check the "
+            "target's outputs"
         )
 
 
@@ -105,10 +105,10 @@ def outcome_line(result: Result, repeat: int) -> str:
     text = f"{broken} of {attacked} images broken"
     left_out = result.ids.shape[1] - wrong - attacked
     if left_out:
-        text += f", {left_out} left out"
+        text += f", {left_out} skipped"
     if wrong:
-        text += f", {wrong} misclassified already"
+        text += f", {wrong} already misclassified"
     text += f", {int(result.spent[repeat].sum()):,} queries"
     if lost := int(result.lost[repeat].sum()):
-        text += f", {lost:,} more asked for again after interruptions"
+        text += f", {lost:,} more repeated after interruptions"
     return text

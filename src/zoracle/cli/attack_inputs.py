@@ -53,22 +53,24 @@ def input_options() -> Callable[[F], F]:
         click.option(
             "--data",
             metavar="SPEC",
-            help="Images to attack: a folder, an .npz file, or digits, mnist, cifar10, imagenet; with --target.",
+            help="Images to attack, with --target: a folder, an .npz file, or digits, mnist, cifar10, imagenet.",
         ),
-        click.option("--labels", type=path, help="CSV of a folder: file,label[,target]; by default its labels.csv."),
-        click.option("--classes", type=path, help="Names of the classes in the target's order, one a line."),
-        click.option("--images-key", help="Array of images in the .npz file; by default images."),
-        click.option("--labels-key", help="Array of labels; by default labels."),
-        click.option("--targets-key", help="Array of target classes; by default targets, which may be missing."),
+        click.option("--labels", type=path, help="CSV for a folder: file,label[,target]; default: its labels.csv."),
+        click.option("--classes", type=path, help="File of class names in the target's order, one per line."),
+        click.option("--images-key", help="Array of images in the .npz file; default: images."),
+        click.option("--labels-key", help="Array of labels; default: labels."),
+        click.option("--targets-key", help="Array of target classes; default: targets, if present."),
         click.option(
-            "--data-layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the array; by default told from its shape."
+            "--data-layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the images; default: from the shape."
         ),
-        click.option("--resize", metavar="HxW", help="Resize the pictures of a folder; by default all have one size."),
-        click.option("--channels", type=click.Choice(["1", "3"]), help="Make the pictures of a folder grey or RGB."),
+        click.option("--resize", metavar="HxW", help="Resize the pictures of a folder; otherwise sizes must agree."),
+        click.option(
+            "--channels", type=click.Choice(["1", "3"]), help="Convert the pictures of a folder to grey or RGB."
+        ),
         click.option(
             "--targets",
             metavar="column|none|CLASS",
-            help="Classes to reach: those of the data, the default where they name some, none, or one class for all.",
+            help="Target classes: those of the data (default if present), none, or one class for all images.",
         ),
     ]
 
@@ -99,20 +101,20 @@ def attacked(request: Request, inputs: Inputs) -> Task:
     data, target = _both(inputs)
     source = click.get_current_context().get_parameter_source("task")
     if source is not None and source is not click.core.ParameterSource.DEFAULT:
-        raise InputError(f"--task {request.task} has a target and images of its own; give it, or --target and --data")
+        raise InputError(f"--task {request.task} was given with --target and --data; expected one or the other")
     server = target.lower().startswith(("http://", "https://"))
     if server and inputs.arguments.get("outputs") == "labels":
-        raise InputError("--labels-only goes with a function, a torch module or an ONNX file, and --target is a server")
+        raise InputError("--labels-only needs a function, a torch module or an ONNX file, but --target is a server")
     if request.workers > 1 and server:
-        raise InputError(f"--workers is {request.workers}, and a server is asked by one process; use --concurrency")
+        raise InputError(f"--workers is {request.workers}; expected 1 for a server, use --concurrency instead")
     made = _given(request.threat, inputs, data)
     if request.tune:
         try:
             made.ids("valid")
         except InputError:
             raise InputError(
-                f"--tune needs validation images, and --data {inputs.data} has none; tune on other images of yours "
-                "by `zoracle tune --target ... --data ... --out tuned.json`, then give --settings tuned.json"
+                f"--tune needs validation images, and --data {inputs.data} has none; tune on other images with "
+                "`zoracle tune --target ... --data ... --out tuned.json`, then pass --settings tuned.json"
             ) from None
     return made
 
@@ -145,7 +147,7 @@ class NamedImages(GivenImages):
             kept = kept._replace(splits={split: kept.data.ids})
         self.split = split
         left_out = len(source.data.labels) - len(kept.data.labels)
-        more = (f"images of class {asked.targets} already, left out: {left_out}",) if left_out else ()
+        more = (f"skipped {left_out} images that are already of class {asked.targets}",) if left_out else ()
         target = open_target(asked.target, asked.arguments, source.class_names or None)
         super().__init__(
             target.box,
@@ -179,7 +181,7 @@ def for_validation(threat: Threat, inputs: Inputs, workers: int) -> NamedImages:
     """
     data, target = _both(inputs)
     if workers > 1 and target.lower().startswith(("http://", "https://")):
-        raise InputError(f"--workers is {workers}, and a server is asked by one process; use --concurrency")
+        raise InputError(f"--workers is {workers}; expected 1 for a server, use --concurrency instead")
     return _given(threat, inputs, data, "valid")
 
 
@@ -187,7 +189,7 @@ def _both(inputs: Inputs) -> tuple[str, str]:
     """Data and target, of which neither goes without the other."""
     if inputs.target is None or inputs.data is None:
         given, missing = ("--data", "--target") if inputs.target is None else ("--target", "--data")
-        raise InputError(f"{given} was given and {missing} was not; expected both, or --task")
+        raise InputError(f"{given} was given without {missing}; expected both, or --task")
     return inputs.data, inputs.target
 
 
@@ -195,7 +197,7 @@ def _built_in(name: str, inputs: Inputs) -> ImageSet:
     for option in ("labels", "classes", "images_key", "labels_key", "targets_key", "data_layout", "resize", "channels"):
         if getattr(inputs, option) is not None:
             raise InputError(
-                f"--{option.replace('_', '-')} goes with images of your own, and --data {name} has its own"
+                f"--{option.replace('_', '-')} was given with --data {name}; expected it with your own images only"
             )
     return built_in(name)
 
@@ -237,12 +239,12 @@ def _targeted(source: ImageSet, asked: str | None) -> ImageSet:
         return source._replace(data=given._replace(targets=None))
     if asked == "column":
         if given.targets is None:
-            raise InputError("--targets column asks for the target classes of the data, and they name none")
+            raise InputError("--targets is column, but the data have no target classes; add them, or name a class")
         return source
     number = Numbering(source.class_names).number(asked, "--targets")
     kept = (given.labels != number).nonzero().flatten()
     if not len(kept):
-        raise InputError(f"--targets {asked}: all images are of this class already; expected another one")
+        raise InputError(f"--targets is {asked}, the class of every image; expected another class")
     ids = tuple(given.ids[row] for row in kept)
     labels = given.labels[kept]
     there = set(ids)
@@ -256,7 +258,7 @@ def _refuse_options(inputs: Inputs) -> None:
     """Raise where an option goes with a target or data, and there are none."""
     own = [f"--{name.replace('_', '-')}" for name in Inputs._fields[2:-1] if getattr(inputs, name) is not None]
     for flag in (*own, *flags(inputs.arguments)):
-        raise InputError(f"{flag} goes with --target and --data, and they were not given")
+        raise InputError(f"{flag} was given without --target and --data; expected all of them")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -264,4 +266,4 @@ def _size(text: str) -> tuple[int, int]:
     # Not more than pictures have: a slip would ask for all memory that there is.
     if all(side.isascii() and side.isdigit() and 0 < int(side[:9]) <= _LARGEST_SIDE for side in (height, width)):
         return int(height), int(width)
-    raise InputError(f"--resize is {text!r}; expected HxW, 32x32 say, of at most {_LARGEST_SIDE}")
+    raise InputError(f"--resize is {text!r}; expected HxW such as 32x32, at most {_LARGEST_SIDE} each")

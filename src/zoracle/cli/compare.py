@@ -22,12 +22,12 @@ from zoracle.experiments.external.loops import rivals_of
     "--rivals/--no-rivals",
     default=True,
     show_default=True,
-    help="With --objective: CMA-ES (pycma), Powell and L-BFGS-B (SciPy), differential evolution (Nevergrad) as well.",
+    help="With --objective: also run CMA-ES (pycma), Powell, L-BFGS-B (SciPy), differential evolution (Nevergrad).",
 )
 def command(rivals: bool, **options: Any) -> None:
     """Run optimizers on the same problems and seeds; write a table, curves and a report.
 
-    Problems are those of a task (--task), attacks on a model of your own (--target, --data), or a function of your own
+    The problems are those of a task (--task), attacks on your own model (--target, --data), or your own function
     (--objective module:function --dim N).
     """
     inputs, function = take_inputs(options), take_function(options).task()

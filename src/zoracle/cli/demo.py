@@ -20,14 +20,14 @@ from zoracle.tasks import task
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="The run folder."
 )
-@click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Test images.")
+@click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Number of test images.")
 @click.option("--optimizers", default="zo-lstm,zo-sgd,zo-signsgd,zo-adam", show_default=True, help="As in compare.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repeats.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Number of seeds.")
 @workers_option
 def command(out: Path, problems: int, optimizers: str, seeds: int, workers: int) -> None:
-    """Attack a digit classifier by calling it only: ZO-LSTM beside ZO-SGD, ZO-signSGD and ZO-ADAM.
+    """Attack a digit classifier by queries only: ZO-LSTM against ZO-SGD, ZO-signSGD and ZO-ADAM.
 
-    The step sizes of the last three were tuned on validation images by `zoracle tune`. Everything comes with the
+    The step sizes of the last three were tuned on validation images with `zoracle tune`. Everything comes with the
     package; nothing is downloaded.
     """
     spec = RunSpec(problems=problems, seeds=seeds)

@@ -34,10 +34,10 @@ class Function(NamedTuple):
         given = {name: value for name, value in self._asdict().items() if value is not None and value is not False}
         if self.objective is None:
             if given:
-                raise InputError(f"--{next(iter(given))} goes with --objective, and it was not given")
+                raise InputError(f"--{next(iter(given))} was given without --objective; expected both")
             return None
         if self.dim is None:
-            raise InputError("--objective was given and --dim was not; expected both")
+            raise InputError("--objective was given without --dim; expected both")
         given["function"] = given.pop("objective")
         if "start" in given:
             given["x0"] = given.pop("start")
@@ -48,16 +48,16 @@ def function_options() -> Callable[[F], F]:
     """The options of a function of one's own, which stand instead of ``--task``."""
     number = click.FLOAT
     options = [
+        click.option("--objective", metavar="SPEC", help="Your own function: module:function or my_file.py:function."),
+        click.option("--dim", type=click.IntRange(min=1), help="Number of coordinates of the function."),
+        click.option("--start", type=number, help="Starting value of every coordinate; default: 0."),
         click.option(
-            "--objective", metavar="SPEC", help="A function of your own: module:function or my_file.py:function."
+            "--spread", type=number, help="Spread of starting points around it, in units of --scale; default: 0."
         ),
-        click.option("--dim", type=click.IntRange(min=1), help="Its number of coordinates."),
-        click.option("--start", type=number, help="Value of every coordinate at the start; by default 0."),
-        click.option("--spread", type=number, help="Spread of starts around it, in units of the scale; by default 0."),
         click.option("--low", type=number, help="Lower bound of every coordinate."),
-        click.option("--high", type=number, help="Upper bound."),
-        click.option("--scale", type=number, help="Typical change of a coordinate; by default 1."),
-        click.option("--vectorized", is_flag=True, help="It takes a batch (N, d); by default one point (d,)."),
+        click.option("--high", type=number, help="Upper bound of every coordinate."),
+        click.option("--scale", type=number, help="Typical change of a coordinate; default: 1."),
+        click.option("--vectorized", is_flag=True, help="The function takes a batch (N, d); default: one point (d,)."),
     ]
 
     def add(command: F) -> F:

@@ -1,4 +1,4 @@
-"""The entry point: what a user did wrong is one line and exit code 2, never a traceback."""
+"""The entry point: user errors print one line and exit with code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class _Entry(NamedTuple):
 
 
 _COMMANDS = {
-    "attack": _Entry("zoracle.cli.attack", "Attack images of a task, or your own."),
+    "attack": _Entry("zoracle.cli.attack", "Attack the images of a task, or your own."),
     "compare": _Entry("zoracle.cli.compare", "Run several optimizers on the same problems."),
-    "demo": _Entry("zoracle.cli.demo", "Break a digit classifier; a minute, nothing to download."),
-    "finetune": _Entry("zoracle.cli.finetune", "Train a learned optimizer further, on another task."),
-    "minimize": _Entry("zoracle.cli.minimize", "Minimise a function of your own, module:function."),
-    "optimizers": _Entry("zoracle.cli.optimizers", "List the optimizers that there are."),
+    "demo": _Entry("zoracle.cli.demo", "Attack a digit classifier; takes a minute, downloads nothing."),
+    "finetune": _Entry("zoracle.cli.finetune", "Fine-tune a learned optimizer on another task."),
+    "minimize": _Entry("zoracle.cli.minimize", "Minimise your own function, module:function."),
+    "optimizers": _Entry("zoracle.cli.optimizers", "List the available optimizers."),
     "reproduce": _Entry("zoracle.cli.reproduce", "Run the paper's experiments."),
     "train": _Entry("zoracle.cli.train", "Train a learned optimizer."),
     "train-target": _Entry("zoracle.cli.train_target", "Train the network that a task attacks."),
@@ -47,7 +47,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             close = get_close_matches(cmd_name, _COMMANDS, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"command {cmd_name!r} is unknown; {hint}there are {', '.join(sorted(_COMMANDS))}")
+            raise InputError(f"command {cmd_name!r} is unknown; {hint}expected one of {', '.join(sorted(_COMMANDS))}")
         command: click.Command = import_module(_COMMANDS[cmd_name].module).command
         return command
 
@@ -62,10 +62,10 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="zoracle")
-@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads; by default as many as torch takes.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Number of CPU threads; default: torch's.")
 @click.pass_context
 def cli(ctx: click.Context, threads: int | None) -> None:
-    """Learned zeroth-order optimization: minimise what you can only query."""
+    """Learned zeroth-order optimization: minimise functions that you can only evaluate."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
     elif threads is not None:
@@ -94,10 +94,10 @@ def _run(argv: list[str] | None) -> int:
         say("error", _as_options(str(error), sys.argv[1:] if argv is None else argv))
         return 2
     except MemoryError as error:
-        say("error", f"there is not enough memory ({error}); give smaller numbers, or a smaller --batch")
+        say("error", f"there is not enough memory ({error}); use smaller sizes, or a smaller --batch")
         return 2
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted", "what is done is kept in --out; the same command goes on there")
+        say("interrupted", "finished work is saved in --out; run the same command to continue")
         return 130
     except BrokenPipeError:
         # Whoever read us has left. Nothing more may be written, by Python's own flush at exit either.
@@ -105,7 +105,7 @@ def _run(argv: list[str] | None) -> int:
         return 0
     except OSError as error:  # a full disk, a name that no file can have
         where = "" if error.filename is None else f"{error.filename}: "
-        say("error", f"{where}{error.strerror or error}; mend that, and give the same command again")
+        say("error", f"{where}{error.strerror or error}; fix this, then run the same command again")
         return 2
     return code if isinstance(code, int) else 0
 

@@ -26,28 +26,32 @@ _DEFAULT: str = inspect.signature(minimize).parameters["optimizer"].default
 
 @click.command("minimize")
 @click.argument("function", metavar="FUNCTION")
-@click.option("--dim", type=click.IntRange(1, 2**31), help="Number of coordinates; not needed where --start is a file.")
-@click.option("--budget", type=click.IntRange(min=1), required=True, help="Points to evaluate at most.")
-@click.option("--start", default="0", show_default=True, help="Where to start: a number, or an .npy file.")
-@click.option("--low", help="Lower bound: a number, or an .npy file with one a coordinate.")
-@click.option("--high", help="Upper bound, likewise.")
-@click.option("--scale", default="1", show_default=True, help="Typical change of a coordinate, likewise.")
+@click.option("--dim", type=click.IntRange(1, 2**31), help="Number of coordinates; not needed if --start is a file.")
+@click.option("--budget", type=click.IntRange(min=1), required=True, help="Maximum number of points to evaluate.")
+@click.option("--start", default="0", show_default=True, help="Starting point: a number, or an .npy file.")
+@click.option("--low", help="Lower bound: a number, or an .npy file with one per coordinate.")
+@click.option("--high", help="Upper bound: a number or an .npy file.")
+@click.option("--scale", default="1", show_default=True, help="Typical change of a coordinate: a number or .npy file.")
 @click.option(
     "--optimizer",
     default=_DEFAULT,
     show_default=True,
-    help="A name, with settings if needed: zo-adam:lr=.02. The default needs none: it measures the noise first.",
+    help="A name, optionally with settings: zo-adam:lr=.02. The default needs none and measures the noise.",
 )
-@click.option("--vectorized", is_flag=True, help="FUNCTION takes a batch (N, d); by default one point (d,).")
+@click.option("--vectorized", is_flag=True, help="FUNCTION takes a batch (N, d); default: one point (d,).")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that evaluate it.")
 @click.option(
-    "--on-error", type=click.Choice(["raise", "nan"]), default="raise", show_default=True, help="If it raises."
+    "--on-error",
+    type=click.Choice(["raise", "nan"]),
+    default="raise",
+    show_default=True,
+    help="What to do if FUNCTION raises.",
 )
-@click.option("--retries", type=click.IntRange(min=0), default=0, show_default=True, help="Repeat a call that raised.")
-@click.option("--target", type=float, help="Stop at this value or a lower one.")
-@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds; no step begins after that.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Keys the random directions.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="File to keep the run in, and to resume it from.")
+@click.option("--retries", type=click.IntRange(min=0), default=0, show_default=True, help="Repeats of a failed call.")
+@click.option("--target", type=float, help="Stop at this value or lower.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds after which no step starts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random directions.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="File to save the run to and resume it from.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the solution.")
 def command(
     function: str,
@@ -69,10 +73,10 @@ def command(
     x0 = _numbers("--start", start)
     if x0.ndim == 0:
         if dim is None:
-            raise InputError("--dim is missing; give the number of coordinates, or --start FILE.npy")
+            raise InputError("--dim is missing; pass the number of coordinates, or --start FILE.npy")
         x0 = np.full(dim, float(x0))
     elif dim is not None and x0.size != dim:
-        raise InputError(f"--dim is {dim}, and --start {start} holds {x0.size} numbers; expected one of the two")
+        raise InputError(f"--dim is {dim}, but --start {start} holds {x0.size} numbers; leave out --dim")
     if out is not None:
         check_writable(out)
     bounds = None

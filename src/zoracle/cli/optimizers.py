@@ -1,4 +1,4 @@
-"""`zoracle optimizers`: what there is."""
+"""`zoracle optimizers`: list the optimizers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zoracle.optimizers.registry import REGISTRY
 
 @click.command("optimizers")
 def command() -> None:
-    """List optimizers: hand-designed ones, trained ones that are shipped, and kinds to train."""
+    """List the optimizers: hand-designed ones, shipped trained ones, and kinds to train."""
     ready = Table(title="Ready to use", show_edge=False)
     ready.add_column("name")
-    ready.add_column("what it is")
-    ready.add_column("queries a step", justify="right")
+    ready.add_column("description")
+    ready.add_column("queries per step", justify="right")
     for name, entry in REGISTRY.items():
         if not entry.learned:
             ready.add_row(name, entry.summary, str(entry.make().queries_per_step))
@@ -27,7 +27,7 @@ def command() -> None:
         ready.add_row(name, about, str(loaded.optimizer.queries_per_step))
     kinds = Table(title="Kinds to train (zoracle train)", show_edge=False)
     kinds.add_column("name")
-    kinds.add_column("what it is")
+    kinds.add_column("description")
     for name, entry in REGISTRY.items():
         if entry.learned:
             kinds.add_row(name, entry.summary)
@@ -36,7 +36,7 @@ def command() -> None:
     console.print()
     console.print(kinds)
     console.print(
-        f"\nA trained optimizer's plain name (zo-lstm) is the one trained on the task at hand, or the universal one. "
-        f"What each was trained on and scores is in its {CARD}.",
+        f"\nThe plain name zo-lstm stands for the optimizer trained on the given task, or else for the universal one. "
+        f"The {CARD} of each says what it was trained on and how it performs.",
         highlight=False,
     )

@@ -63,18 +63,18 @@ workers_option = click.option(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that share the work, and the threads; one a core is fastest.",
+    help="Processes that share the work and the CPU threads; one per core is fastest.",
 )
 
 
-#: The attacks that are made in a ball where none are named, by the ball's norm: the learned one and two others. In linf
-#: these broke most of 60 validation images of CIFAR-10 among four that were tried; in l2 they were not compared.
+#: The default ensemble within a ball, by norm: the learned attack and two others. In linf balls these broke most of 60
+#: validation images of CIFAR-10 among four that were tried; in l2 balls they were not compared.
 ENSEMBLES = {"linf": (PLAIN, "square", "sign-hunter"), "l2": (PLAIN, "square", "simba")}
 
 
-#: What minimises a function of one's own where none are named.
+#: The default optimizers for a user's function.
 OF_FUNCTIONS = ("portfolio", PLAIN, "zo-adam", "snes")
-#: What is made where the target tells labels only.
+#: The default attack where the target returns labels only.
 BY_LABELS = ("rays",)
 
 
@@ -102,47 +102,53 @@ def run_options(
             default="digits",
             show_default=True,
             metavar="NAME",
-            help=f"One of {', '.join(names())}; with settings if needed (cifar10:network=resnet44).",
+            help=f"One of {', '.join(names())}, optionally with settings (cifar10:network=resnet44).",
         ),
         threat_options(),
         click.option(
-            "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Which problems."
+            "--split",
+            type=click.Choice(["valid", "test"]),
+            default="test",
+            show_default=True,
+            help="Split of the task.",
         ),
-        click.option("--ids", type=click.Path(path_type=Path), help="A file of problem ids, one a line, instead."),
-        click.option("--problems", type=click.IntRange(min=1), help="How many of the split; by default the task's."),
+        click.option("--ids", type=click.Path(path_type=Path), help="File of problem ids to use, one per line."),
+        click.option("--problems", type=click.IntRange(min=1), help="Number of problems; default: the task's."),
         click.option(
             "--optimizers",
-            help="Names or checkpoint folders, separated by commas, with settings if needed (zo-adam:lr=.02,mu=.02); "
-            "see `zoracle optimizers`. By default "
-            f"{','.join(default_optimizers('minimise', one=one))}; in a ball "
+            help="Names or training folders, separated by commas, optionally with settings (zo-adam:lr=.02,mu=.02); "
+            "see `zoracle optimizers`. Default: "
+            f"{','.join(default_optimizers('minimise', one=one))}; within a ball "
             f"{','.join(default_optimizers('linf', one=one))}.",
         ),
-        click.option("--seeds", type=click.IntRange(min=1), default=default_seeds, show_default=True, help="Repeats."),
+        click.option(
+            "--seeds", type=click.IntRange(min=1), default=default_seeds, show_default=True, help="Number of seeds."
+        ),
         click.option(
             "--seed",
             type=click.IntRange(min=0, max=2**62),
             default=0,
             show_default=True,
-            help="Of the first repeat; keys starts and directions.",
+            help="First seed; determines starting points and directions.",
         ),
-        click.option("--steps", type=click.IntRange(min=1), help="Steps; by default the task's, or the budget's."),
-        click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions a step."),
-        click.option("--budget", type=click.IntRange(min=1), help="Queries that each problem may cost at most."),
+        click.option("--steps", type=click.IntRange(min=1), help="Number of steps; default: from the budget or task."),
+        click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions per step."),
+        click.option("--budget", type=click.IntRange(min=1), help="Maximum number of queries per problem."),
         click.option(
             "--stop-on-success/--no-stop-on-success",
             default=None,
-            help="Leave a problem at its first success; by default in a ball.",
+            help="Stop a problem at its first success; default within a ball.",
         ),
         click.option(
             "--check-start/--no-check-start",
             default=check_start,
             show_default=True,
-            help="Look for images that are wrong already, for one query each.",
+            help="First check which images are already misclassified, one query each.",
         ),
         click.option(
             "--batch",
             type=click.IntRange(min=1),
-            help="Problems at once, the next begins when one is done; memory and speed only.",
+            help="Problems run at once; affects memory and speed only.",
         ),
         workers_option,
         click.option(
@@ -150,19 +156,19 @@ def run_options(
             type=click.Choice(["float32", "float64"]),
             default="float32",
             show_default=True,
-            help="Of the points.",
+            help="Type of the points.",
         ),
-        click.option("--tune", is_flag=True, help="Tune step sizes on validation problems first."),
+        click.option("--tune", is_flag=True, help="First tune step sizes on validation problems."),
         click.option(
             "--settings",
             type=click.Path(path_type=Path),
-            help="Settings tuned before: a file that `zoracle tune` or --tune wrote.",
+            help="File of tuned settings, written by `zoracle tune` or --tune.",
         ),
         click.option(
             "--out",
             type=click.Path(path_type=Path),
             required=out_required,
-            help="The run folder; the same one resumes the run.",
+            help="Run folder; use the same folder to resume.",
         ),
     ]
 
@@ -175,17 +181,17 @@ def run_options(
 
 
 def read_ids(path: Path) -> list[int]:
-    """Problem ids from a file, one a line.
+    """Problem ids from a file, one per line.
 
     Raises:
-        InputError: the file cannot be read, or a line is no whole number.
+        InputError: the file cannot be read, or a line is not an integer.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"--ids {path} cannot be read: {error.strerror}; expected a file of ids") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--ids {path} is no text; expected one whole number a line") from error
+        raise InputError(f"--ids {path} is not text; expected one integer per line") from error
     found = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -196,10 +202,10 @@ def read_ids(path: Path) -> list[int]:
             torch.tensor(found[-1], dtype=torch.int64)  # what ids are kept in
         except (ValueError, RuntimeError, OverflowError):
             raise InputError(
-                f"--ids {path}, line {number}: {text[:40]!r} is no id; expected one whole number a line"
+                f"--ids {path}, line {number}: {text[:40]!r} is not an id; expected one integer per line"
             ) from None
     if not found:
-        raise InputError(f"--ids {path} holds no ids; expected one whole number a line")
+        raise InputError(f"--ids {path} contains no ids; expected one integer per line")
     return found
 
 

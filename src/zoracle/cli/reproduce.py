@@ -15,30 +15,30 @@ from zoracle.experiments.reproduce import changed, reproduce, spoken
 
 @click.command("reproduce", epilog="NAME is one of " + ", ".join(registry.names()) + ".")
 @click.argument("name", metavar="NAME|all")
-@click.option("--quick", is_flag=True, help="Tiny sizes: shows in a minute that it runs. Its numbers say nothing.")
+@click.option("--quick", is_flag=True, help="Check in a minute that it runs, with tiny sizes and meaningless numbers.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("runs/reproduce"),
     show_default=True,
-    help="Folder, with one folder for each experiment; the same one resumes.",
+    help="Output folder, with one folder per experiment; use the same folder to resume.",
 )
-@click.option("--optimizers", help="Names or folders of learned optimizers, by commas, for those that take any.")
+@click.option("--optimizers", help="Learned optimizers, as names or folders separated by commas.")
 @click.option(
     "--set",
     "changes",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Another setting than the form's, problems=30 say; may be given again. The page says so.",
+    help="Change a setting of the experiment, such as problems=30; may be repeated. The page lists the changes.",
 )
 @workers_option
 def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: tuple[str, ...], workers: int) -> None:
-    """Run one of the paper's experiments, or all: tables, raw curves, figures and a page for each."""
+    """Run one of the paper's experiments, or all; write tables, raw curves, figures and a page for each."""
     every = name == "all"
     chosen = [registry.experiment(one) for one in (registry.names() if every else (name,))]
     settings = changed(chosen, quick, changes)
     # Batches of two or three problems cost several times as much a query as whole ones.
-    estimated = "at most, by the pace of tiny batches" if quick else "estimated"
+    estimated = "upper bound from tiny batches" if quick else "estimate"
     console = Console()
     failed: list[str] = []
     seconds = 0.0
@@ -75,9 +75,9 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: 
         console.print(f"  {page}", markup=False, highlight=False, soft_wrap=True)
         if done.full_seconds is not None:
             told = spoken(done.full_seconds)
-            console.print(f"  full form, {estimated}: {told} of one process", markup=False, highlight=False)
+            console.print(f"  full form, {estimated}: {told} with one process", markup=False, highlight=False)
     if every and seconds:
-        told = f"all full forms, {estimated}: {spoken(seconds)} of one process; --workers 2 shares evaluations"
+        told = f"all full forms, {estimated}: {spoken(seconds)} with one process; --workers 2 shares evaluations"
         console.print(told, markup=False, highlight=False)
     if failed:
         raise InputError(f"{len(failed)} of {len(chosen)} experiments did not run; {'; '.join(failed)}")

@@ -1,4 +1,4 @@
-"""`--resume`: the options of a run are kept in its folder, so that it goes on by naming that alone."""
+"""`--resume`: the options of a run are stored in its folder, so that naming the folder is enough to continue it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Options that say nothing of the run: where it is kept.
 _FREE = ("out", "resume")
-#: Options that may be others when it goes on; those of the run where none are given.
+#: Options that may be others when it continues; those of the run where none are given.
 _MAY_DIFFER = ("batch",)
 #: What a folder may not say by itself: which secret is sent to the server that it names.
 _SECRET = "target_api_key_env"
 
 
 def resume_option() -> Callable[[F], F]:
-    """The option that goes on with the run of a folder."""
+    """The option that continues with the run of a folder."""
     return click.option(
-        "--resume", is_flag=True, help="Go on with the run in --out; its options are known, and may be left out."
+        "--resume", is_flag=True, help="Continue the run in --out; its options are read from the folder."
     )
 
 
@@ -38,7 +38,7 @@ def settled(ctx: click.Context) -> tuple[dict[str, Any], dict[str, Any]]:
         The options, and what is to be kept of them in the folder.
 
     Raises:
-        InputError: there is no run to go on with, or an option differs from the run's.
+        InputError: there is no run to continue with, or an option differs from the run's.
     """
     options = {name: value for name, value in ctx.params.items() if name != "resume"}
     out = options["out"]
@@ -51,11 +51,11 @@ def settled(ctx: click.Context) -> tuple[dict[str, Any], dict[str, Any]]:
 def _agreed(ctx: click.Context, options: dict[str, Any], out: Path) -> dict[str, Any]:
     """The options of the run in a folder, and those given beside them where they are the same."""
     if not (out / COMMAND).is_file():
-        raise InputError(f"{out} holds no {COMMAND}, so there is no run to resume; give the folder of a run")
+        raise InputError(f"{out} contains no {COMMAND}, so there is no run to resume; pass the folder of a run")
     there = read_json(out / COMMAND)
     kept = there.get("options") if isinstance(there, dict) else None
     if not isinstance(kept, dict) or there.get("command") != ctx.info_name:
-        raise InputError(f"{out / COMMAND} is not that of `zoracle {ctx.info_name}`; give the folder of such a run")
+        raise InputError(f"{out / COMMAND} is not from `zoracle {ctx.info_name}`; pass the folder of such a run")
     target = kept.get("target")
     if isinstance(target, str):
         click.echo(f"the target of this run is {clip(target)}")
@@ -63,7 +63,7 @@ def _agreed(ctx: click.Context, options: dict[str, Any], out: Path) -> dict[str,
     if secret is not None and ctx.get_parameter_source(_SECRET) is not ParameterSource.COMMANDLINE:
         raise InputError(
             f"the run in {out} sends the key in the environment variable {clip(str(secret), 40)} to "
-            f"{clip(str(target))}; where that is wanted, say so again: --api-key-env {clip(str(secret), 40)}"
+            f"{clip(str(target))}; to allow it, pass --api-key-env {clip(str(secret), 40)} again"
         )
     agreed = dict(options)
     for parameter in ctx.command.params:
@@ -76,7 +76,7 @@ def _agreed(ctx: click.Context, options: dict[str, Any], out: Path) -> dict[str,
             continue
         if given and _kept(name, options[name]) != kept[name]:
             raise InputError(
-                f"{parameter.opts[0]} is {options[name]}, and the run in {out} has {kept[name]}; "
+                f"{parameter.opts[0]} is {options[name]}, but {kept[name]} in the run in {out}; "
                 "leave it out to resume, or choose another folder"
             )
         agreed[name] = value

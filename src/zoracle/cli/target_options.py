@@ -41,32 +41,32 @@ _TABLE = (
         "--outputs",
         "outputs",
         click.Choice(["auto", "logits", "probabilities", "log-probabilities", "labels"]),
-        "What the target returns; by default told from its answers, and of an ONNX file that has labels only.",
+        "What the target returns; default: inferred from its answers, or from the outputs of an ONNX file.",
         True,
     ),
-    _Option("--mean", "mean", click.STRING, "Subtracted from pixels: a number, or one a channel (.5,.4,.4).", True),
-    _Option("--std", "std", click.STRING, "What pixels are divided by after that, likewise.", True),
+    _Option("--mean", "mean", click.STRING, "Subtracted from pixels: a number, or one per channel (.5,.4,.4).", True),
+    _Option("--std", "std", click.STRING, "Divides pixels afterwards: a number, or one per channel.", True),
     _Option(
         "--input-layout",
         "layout",
         click.Choice(["NCHW", "NHWC", "flat"]),
-        "Form of the inputs that the target takes; by default NCHW.",
+        "Layout of the target's inputs; default: NCHW.",
         True,
     ),
-    _Option("--pixel-max", "pixel_max", _AMOUNT, "What white is to the target: 1, the default, or 255.", True),
-    _Option("--input-name", "input", click.STRING, "The input that takes the images.", True),
-    _Option("--output-name", "output", click.STRING, "The output with the scores.", True),
-    _Option("--top-k", "top_k", click.STRING, "Two outputs, LABELS,SCORES, of a target that tells its k best.", True),
-    _Option("--num-classes", "classes", click.IntRange(min=2), "How many classes there are, with --top-k.", True),
-    _Option("--device", "device", click.STRING, "Where a torch module is called: cpu, cuda, ...", False),
-    _Option("--timeout", "timeout", _AMOUNT, "Seconds that one request may take.", False),
-    _Option("--attempts", "attempts", _COUNT, "Attempts of one request at most.", False),
-    _Option("--concurrency", "concurrency", _COUNT, "Requests in flight at most.", False),
-    _Option("--request-images", "chunk", _COUNT, "Images in one request at most.", False),
+    _Option("--pixel-max", "pixel_max", _AMOUNT, "The target's value for white: 1, the default, or 255.", True),
+    _Option("--input-name", "input", click.STRING, "Name of the input for the images.", True),
+    _Option("--output-name", "output", click.STRING, "Name of the output with the scores.", True),
+    _Option("--top-k", "top_k", click.STRING, "Names of two outputs, LABELS,SCORES, of a top-k target.", True),
+    _Option("--num-classes", "classes", click.IntRange(min=2), "Number of classes, with --top-k.", True),
+    _Option("--device", "device", click.STRING, "Device of a torch module: cpu, cuda, ...", False),
+    _Option("--timeout", "timeout", _AMOUNT, "Seconds allowed for one attempt of a request.", False),
+    _Option("--attempts", "attempts", _COUNT, "Maximum number of attempts of a request.", False),
+    _Option("--concurrency", "concurrency", _COUNT, "Maximum number of requests in flight.", False),
+    _Option("--request-images", "chunk", _COUNT, "Maximum number of images in a request.", False),
     _Option("--requests-per-second", "requests_per_second", _AMOUNT, "Rate limit.", False),
     _Option("--images-per-second", "images_per_second", _AMOUNT, "Rate limit.", False),
     _Option("--api-key-env", "api_key_env", click.STRING, "Environment variable that holds the API key.", False),
-    _Option("--api-key-header", "api_key_header", click.STRING, "Header that it is sent in.", False),
+    _Option("--api-key-header", "api_key_header", click.STRING, "Header in which the API key is sent.", False),
 )
 
 
@@ -86,11 +86,11 @@ def target_options() -> Callable[[F], F]:
         click.option(
             "--target",
             metavar="SPEC",
-            help="Your model: module:function, my_file.py:function, torch:module:factory, a file model.onnx, or the "
-            "http address of a server. It goes with --data.",
+            help="Your model, with --data: module:function, my_file.py:function, torch:module:factory, a file "
+            "model.onnx, or the http address of a server.",
         ),
         click.option(
-            "--labels-only", "target_labels_only", is_flag=True, help="Use the target's labels alone: --outputs labels."
+            "--labels-only", "target_labels_only", is_flag=True, help="Use only the target's labels (--outputs labels)."
         ),
         *(click.option(one.flag, _parameter(one), type=one.kind, help=one.help) for one in _TABLE),
     ]
@@ -116,7 +116,7 @@ def take(options: dict[str, Any]) -> dict[str, Any]:
     mean, std = given.pop("mean", None), given.pop("std", None)
     if mean is not None or std is not None:
         if mean is None or std is None:
-            raise InputError("one of --mean and --std was given; expected both")
+            raise InputError("only one of --mean and --std was given; expected both")
         given["preprocess"] = (_numbers("--mean", mean), _numbers("--std", std))
     if "top_k" in given:
         names = tuple(name.strip() for name in given["top_k"].split(","))
@@ -185,7 +185,7 @@ def _numbers(flag: str, text: str) -> float | list[float]:
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{flag} is {text!r}; expected a number, or one a channel separated by commas") from None
+        raise InputError(f"{flag} is {text!r}; expected a number, or one per channel separated by commas") from None
     return found[0] if len(found) == 1 else found
 
 

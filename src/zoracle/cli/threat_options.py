@@ -29,12 +29,12 @@ class Threat(NamedTuple):
 
     @property
     def ball(self) -> bool:
-        """Whether perturbations stay in a ball."""
+        """Whether perturbations stay within a ball."""
         return not self.threat.startswith("minimise")
 
     @property
     def criterion(self) -> Criterion:
-        """What is tuned by: small losses, and in a ball, where a success ends the search, the queries until then."""
+        """The tuning criterion: the loss, or within a ball, where a success ends the search, the queries until then."""
         return "queries" if self.ball else "ratio"
 
     @property
@@ -55,13 +55,13 @@ class Threat(NamedTuple):
         others = {"confidence": self.confidence or 0.0, "bits": self.bits}
         if not self.ball:
             if self.eps is not None:
-                raise InputError(f"--eps {self.eps:g} is the radius of a ball; expected --threat linf or l2 beside it")
+                raise InputError(f"--eps {self.eps:g} was given without a ball; expected --threat linf or l2 with it")
             return ThreatModel.named(self.threat, c=self.c, **others)
         if self.c is not None:
-            raise InputError(f"--c {self.c:g} weighs the distance, and in a ball it is free; leave it out")
+            raise InputError(f"--c {self.c:g} was given with a ball, which has no weight of the distance; leave it out")
         eps = radii.get(self.threat) if self.eps is None else self.eps
         if eps is None:
-            raise InputError(f"--threat {self.threat} needs --eps, the radius of the ball, where images are your own")
+            raise InputError(f"--threat {self.threat} was given without --eps; pass the radius of the ball")
         return ThreatModel.named(self.threat, eps, **others)
 
 
@@ -76,23 +76,25 @@ def threat_options() -> Callable[[F], F]:
             type=click.Choice(list(NAMES)),
             default=Threat().threat,
             show_default=True,
-            help="Small perturbations (in l1, or l2), or any within a ball of that norm.",
+            help="Minimise the perturbation (in l1 or l2), or search within a ball of that norm.",
         ),
         click.option(
-            "--eps", type=click.FloatRange(min=0, min_open=True), help="Radius of the ball; by default the task's."
+            "--eps", type=click.FloatRange(min=0, min_open=True), help="Radius of the ball; default: the task's."
         ),
-        click.option("--c", type=_AMOUNT, help="Weight of the distance, without a ball; by default the task's."),
-        click.option("--confidence", type=_AMOUNT, help="By how much the wrong class has to lead, in nats; default 0."),
+        click.option("--c", type=_AMOUNT, help="Weight of the distance when minimising it; default: the task's."),
+        click.option(
+            "--confidence", type=_AMOUNT, help="Margin by which the wrong class must lead, in nats; default 0."
+        ),
         click.option(
             "--bits",
             type=click.IntRange(1, 16),
-            help="Ask about pictures of so many bits a channel only: with 8, what is broken is broken as it is saved.",
+            help="Query only images of this many bits per channel; with 8, a broken image is broken as saved.",
         ),
         click.option(
             "--reduce",
             metavar="MAP",
-            help="Coarse perturbations only: tile:2 (cells of 2 by 2 pixels), tile:14x14 (cells), or bilinear:14 "
-            "(a grid).",
+            help="Coarse perturbations only: tile:2 (cells of 2 by 2 pixels), tile:14x14 (14 by 14 cells), or "
+            "bilinear:14 (a grid).",
         ),
     ]
 
@@ -118,16 +120,18 @@ def task_for(name: str, threat: Threat) -> Task:
         threat: what the options say.
 
     Raises:
-        InputError: the task is no attack on images, a setting is unknown, is an option of its own, or a radius is
+        InputError: the task is not an attack on images, a setting is unknown, is an option of its own, or a radius is
             given where there is no ball.
     """
     name, settings = named_optimizer(name)
     if own := [setting for setting in settings if setting in ("norm", *Threat._fields)]:
-        raise InputError(f"--task {name} was given {own[0]}; expected it by --threat, --eps or --reduce")
+        raise InputError(f"--task {name} was given the setting {own[0]}; use --threat, --eps or --reduce instead")
     plain = task(name, **settings)
     if not isinstance(plain, AttackTask):
         for option, value in threat.given.items():
-            raise InputError(f"{option} {value} is for attacks on images, and task {name} is none")
+            raise InputError(
+                f"{option} {value} was given for task {name}, which is not an attack on images; leave it out"
+            )
         return plain
     if threat.reduce is not None:
         settings["reduce"] = threat.reduce

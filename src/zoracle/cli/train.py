@@ -19,10 +19,10 @@ from zoracle.storage.files import check_writable
 
 @click.command("train")
 @click.argument("config", metavar="CONFIG")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; the same one resumes.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; use the same one to resume.")
 @click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log (extra: tensorboard).")
 def command(config: str, out: Path, tensorboard: bool) -> None:
-    """Train a learned optimizer. CONFIG is a TOML file, or the name of a recipe that comes with the package."""
+    """Train a learned optimizer from CONFIG, a TOML file or the name of a recipe in the package."""
     text, where = _text(config)
     made = recipe.parse(text, where)
     check_writable(out / "history.jsonl")
@@ -72,10 +72,10 @@ def _text(config: str) -> tuple[str, str]:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}; expected a TOML file") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is no text; expected a TOML file") from error
+            raise InputError(f"{path} is not text; expected a TOML file") from error
     if config in recipes():
         return (files("zoracle") / "recipes" / f"{config}.toml").read_text(encoding="utf-8"), config
-    raise InputError(f"config {config!r} is no file and no recipe; recipes are {', '.join(recipes()) or 'none here'}")
+    raise InputError(f"config {config!r} is unknown; expected a TOML file or one of {', '.join(recipes()) or 'none'}")
 
 
 def _tensorboard(out: Path) -> Callable[[TrainingReport], None]:

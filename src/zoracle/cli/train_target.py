@@ -11,13 +11,13 @@ from zoracle.errors import InputError
 
 @click.command("train-target")
 @click.option("--task", default="digits", show_default=True, help="digits, mnist or cifar10.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Keys weights, batches and split.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of mnist, 6 by default, and of cifar10, 15.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the cache, for digits it is needed.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and split.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs; default: 6 for mnist, 15 for cifar10.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: the cache; required for digits.")
 def command(task: str, seed: int, epochs: int | None, out: Path | None) -> None:
-    """Train the network that a task attacks, from the task's own data, and choose the task's split.
+    """Train the network that a task attacks on the task's data, and choose the task's split.
 
-    That of cifar10 is adversarially trained, and attacked by --task cifar10:network=robust; the split stays.
+    For cifar10 the network is trained adversarially and used by --task cifar10:network=robust; the split is unchanged.
     """
     if task == "digits":
         from zoracle.tasks.digits import train_digits_target
@@ -37,4 +37,4 @@ def command(task: str, seed: int, epochs: int | None, out: Path | None) -> None:
         )
     else:
         raise InputError(f"task {task!r} has no target to train; expected digits, mnist or cifar10")
-    click.echo(f"{report.weights}: {report.accuracy:.2%} of {report.images} images it was not trained on")
+    click.echo(f"{report.weights}: accuracy {report.accuracy:.2%} on {report.images} held-out images")

@@ -24,20 +24,20 @@ from zoracle.tasks import Task
 
 
 @click.command("tune")
-@click.option("--task", "task_name", default="digits", show_default=True, help="What for.")
+@click.option("--task", "task_name", default="digits", show_default=True, help="Task to tune on.")
 @threat_options()
 @input_options()
 @function_options()
-@click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Which.")
+@click.option("--optimizers", default="zo-sgd,zo-signsgd,zo-adam", show_default=True, help="Optimizers to tune.")
 @click.option(
     "--problems",
     type=click.IntRange(min=1),
-    help="Validation problems; by default 50, of your own images all, and 3 starts of your own function.",
+    help="Validation problems; default: 50, all of your own images, or 3 starting points of your own function.",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="By default the task's.")
-@click.option("--num-directions", type=click.IntRange(min=1), help="By default the task's.")
+@click.option("--steps", type=click.IntRange(min=1), help="Number of steps; default: the task's.")
+@click.option("--num-directions", type=click.IntRange(min=1), help="q, query directions per step; default: the task's.")
 @workers_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file that is written.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
 def command(
     optimizers: str,
     problems: int | None,
@@ -47,11 +47,11 @@ def command(
     out: Path,
     **options: Any,
 ) -> None:
-    """Choose step sizes (and betas) by a logarithmic grid on validation problems; the test split is never touched.
+    """Tune step sizes (and betas) on a logarithmic grid and validation problems; the test split is never used.
 
-    Within a ball the fewest queries to success are best, otherwise the lowest loss. Problems are those of a task, your
-    own images and target (--target, --data; all images are for validation, so attack others), or a function of your own
-    (--objective). `zoracle attack` and `compare` read the file with --settings.
+    Within a ball the criterion is the number of queries to success, otherwise the final loss. The problems are those of
+    a task, your own images and target (--target, --data; all images are used for validation, so attack others later),
+    or your own function (--objective). `zoracle attack` and `compare` read the file with --settings.
     """
     inputs, function = take_inputs(options), take_function(options).task()
     name, asked = options.pop("task_name"), Threat(**options)
@@ -70,7 +70,7 @@ def command(
     optimizers_to_tune = named_optimizers(optimizers, use_of(made))
     for label, optimizer in optimizers_to_tune:
         if tunable(optimizer) is None:
-            raise InputError(f"{label} has no step size to tune here; expected of {', '.join(GRIDS)}")
+            raise InputError(f"{label} has no step size to tune; expected one of {', '.join(GRIDS)}")
     if out.is_file():
         read_tuned(out)  # something else must not be found there after hours
     console = Console()
@@ -89,5 +89,5 @@ def command(
             chosen = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
             console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
             write_tuned(out, records)
-    shutil.rmtree(out.with_suffix(".pieces"), ignore_errors=True)  # what an interrupted search would go on from
-    console.print(f"settings: {out}; read by --settings {out}", highlight=False, soft_wrap=True)
+    shutil.rmtree(out.with_suffix(".pieces"), ignore_errors=True)  # what an interrupted search would continue from
+    console.print(f"settings: {out}; use them with --settings {out}", highlight=False, soft_wrap=True)

@@ -68,7 +68,7 @@ class Output(NamedTuple):
     weights: Mapping[str, str] = {}
     """What the weights of some labels are called, where the label is another name."""
     verify: bool = True
-    """Of an attack: adversarial images are asked about once more at the end, see
+    """Of an attack: adversarial images are queried once more at the end, see
     :mod:`zoracle.evaluation.verification`."""
     command: Mapping[str, Any] | None = None
     """How the run was asked for, JSON values; kept in the folder, and read by nobody here."""
@@ -118,7 +118,7 @@ def compare(
     objective = spec.objective(task)  # refuses unknown ids; queries nothing
     spec = _completed(spec, task, objective)
     if rivals and spec.budget is None:
-        raise InputError("other libraries are compared at equal queries; give a budget instead of steps")
+        raise InputError("steps were given, but other libraries are compared at equal queries; pass a budget instead")
     criterion: Criterion = "queries" if objective.ends_at_success else "ratio"
     specs = [spec] * len(optimizers) if ensemble is None else shares(spec, len(optimizers))
     if ensemble is not None:
@@ -231,7 +231,7 @@ def _worst(results: Mapping[str, Result], objective: Objective) -> dict[str, Res
 
 
 def _verified(found: RunResults, objective: Objective, run: RunFolder | None) -> dict[str, Verified]:
-    """The adversarial images that are reported, asked about once more."""
+    """The adversarial images that are reported, queried once more."""
     told: dict[str, Verified] = {}
     if not isinstance(objective, ImageAttack):
         return told
@@ -245,7 +245,7 @@ def _verified(found: RunResults, objective: Objective, run: RunFolder | None) ->
 def _unsteady(label: str, verified: Verified) -> str:
     """What is said of a target that takes back what it said."""
     return (
-        f"{label}: {verified.failed:,} of {verified.queries:,} broken images are not broken when asked about again: "
+        f"{label}: {verified.failed:,} of {verified.queries:,} broken images are not broken when queried again: "
         "the target does not give the same answer twice, and its successes are in part luck"
     )
 
@@ -285,9 +285,11 @@ def _check(optimizers: Sequence[tuple[str, Any]], tuning: str) -> None:
     if not labels:
         raise InputError("no optimizers are given; expected at least one")
     if WORST in labels:
-        raise InputError(f"an optimizer is called {WORST!r}, as the worst case of all is; give it another label")
+        raise InputError(
+            f"an optimizer has the label {WORST!r}, which is reserved for the worst case of all; choose another label"
+        )
     if len(set(labels)) != len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
-        raise InputError(f"two optimizers are called {twice!r}; give each its own label")
+        raise InputError(f"two optimizers have the label {twice!r}; expected distinct labels")
     if tuning not in ("stored", "fresh", "never"):
         raise InputError(f"tuning is {tuning!r}; expected stored, fresh or never")

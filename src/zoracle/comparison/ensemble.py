@@ -46,7 +46,7 @@ def shares(spec: RunSpec, number: int) -> list[RunSpec]:
     else:
         if spec.budget < 2 * number:
             raise BudgetError(
-                f"budget is {spec.budget} queries an image, which {number} attacks share; give more, or one optimizer"
+                f"budget is {spec.budget} queries per image, which {number} attacks share; give more, or one optimizer"
             )
         others = spec.budget // (2 * max(1, number - 1))
         budgets = [spec.budget - (number - 1) * others, *[others] * (number - 1)]

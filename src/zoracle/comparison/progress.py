@@ -61,7 +61,7 @@ def describe(status: Status, queries: int, seconds: float) -> str:
 
     Args:
         status: so far.
-        queries: points evaluated in these seconds; a run that goes on counts from there.
+        queries: points evaluated in these seconds; a run that continues counts from there.
         seconds: time that this took.
     """
     pace = f", {queries / seconds:,.0f}/s" if seconds > 0 and queries else ""

@@ -57,7 +57,7 @@ def run_rivals(
         rivals: by label.
         task: what the problems are of.
         spec: with ids, seeds and a budget.
-        pieces: where what was answered is kept, so that an interrupted run goes on; None keeps nothing.
+        pieces: where what was answered is kept, so that an interrupted run continues; None keeps nothing.
         about: JSON values, what the run is.
     """
     assert spec.budget is not None  # or `compare` would have refused

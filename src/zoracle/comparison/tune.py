@@ -101,7 +101,7 @@ def tune(
             says none, and its own q where the optimizer is a name.
         criterion: "ratio", the mean final / initial loss; "queries", the mean queries to first success, ties by ratio.
         grid: other settings or values to try than :data:`GRIDS` names.
-        resume_dir: where each run is kept, so that an interrupted tuning goes on there.
+        resume_dir: where each run is kept, so that an interrupted tuning continues there.
         on_progress: told after each step of the run at work.
         workers: processes that share each run.
 
@@ -110,14 +110,14 @@ def tune(
     """
     if isinstance(optimizer, str):
         if optimizer not in GRIDS:
-            raise InputError(f"optimizer {optimizer!r} is not tuned here; expected one of {', '.join(GRIDS)}")
+            raise InputError(f"optimizer {optimizer!r} cannot be tuned; expected one of {', '.join(GRIDS)}")
         q = task.defaults.num_directions if spec.num_directions is None else spec.num_directions
         base = with_directions(make(optimizer), q)
     else:
         base = with_directions(optimizer, spec.num_directions)
     name = tunable(base)
     if name is None:
-        raise InputError(f"{type(base).__name__} is not tuned here; expected one of {', '.join(GRIDS)}")
+        raise InputError(f"{type(base).__name__} cannot be tuned; expected one of {', '.join(GRIDS)}")
     ids = _problems(task, spec)
     spec = msgspec.structs.replace(spec, ids=ids, problems=None, steps=spec.steps or task.defaults.steps)
     check_criterion(criterion)
@@ -222,7 +222,7 @@ class _Search:
         ratio, loss = _or_inf(tried.ratio), _or_inf(tried.final_loss)
         if self.criterion == "queries":
             if tried.queries is None:
-                raise InputError("this task knows no success to count queries to; tune by ratio instead")
+                raise InputError("this task has no successes to count queries to; use criterion ratio instead")
             return tried.queries, ratio, loss
         return ratio, loss, 0.0
 
@@ -236,7 +236,7 @@ class _Search:
 def _problems(task: Task, spec: RunSpec) -> tuple[int, ...]:
     task.check_split(spec.split)
     if spec.split == "test":
-        raise InputError("settings are never tuned on the test split; expected split valid or train")
+        raise InputError("split is test, which is never used for tuning; expected valid or train")
     ids = spec.problem_ids(task)
     foreign = set(ids) - set(task.ids(spec.split))
     if foreign:

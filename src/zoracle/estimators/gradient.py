@@ -28,7 +28,7 @@ def forward_difference(
     Args:
         values: (B, q + 1), f(x) first.
         directions: (B, q, d), u.
-        mu: smoothing parameter, a number or (B,).
+        mu: smoothing radius, a number or (B,).
         control_variate: see above; needs at least two directions. A tensor (B,) of bool says it row by row.
 
     Returns:
@@ -60,7 +60,7 @@ def forward_points(x: Tensor, directions: Tensor, mu: Tensor, out: Tensor | None
     Args:
         x: (B, d).
         directions: (B, q, d), u.
-        mu: smoothing parameter (B,).
+        mu: smoothing radius (B,).
         out: where they are written, where no graph is kept.
     """
     base, mu = x.unsqueeze(1), mu[:, None, None]
@@ -78,7 +78,7 @@ def central_points(x: Tensor, directions: Tensor, mu: Tensor) -> Tensor:
     Args:
         x: (B, d).
         directions: (B, q, d), u.
-        mu: smoothing parameter (B,).
+        mu: smoothing radius (B,).
     """
     b, q, d = directions.shape
     points = x.new_empty((b, q, 2, d))
@@ -101,7 +101,7 @@ def central_difference(values: Tensor, directions: Tensor, mu: float | Tensor) -
     Args:
         values: (B, 2q), f(x + mu u_1), f(x - mu u_1), f(x + mu u_2), ...
         directions: (B, q, d).
-        mu: smoothing parameter, a number or (B,).
+        mu: smoothing radius, a number or (B,).
 
     Raises:
         InputError: the shapes do not belong together.
@@ -131,7 +131,7 @@ def coordinatewise(values: Tensor, mu: float) -> Tensor:
 
     Args:
         values: (B, 2k), in the order of :func:`coordinatewise_points`.
-        mu: smoothing parameter.
+        mu: smoothing radius.
 
     Returns:
         (B, k). A coordinate with a NaN value gets zero.
@@ -149,7 +149,7 @@ def combine(weights: Tensor, directions: Tensor) -> Tensor:
 
 
 def default_mu(dtype: torch.dtype, scale: float = 1.0) -> float:
-    r"""The default smoothing parameter, scale \sqrt{\epsilon} / 30.
+    r"""The default smoothing radius, scale \sqrt{\epsilon} / 30.
 
     sqrt(epsilon) balances truncation against rounding for a smooth function; a thirtieth of it keeps off the kinks
     that attack losses have at the starting point and at the pixel bounds. 1.2e-5 in float32 at scale 1.
@@ -158,7 +158,7 @@ def default_mu(dtype: torch.dtype, scale: float = 1.0) -> float:
 
 
 def smallest_mu(dtype: torch.dtype, scale: float = 1.0) -> float:
-    """Below this smoothing parameter differences are mostly rounding: 3e-6 in float32 at scale 1."""
+    """Below this smoothing radius differences are mostly rounding: 3e-6 in float32 at scale 1."""
     return scale * math.sqrt(torch.finfo(dtype).eps) / 115
 
 

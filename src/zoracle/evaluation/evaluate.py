@@ -43,10 +43,10 @@ def evaluate(
         optimizer: any optimizer.
         task: what the problems are of.
         spec: which problems and seeds, how long, and when to stop.
-        on_progress: told after each step how many are done; a few times a second where there are workers.
+        on_progress: told after each step how many are done; a few times per second where there are workers.
         on_status: told as often what came of them.
         resume_dir: where each finished shard (a seed on all problems, or on as many as give every worker as much to
-            do) is kept as soon as it is done, and every answer of the shards at work. A second call goes on there.
+            do) is kept as soon as it is done, and every answer of the shards at work. A second call continues there.
         workers: processes that run the shards; None runs them here, one after another.
 
     Raises:

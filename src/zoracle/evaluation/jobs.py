@@ -80,7 +80,7 @@ def job(optimizer: Optimizer[Any, Any], task: Task, shard: Shard) -> Job:
     if isinstance(optimizer, nn.Module):
         weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in optimizer.state_dict().items()})
     if getattr(optimizer, "source", None) is not None:
-        raise InputError(f"{type(optimizer).__name__} draws from a source of your own; run it without workers")
+        raise InputError(f"{type(optimizer).__name__} draws from a custom source; run it without workers")
     return Job(
         task=Blueprint.of("task", task, settings),
         optimizer=Blueprint.of("optimizer", optimizer, optimizer.settings(), weights),

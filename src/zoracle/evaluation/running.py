@@ -1,4 +1,4 @@
-"""Run one shard: roll out, report, keep; an interrupted one goes on."""
+"""Run one shard: roll out, report, keep; an interrupted one continues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_shard(
     shard: Shard,
     on_step: Callable[[Step], None],
 ) -> Result:
-    """Run a shard, or go on with it, and keep its result: one with S = 1.
+    """Run a shard, or continue with it, and keep its result: one with S = 1.
 
     Args:
         optimizer: any optimizer.

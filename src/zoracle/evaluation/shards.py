@@ -88,7 +88,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 def cut(spec: RunSpec, folder: Path | None, workers: int) -> list[list[Shard]]:
     """The shards of a settled run: those of the first seed, of the second, and so on.
 
-    How many problems are in a shard follows the number of workers, and is noted in the folder: a run that goes on
+    How many problems are in a shard follows the number of workers, and is noted in the folder: a run that continues
     there, with fewer workers say, has the same shards.
 
     Args:
@@ -131,10 +131,10 @@ def _size(folder: Path | None, size: int) -> int:
     if path.is_file():
         noted = read_json(path)
         if not isinstance(noted, dict) or noted.get("format") != SHARDS_FORMAT:
-            raise CheckpointError(f"{path} is not of this version of zoracle; choose another folder")
+            raise CheckpointError(f"{path} was written by another version of zoracle; choose another folder")
         return int(noted["problems"])
     if folder.is_dir() and any(folder.glob("seed-*")):
-        raise CheckpointError(f"{folder} holds a run of an earlier version of zoracle; choose another folder")
+        raise CheckpointError(f"{folder} contains a run of an earlier version of zoracle; choose another folder")
     write_json(path, {"format": SHARDS_FORMAT, "problems": size})
     return size
 
@@ -158,7 +158,7 @@ def kept(shard: Shard, fingerprint: dict[str, Any]) -> Result | None:
         return None
     tensors, metadata = read_tensors(path, sealed=True)
     if metadata.get("format") != RESULT_FORMAT or set(tensors) != set(Result._fields):
-        raise CheckpointError(f"{path} is no result of this version of zoracle; choose another folder")
+        raise CheckpointError(f"{path} is not a result of this version of zoracle; choose another folder")
     theirs = metadata.get("fingerprint")
     if theirs != fingerprint:
         changed = [

@@ -30,15 +30,15 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         split: which problems, where ``ids`` names none.
-        ids: problems by id; None takes the first ones of the split.
-        problems: how many those are; None takes as many as the task's defaults say.
+        ids: problems by id; None uses the first ones of the split.
+        problems: how many those are; None uses as many as the task's defaults say.
         seeds: how many repeats (0, 1, ...), or which seeds. Starting points and directions follow the seed.
-        steps: T; None takes what the budget pays for, or the task's own number where there is no budget.
+        steps: T; None uses what the budget pays for, or the task's own number where there is no budget.
         num_directions: q of optimizers that sample directions; None keeps each one's own.
         budget: points that each problem may cost at most, for each optimizer.
         dtype: floating-point type of the points, "float32" or "float64".
         device: where the points live.
-        batch: problems at once; another begins as soon as one has finished. None takes all. It changes nothing but
+        batch: problems at once; another begins as soon as one has finished. None uses all. It changes nothing but
             memory and speed.
         stop_on_success: whether a problem stops at its first success; None does where nothing is left to win then
             (``Objective.ends_at_success``: attacks within a ball).
@@ -126,8 +126,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         cost, before = optimizer.queries_per_step, int(self.check_start)
         if self.budget is not None and self.budget < cost + before:
             raise BudgetError(
-                f"budget is {self.budget} queries a problem, and one step of {type(optimizer).__name__} costs {cost}"
-                f"{' and the look at its start 1' if before else ''}; give at least {cost + before}, "
+                f"budget is {self.budget} queries per problem, and one step of {type(optimizer).__name__} costs {cost}"
+                f"{' and the initial check 1' if before else ''}; give at least {cost + before}, "
                 "or fewer directions"
             )
         if self.steps is not None:

@@ -1,4 +1,4 @@
-"""Successes asked for again at the end, one query an image: a target may not give the same answer twice."""
+"""Successes requested again at the end, one query per image: a target may not give the same answer twice."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Verified(NamedTuple):
     """What came of it."""
 
     asked: Tensor
-    """(S, P) bool, images that were broken, and asked about again."""
+    """(S, P) bool, images that were broken, and queried again."""
     holds: Tensor
     """(S, P) bool, those that succeeded again."""
     lost: int
-    """Points asked for again because an interruption lost their answers; in no other count."""
+    """Points requested again because an interruption lost their answers; in no other count."""
 
     @property
     def queries(self) -> int:
-        """Points evaluated, one an image."""
+        """Points evaluated, one per image."""
         return int(self.asked.sum())
 
     @property

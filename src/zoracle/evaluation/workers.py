@@ -4,7 +4,7 @@ Processes, not threads. Torch's own threads share one small operation between co
 threads of Python that run a shard each wait for the interpreter wherever tensors are small. Workers are started
 afresh (``spawn``), since a forked process must not use torch's threads. What they are sent is plain data: the names
 of the task's and the optimizer's classes, their settings, and weights as safetensors bytes; what they find is read
-from the files that an interrupted run goes on from.
+from the files that an interrupted run continues from.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Workers:
 
     Args:
         number: N, at least 2; in-process evaluation is the way to have one.
-        threads: CPU threads that they share; None takes as many as torch takes here.
+        threads: CPU threads that they share; None uses as many as torch takes here.
 
     Raises:
         InputError: a number is out of range.
@@ -105,7 +105,7 @@ class Workers:
 
         Args:
             jobs: what is done, the first ones first.
-            on_counts: told a few times a second what the jobs tell of themselves, added up.
+            on_counts: told a few times per second what the jobs tell of themselves, added up.
 
         Raises:
             InputError: what a job raised, or a worker died; the other workers have then kept what they had.
@@ -187,9 +187,9 @@ class Workers:
 
 
 def check_workers(number: int) -> None:
-    """Raise an InputError where this is no number of processes."""
+    """Raise an InputError where this is not a number of processes."""
     if not 1 <= number <= MOST_WORKERS:
-        raise InputError(f"workers is {number}; expected 1 .. {MOST_WORKERS}, one a core say")
+        raise InputError(f"workers is {number}; expected 1 .. {MOST_WORKERS}, for example one per core")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         problems: first test problems.
         seeds: repeats.
-        budget: queries a problem.
+        budget: queries per problem.
         valid: validation problems for step sizes.
         dim: dimension of binary classification.
     """

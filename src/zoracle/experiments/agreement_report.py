@@ -59,7 +59,7 @@ def _mnist(context: Context, settings: Agreement) -> Task | None:
         made = task(_MNIST)
         made.ids("train")
     except InputError as error:
-        context.note(f"mnist was left out of the agreement: {error}")
+        context.note(f"mnist was skipped in the agreement: {error}")
         return None
     return made
 

@@ -89,7 +89,7 @@ def outcome(settings: Agreement, found: Mapping[str, Measured]) -> Outcome:
             "Slopes by q queries against one gradient",
             "Size of the difference over the root mean square of the slopes, mean over directions. "
             f"{BAND} The repeats are start, middle and end of a trajectory.",
-            lines, x="smoothing parameter", y="relative difference", log_x=True, log_y=True, markers=True,
+            lines, x="smoothing radius", y="relative difference", log_x=True, log_y=True, markers=True,
         ),
         lines_figure(
             "agreement-meta",
@@ -98,7 +98,7 @@ def outcome(settings: Agreement, found: Mapping[str, Measured]) -> Outcome:
             "segments at the start and in the middle of an unroll, bands reach from one to the other.",
             {f"{name}, {case}": _meta_line(settings, one.meta, case) for name, one in found.items()
              for case in dict.fromkeys(label for label, *_ in one.meta)},
-            x="smoothing parameter", y="relative difference", log_x=True, log_y=True, markers=True,
+            x="smoothing radius", y="relative difference", log_x=True, log_y=True, markers=True,
         ),
     ]  # fmt: skip
     curves: dict[str, Array] = {}
@@ -152,7 +152,7 @@ def _meta_records(s: Agreement, name: str, meta: Mapping[tuple[str, int, str], A
 
 
 def _meta_table(s: Agreement, records: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a case, place and precision, one cell a mu; all numbers are in the records."""
+    """One line per case, place and precision, one cell a mu; all numbers are in the records."""
     mus = sorted({*s.mus, *s.mus_float32}, reverse=True)
     lines: dict[tuple[str, ...], dict[float, Mapping[str, Any]]] = {}
     for record in records:
@@ -200,7 +200,7 @@ def _meta_line(s: Agreement, meta: Mapping[tuple[str, int, str], Any], case: str
 def _findings(
     slopes: Sequence[Mapping[str, Any]], graphs: Sequence[Mapping[str, Any]], seconds: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Slopes near the default smoothing parameter of float32, what the graph does, and how long a segment takes."""
+    """Slopes near the default smoothing radius of float32, what the graph does, and how long a segment takes."""
     near = default_mu(torch.float32)
     mus = [record["mu"] for record in slopes if record["precision"] == "float32"]
     mu = min(mus, key=lambda one: abs(torch.tensor(one / near).log().item()))

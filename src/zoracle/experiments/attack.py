@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         task: which.
         problems: first test images.
         seeds: repeats of each.
-        budget: queries an image.
+        budget: queries per image.
         valid: validation images that step sizes are tuned on, where none are stored.
         panels: first test images that get a panel each.
         panel_seeds: repeats of those.

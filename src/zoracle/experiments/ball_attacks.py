@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         rows: names of networks and balls, by commas; empty for all.
         problems: first test images that the network reads correctly.
         seeds: repeats.
-        budget: queries an image.
+        budget: queries per image.
         valid: validation images that settings are tuned on.
         rivals: names of what ``zo-lstm`` is compared with, by commas; empty for those of the norm.
         targeted: "no"; or the class to reach, "random" or "runner-up".
@@ -57,7 +57,7 @@ def run(context: Context) -> Outcome:
         except InputError as error:
             if s.rows:  # it was asked for by its name
                 raise
-            context.note(f"{row.name} was left out: {error}")
+            context.note(f"{row.name} was skipped: {error}")
     # The others of every row first: they stay done where another training of ours is to be measured.
     others = [_compared(context, row, problems, own=False) for row, problems in rows]
     owns = [_compared(context, row, problems, own=True) for row, problems in rows]
@@ -67,7 +67,7 @@ def run(context: Context) -> Outcome:
         done[row.name] = row, problems, next(iter(one.results)), both
     if not done:
         raise InputError(
-            "no row of ball-attacks can run here; set ZORACLE_DATA, or name those that need none: "
+            "no row of ball-attacks can run without data; set ZORACLE_DATA, or choose rows that need none: "
             "--set rows=digits-linf-0.2,digits-l2-1"
         )
     summary = [
@@ -101,7 +101,7 @@ def _compared(context: Context, row: BallRow, problems: Attacked, *, own: bool) 
         rivals = load_named_optimizers(s.rivals or RIVALS[row.norm], use_of(problems.task))
         chosen = [(label, loaded) for label, loaded in rivals if label not in known]
         if not chosen:
-            raise InputError(f"rivals={s.rivals} leaves {', '.join(known)} alone; expected others to compare with")
+            raise InputError(f"rivals={s.rivals} leaves only {', '.join(known)}; expected others to compare with")
     return context.compared(
         f"{row.name}-own" if own else row.name,
         problems.task,
@@ -134,7 +134,7 @@ _COLUMNS = [
     ("queries, mean", "mean", ".1f"),
     ("median", "median", ".1f"),
     ("minus the first row's", "difference", "+.1f"),
-    ("seconds an image", "seconds", ".2f"),
+    ("seconds per image", "seconds", ".2f"),
     ("settings", "settings", ""),
 ]
 _SUMMARY = [
@@ -216,7 +216,7 @@ def _sentence(record: Mapping[str, Any]) -> str:
     said = {
         "win": "asks less than {best}, the best of the others",
         "loss": "asks more than {best}, the best of the others",
-        "undecided": "is not told apart from {best}, the best of the others",
+        "undecided": "is not distinguished from {best}, the best of the others",
     }
     return f"{record['row']}: {record['optimizer']} {said[record['verdict']].format(best=record['best'])}."
 
@@ -237,7 +237,7 @@ def work(s: Settings) -> Work:
 
 
 _ABOUT = """Each method attacks the first {problems} test images that the network reads correctly, under seeds 0 to \
-{last}, with {budget:,} queries an image at most, and stops at the first success. Which images the network reads \
+{last}, with {budget:,} queries per image at most, and stops at the first success. Which images the network reads \
 correctly is asked for beforehand. Means and medians are over all images and repeats, and an image that is never \
 broken counts at the whole budget. Intervals are over images, each averaged over its repeats first, of differences on \
 the same images.

@@ -149,7 +149,7 @@ def attacked(context: Context, row: BallRow, problems: int, valid: int, targeted
     threat = ThreatModel(norm=row.norm, eps=row.eps)
     made = task(row.task, threat=threat, **row.settings)
     if not isinstance(made, AttackTask):
-        raise InputError(f"row {row.name}: task {row.task} is no attack on images")
+        raise InputError(f"row {row.name}: task {row.task} is not an attack on images")
     if row.member is not None:
         folder = context.run.pieces / "networks"
         network, _ = trained(row.member, folder, seed=_SMALL_SEED)

@@ -1,4 +1,4 @@
-"""What an experiment is, and what it hands back to be written down."""
+"""What an experiment is, and what it returns to be written down."""
 
 from __future__ import annotations
 

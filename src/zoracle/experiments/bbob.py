@@ -28,9 +28,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         dimensions: d of `bbob-largescale`: 20, 40, 80, 160, 320, 640; empty leaves the suite out.
-        budgets: evaluations a dimension.
+        budgets: evaluations per dimension.
         noisy_dimensions: d of `bbob-noisy`: 2, 3, 5, 10, 20, 40.
-        noisy_budgets: evaluations a dimension there.
+        noisy_budgets: evaluations per dimension there.
         instances: of each function.
         functions: numbers 1, 2, ... within each suite; empty for all.
         methods: labels.
@@ -96,7 +96,7 @@ def run(context: Context) -> Outcome:
     figure = panels_figure(
         "targets", "Share of target precisions reached",
         "Over functions, instances and 51 precisions from 10^2 to 10^-8, against the logarithm (base 10) of "
-        "evaluations a dimension; a run that failed reaches none.",
+        "evaluations per dimension; a run that failed reaches none.",
         _alike(panels, list(methods)), x="log10(evaluations / d)", y="share of targets", log_y=False,
     )  # fmt: skip
     return Outcome([summary, *tables], [figure], curves, _findings(summary))
@@ -261,8 +261,8 @@ EXPERIMENT = Experiment(
     "bbob",
     "COCO's large-scale and noisy suites, every optimizer with no setting.",
     f"""The functions of COCO's `bbob-largescale` (d = {", ".join(map(str, FULL.dimensions))}; \
-{", ".join(map(str, FULL.budgets))} evaluations a dimension) and `bbob-noisy` (d = 40; 100 evaluations a dimension), \
-which are test problems: nothing here was trained, tuned or chosen on them. Instances \
+{", ".join(map(str, FULL.budgets))} evaluations per dimension) and `bbob-noisy` (d = 40; 100 evaluations per \
+dimension), which are test problems: nothing here was trained, tuned or chosen on them. Instances \
 {", ".join(map(str, FULL.instances))} of each.
 
 No optimizer is given a setting. Each begins at the same start, drawn in [-{REACH:g}, {REACH:g}]^d, keyed by seed 0 \

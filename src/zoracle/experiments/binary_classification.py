@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         dimensions: d of each comparison.
         problems: first test problems.
         seeds: repeats.
-        budget: queries a problem.
+        budget: queries per problem.
         valid: validation problems for step sizes.
         trained_at: d that learned optimizers are trained at, where the user names none.
         optimizers: others, trained on other tasks, where the user names none.

@@ -1,4 +1,4 @@
-"""Problems that are no test functions: policies, a trajectory, penalties, hyper-parameters, weights and an attack."""
+"""Problems that are not test functions: policies, a trajectory, penalties, hyper-parameters, weights and an attack."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kinds: what kinds of problems.
         problems: test problems of each kind, each with a seed and a start of its own.
-        budget: evaluations a problem.
+        budget: evaluations per problem.
         methods: labels; `ars` runs on policies only.
     """
 
@@ -79,7 +79,7 @@ def run(context: Context) -> Outcome:
         try:
             made = _task(context, name)
         except InputError as error:
-            context.note(f"{name} was left out: {error}")
+            context.note(f"{name} was skipped: {error}")
             continue
         found: dict[str, list[Ran]] = {}
         for label, method in methods.items():
@@ -95,7 +95,7 @@ def run(context: Context) -> Outcome:
         curves |= {f"{name}/{label}.value": one for label, one in values.items()}
         panels[f"{name}, d = {made.dim}"] = {label: _line(runs, s.budget) for label, runs in found.items()}
     if not every:
-        raise InputError(f"none of {', '.join(s.kinds)} can run here; {'; '.join(context.notes)}")
+        raise InputError(f"none of {', '.join(s.kinds)} can run; {'; '.join(context.notes)}")
     summary = _summary(every)
     figure = panels_figure(
         "curves", "Lowest value so far", BAND, _alike(panels, list(methods)), x="evaluations", y="value", log_y=False
@@ -253,7 +253,7 @@ def work(s: Settings) -> Work:
 FULL = Settings()
 EXPERIMENT = Experiment(
     "black-boxes",
-    "Problems that are no test functions, every optimizer with no setting.",
+    "Problems that are not test functions, every optimizer with no setting.",
     f"""Policies for Gymnasium's Pendulum (16 hidden units) and MuJoCo's Swimmer and HalfCheetah (linear, as in \
 augmented random search), by the return of a whole episode; a rover's path of 30 waypoints past obstacles; the \
 penalties of a Lasso with 100, 300 and 1,000 coefficients, by cross-validation; how a small network is \

@@ -29,7 +29,7 @@ def comparison_queries(problems: int, seeds: int, budget: int, learned: int, tun
     Args:
         problems: test problems.
         seeds: repeats.
-        budget: points a problem.
+        budget: points per problem.
         learned: optimizers that are not tuned.
         tuned: those that are.
         valid: validation problems; 0 where settings are stored.

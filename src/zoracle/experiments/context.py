@@ -1,4 +1,4 @@
-"""What every experiment works with: comparisons, trainings and measurements that go on where they were interrupted."""
+"""What every experiment uses: comparisons, trainings and measurements that resume after an interruption."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Context:
         run: its folder.
         settings: of its form.
         quick: whether that is the quick one.
-        optimizers: names or folders that the user gave, separated by commas; None takes the experiment's own.
+        optimizers: names or folders that the user gave, separated by commas; None uses the experiment's own.
         workers: processes that share evaluations.
         display: where progress is shown.
 
@@ -118,7 +118,7 @@ class Context:
             made = task(name, **settings)
             made.ids("test")
         except InputError as error:
-            self.note(f"{name} cannot run here ({error}); the digits attack stands in for it in this quick run")
+            self.note(f"{name} cannot run ({error}); this quick run uses the digits attack instead")
             return task("digits")
         return made
 
@@ -163,9 +163,9 @@ class Context:
             valid: validation problems for tuning.
             num_directions: q; None keeps each one's own.
             batch: problems at once.
-            pace: whether its seconds a point are to be expected of more points too.
+            pace: whether its seconds per point are to be expected of more points too.
             stopping: problems end at their first success, and settings are tuned by the queries until then.
-            tuned_on: validation problems; None takes the first ``valid`` of the task.
+            tuned_on: validation problems; None uses the first ``valid`` of the task.
         """
         on = tuple(made.ids("valid")[:valid]) if tuned_on is None and valid else tuple(tuned_on or ())
         criterion: Criterion = "queries" if stopping else "ratio"
@@ -248,7 +248,7 @@ class Context:
         return self._searched[slot]
 
     def trained(self, key: str, config: TrainConfig) -> Trained:
-        """Meta-train an optimizer, or go on with it.
+        """Meta-train an optimizer, or continue with it.
 
         Args:
             key: names the training within the experiment.
@@ -268,7 +268,7 @@ class Context:
 
         optimizer = trainer.run(report)
         lines = (place / _HISTORY).read_text(encoding="utf-8").splitlines()
-        # One line an unroll; a kill between a checkpoint and its line leaves a gap in these curves, and nowhere else.
+        # One line per unroll; a kill between a checkpoint and its line leaves a gap in these curves, and nowhere else.
         known = {record["done"]: record for record in map(json.loads, lines)}
         history = {
             name: torch.tensor([float(known.get(i + 1, {}).get(name, math.nan)) for i in range(total)])

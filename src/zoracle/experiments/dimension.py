@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         dimensions: d of each comparison.
         problems: first test problems.
         seeds: repeats.
-        budget: queries a problem.
+        budget: queries per problem.
         valid: validation problems for step sizes.
         fraction: the loss to reach, as a fraction of the initial one.
         optimizers: learned ones, where the user names none.

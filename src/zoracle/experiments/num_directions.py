@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         directions: q of each comparison.
         problems: first test problems.
         seeds: repeats.
-        budget: queries a problem, whatever q is.
+        budget: queries per problem, whatever q is.
         valid: validation problems for step sizes.
         optimizers: learned ones, where the user names none.
     """
@@ -67,7 +67,7 @@ def run(context: Context) -> Outcome:
         "Final / initial loss against q, at equal queries",
         BAND,
         {label: points_line(list(by_q), list(by_q.values())) for label, by_q in ratios.items()},
-        x="query directions a step, q", y="final / initial loss", log_x=True, markers=True, zero=True,
+        x="query directions per step, q", y="final / initial loss", log_x=True, markers=True, zero=True,
     )  # fmt: skip
     best = {label: min(by_q, key=lambda q: float(by_q[q].nanmean())) for label, by_q in ratios.items()}
     told = ", ".join(f"{label} at q = {q}" for label, q in best.items())
@@ -83,7 +83,7 @@ def work(s: Settings) -> Work:
 FULL = Settings()
 EXPERIMENT = Experiment(
     "num-directions",
-    "Query directions a step, q from 1 to 100, at equal queries.",
+    "Query directions per step, q from 1 to 100, at equal queries.",
     f"""The MNIST attack on its first {FULL.problems} test images, {FULL.budget:,} queries each whatever q is: q \
 = {", ".join(map(str, FULL.directions))}, and as many steps as the queries pay for. Seeds 0 to {FULL.seeds - 1}.
 

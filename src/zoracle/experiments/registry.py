@@ -40,7 +40,7 @@ def experiment(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         close = get_close_matches(name, EXPERIMENTS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"experiment {name!r} is unknown; {hint}there are {', '.join(EXPERIMENTS)} and all")
+        raise InputError(f"experiment {name!r} is unknown; {hint}expected one of {', '.join(EXPERIMENTS)} and all")
     module, _, attribute = EXPERIMENTS[name].partition(":")
     found: Experiment = getattr(import_module(f"zoracle.experiments.{module}"), attribute)
     return found

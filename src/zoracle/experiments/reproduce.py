@@ -49,7 +49,7 @@ def reproduce(
     console: Console | None = None,
     on_progress: OnProgress | None = None,
 ) -> Reproduced:
-    """Run an experiment, or go on with it where it was interrupted.
+    """Run an experiment, or resume it where it was interrupted.
 
     Args:
         experiment: which.
@@ -87,7 +87,7 @@ def reproduce(
         run = open_run(out, config, command)
         context = Context(run, settings, quick, optimizers, pool, display)
         if other := differing(settings, experiment.quick if quick else experiment.full):
-            context.note(f"other settings than the form's, whatever the text says: {'; '.join(other)}")
+            context.note(f"changed settings, which override the text: {'; '.join(other)}")
         outcome = experiment.run(context)
         seconds = context.meter.estimate(experiment.work(experiment.full))
         paths = {name: run.path / name for name in ("table.json", "table.md", "curves.npz", "queries.json")}
@@ -119,7 +119,7 @@ def changed(experiments: Sequence[Experiment], quick: bool, changes: Sequence[st
     Args:
         experiments: which.
         quick: whether it is the quick form.
-        changes: ``name=value`` each, the value as in JSON; what is no JSON is text.
+        changes: ``name=value`` each, the value as in JSON; what is not JSON is text.
 
     Raises:
         InputError: not of this form, a name that no experiment has, or a value of another type.
@@ -128,11 +128,11 @@ def changed(experiments: Sequence[Experiment], quick: bool, changes: Sequence[st
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise InputError(f"{change!r} changes nothing; expected NAME=VALUE, problems=30 say")
+            raise InputError(f"{change!r} is not a setting; expected NAME=VALUE, such as problems=30")
         able = {key: form for key, form in forms.items() if name in form.__struct_fields__}
         if not able:
             known = sorted({field for form in forms.values() for field in form.__struct_fields__})
-            raise InputError(f"setting {name!r} is unknown here; expected one of {', '.join(known)}")
+            raise InputError(f"setting {name!r} is unknown; expected one of {', '.join(known)}")
         try:
             value = msgspec.json.decode(text)
         except msgspec.DecodeError:

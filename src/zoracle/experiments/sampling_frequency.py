@@ -21,7 +21,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         probabilities: of the learned covariance.
         problems: first test problems.
         seeds: repeats.
-        budget: queries a problem.
+        budget: queries per problem.
     """
 
     probabilities: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -68,7 +68,7 @@ EXPERIMENT = Experiment(
     "sampling-frequency",
     "The probability of the learned covariance, 0 to 1.",
     f"""The paper's optimizer draws the directions of a step from QueryRNN's covariance with probability p, and \
-from the standard Gaussian otherwise, by one keyed coin a step: \
+from the standard Gaussian otherwise, by one keyed coin per step: \
 p = {_EACH}. The MNIST \
 attack on its first {FULL.problems} test images, {FULL.budget:,} queries each, \
 seeds 0 to {FULL.seeds - 1}.

@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         problems: first test problems.
         seeds: repeats.
-        budget: queries a problem.
+        budget: queries per problem.
         agreement: what is measured before the trainings.
     """
 
@@ -87,7 +87,7 @@ def run(context: Context) -> Outcome:
     figure = lines_figure(
         "training",
         "Final / initial loss of the training problems",
-        "One point an unroll: the mean over its meta-batch. The three trainings draw the same problems.",
+        "One point per unroll: the mean over its meta-batch. The three trainings draw the same problems.",
         lines, x="unroll", y="final / initial loss", log_y=True,
     )  # fmt: skip
     curves: dict[str, Any] = arrays(found.results) | agreeing.curves
@@ -132,7 +132,7 @@ EXPERIMENT = Experiment(
     "directional derivatives and queries agree.",
     f"""zo-lstm is trained on the digits attack (d = 64) three times by the recipe zo-lstm-digits, seed 0: with \
 true gradients of the target and queries answered by inner products with them; with true gradients and real \
-queries; and with coordinatewise differences, 2d + 1 points a gradient, and real queries, where the target is \
+queries; and with coordinatewise differences, 2d + 1 points per gradient, and real queries, where the target is \
 never differentiated. Points and true gradients that training evaluates are counted (a gradient counts one), and \
 validation by itself. All three begin with the same weights, problems and directions, so the meta-losses of \
 their first unrolls say how far the approximations are apart before the weights are.

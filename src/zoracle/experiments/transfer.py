@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         problems: first test problems of a task.
         seeds: repeats.
-        budget: queries a problem.
+        budget: queries per problem.
         valid: validation problems for step sizes.
         only: the shipped optimizers that run, by commas; empty for all. Those named by ``--optimizers`` run as well.
     """
@@ -42,13 +42,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def candidates(context: Context) -> dict[str, Loaded]:
-    """The optimizers that are carried over: all shipped ones and the user's, less those for attacks in a ball."""
+    """The optimizers that are carried over: all shipped ones and the user's, less those for attacks within a ball."""
     found = _wanted(context.settings)
     if context.optimizers is not None:
         found |= dict(context.learned(None))
     kept = {name: loaded for name, loaded in found.items() if loaded.metadata.get("name") not in _BALL}
     if dropped := sorted(set(found) - set(kept)):
-        context.note(f"{', '.join(dropped)} need a ball to search in, and these tasks have none")
+        context.note(f"{', '.join(dropped)} search within a ball and were skipped: these tasks have none")
     return kept
 
 
@@ -83,7 +83,7 @@ def run(context: Context) -> Outcome:
             made = task(name) if not context.quick else context.task(name)
             ids = made.ids("test")[: s.problems]
         except InputError as error:
-            context.note(f"{name} was left out, and counts neither as won nor as lost: {error}")
+            context.note(f"{name} was skipped, and counts neither as a win nor as a loss: {error}")
             continue
         if made.name != name:
             continue  # its data are missing; another task stands in, and is run by its own name

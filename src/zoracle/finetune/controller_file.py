@@ -22,8 +22,8 @@ def load(path: Path) -> Tensor:
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT or "weights" not in tensors:
-        raise CheckpointError(f"{path} is no controller; expected a file that the training of one wrote")
+        raise CheckpointError(f"{path} is not a controller; expected a file written by the training of one")
     weights = tensors["weights"]
     if tuple(weights.shape) != (SIZE,) or not bool(weights.isfinite().all()):
-        raise CheckpointError(f"{path} holds other weights; expected {SIZE} finite numbers")
+        raise CheckpointError(f"{path} does not contain the weights of a controller; expected {SIZE} finite numbers")
     return weights.double()

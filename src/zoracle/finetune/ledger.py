@@ -1,6 +1,6 @@
 """The log of a training: its start, then the losses of each step. As directions are keyed by a seed, it is all of it.
 
-A file of JSON lines, some tens of bytes a step. A line that a crash cut off is dropped when the file is read.
+A file of JSON lines, some tens of bytes per step. A line that a crash cut off is dropped when the file is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """One step."""
 
     losses: tuple[float, ...]
-    """One a probe, NaN where it was not finite."""
+    """One per probe, NaN where it was not finite."""
     groups: tuple[tuple[float, float], ...]
     """Step size and weight decay of each group of parameters."""
 
@@ -49,7 +49,7 @@ class Ledger:
             if different := sorted(key for key in header | found if header.get(key) != found.get(key)):
                 key = different[0]
                 raise CheckpointError(
-                    f"{self.path} is the log of another training: its {key} is {_short(found.get(key))}, here it is "
+                    f"{self.path} is the log of another training: its {key} is {_short(found.get(key))}, expected "
                     f"{_short(header.get(key))}; choose another file, or the same settings and starting weights"
                 )
         else:
@@ -96,7 +96,9 @@ def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int]:
     except (IndexError, ValueError, AttributeError):
         known = False
     if not known:
-        raise CheckpointError(f"{path} is no log of a training; expected a file that ZerothOrder(ledger=...) wrote")
+        raise CheckpointError(
+            f"{path} is not the log of a training; expected a file written by ZerothOrder(ledger=...)"
+        )
     if header.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has version {header.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"

@@ -57,7 +57,7 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
         weights: of the controllers, (P, SIZE).
         net: the problem.
         steps: of each.
-        q: directions a step.
+        q: directions per step.
         seed: keys batches and directions.
     """
     count = weights.shape[0]
@@ -124,7 +124,7 @@ def validate(weights: Tensor, recipe: Recipe) -> float:
 
 
 def train(recipe: Recipe, folder: Path, tell: Callable[[str], None] = lambda line: None) -> Trained:
-    """Train a controller, or go on with it: the folder has a checkpoint after each validation.
+    """Train a controller, or continue with it: the folder has a checkpoint after each validation.
 
     Args:
         recipe: how.
@@ -242,7 +242,7 @@ def recipe(path: Path) -> Recipe:
     try:
         return convert(read_toml(path.read_text(encoding="utf-8")), Recipe)
     except (OSError, UnicodeDecodeError, InputError) as error:
-        raise InputError(f"{path} is no recipe: {error}") from error
+        raise InputError(f"{path} is not a recipe: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

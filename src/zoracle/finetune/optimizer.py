@@ -48,7 +48,7 @@ class ZerothOrder(torch.optim.Optimizer):
         seed: keys the directions.
         weight_decay: share of the weights, times ``lr``, that a step takes off them.
         ledger: a file for the log of the training. Where it exists, the training in it is done again from the losses in
-            it, without calls of the closure, and goes on from there.
+            it, without calls of the closure, and continues from there.
         ranks: how the processes of ``torch.distributed`` share a step; by default each has its own part of a batch.
         settings: settings of the method (``mu=1e-3, num_directions=2``).
 
@@ -149,7 +149,7 @@ class ZerothOrder(torch.optim.Optimizer):
             InputError: it is called later.
         """
         if self._engine is not None:
-            raise InputError("parameters cannot be added to a ZerothOrder that exists; make a new one with all of them")
+            raise InputError("parameters cannot be added to an existing ZerothOrder; create a new one with all of them")
         # Without the wrapper, whose first call loads a compiler that is not used here: tens of MiB.
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
@@ -269,7 +269,7 @@ def number(loss: Any) -> float:
     """
     if isinstance(loss, Tensor) and (loss.numel() != 1 or loss.is_complex()):
         raise InputError(
-            f"the closure returned a tensor of shape {tuple(loss.shape)}; expected one number, the mean say"
+            f"the closure returned a tensor of shape {tuple(loss.shape)}; expected one number, such as the mean"
         )
     try:
         return float(loss)

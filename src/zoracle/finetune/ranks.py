@@ -21,7 +21,7 @@ class Ranks:
     Args:
         share: what is divided. "data": each process evaluates all probes on its own part of the batch, and losses are
             averaged. "directions": each evaluates some of the probes, on the same batch.
-        group: of ``torch.distributed``; None takes the default one.
+        group: of ``torch.distributed``; None uses the default one.
     """
 
     def __init__(self, share: Share = "data", group: dist.ProcessGroup | None = None) -> None:
@@ -68,7 +68,7 @@ class Ranks:
         first = int(self._first(torch.tensor([number], dtype=torch.int64))[0])
         differ = self._sum(torch.tensor([float(first != number)], dtype=torch.float64))
         if float(differ):
-            raise InputError("the processes begin with different weights; load the same ones, or seed them alike")
+            raise InputError("the processes start with different weights; load the same weights, or use the same seed")
 
     def _sum(self, numbers: torch.Tensor) -> torch.Tensor:
         moved = numbers.to(self._device())

@@ -29,7 +29,7 @@ class Slot:
     reach: float = 0.0
     """Of the grid that its weights were last put on; 0 for none."""
     quantum: float = 0.0
-    """What steps along directions that are no signs are multiples of, at the current iterate."""
+    """What steps along directions that are not signs are multiples of, at the current iterate."""
     version: int = -1
     """Of the parameter when they were: torch counts what is written into a tensor."""
 

@@ -1,4 +1,4 @@
-"""Labelled images of a user's own: arrays in an ``.npz`` file, or a folder of pictures with a CSV of labels."""
+"""Labelled images of the user: arrays in an ``.npz`` file, or a folder of pictures with a CSV of labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_labelled(
         path: the file or the folder.
         labels: CSV of a folder, with columns file, label and possibly target; by default its ``labels.csv``, and where
             there is none the names of its subfolders are the labels.
-        classes: text file with the names of the classes in the model's order, one a line.
+        classes: text file with the names of the classes in the model's order, one per line.
         images_key: name of the array of images; "images" by default. Like the next ones, of an ``.npz`` file only.
         labels_key: name of the array of labels; "labels" by default.
         targets_key: name of the array of target classes; "targets" by default, which need not be there.
@@ -77,4 +77,4 @@ def _refuse(path: Path, kind: str, given: Mapping[str, object]) -> None:
     """Raise where an option was given that goes with the other kind of data."""
     for name, value in given.items():
         if value is not None:
-            raise InputError(f"{name} goes with {kind}, and {path} is none; leave it out")
+            raise InputError(f"{name} was given, but {path} is not {kind}; leave it out")

@@ -86,8 +86,8 @@ def _check_size(path: Path, loaded: Any, key: str) -> None:
     info = loaded.zip.getinfo(f"{key}.npy" if f"{key}.npy" in there else key)
     if info.file_size > max(_FREE, _RATIO * info.compress_size):
         raise InputError(
-            f"{path}: {key!r} is {info.compress_size:,} bytes that unpack to {info.file_size:,}, as no images are "
-            "packed; where it is right, save it by np.savez, unpacked"
+            f"{path}: {key!r} is {info.compress_size:,} bytes that unpack to {info.file_size:,}, more than "
+            "images do; if this is correct, save it uncompressed with np.savez"
         )
     with loaded.zip.open(info) as member:
         version = np.lib.format.read_magic(member)
@@ -96,13 +96,13 @@ def _check_size(path: Path, loaded: Any, key: str) -> None:
         shape, _, dtype = _HEADERS[version](member)
         promised, have = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
     if not dtype.hasobject and promised != have:
-        raise InputError(f"{path}: {key!r} has the shape {shape} of {promised:,} bytes, and there are {have:,}")
+        raise InputError(f"{path}: {key!r} has the shape {shape} of {promised:,} bytes, but contains {have:,}")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    # np.load takes what is no zip file for a pickle, and says how to load that, which nobody should.
+    # np.load takes what is not a zip file for a pickle, and says how to load that, which nobody should.
     if "pickle" in str(error):
         return "it holds Python objects, or is something else"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -122,7 +122,7 @@ def _labelled(
             values = np.array([numbering.number(text, f"{keys[what]}, image {i}") for i, text in enumerate(cells)])
         elif words and classes is None:
             raise InputError(
-                f"{keys[what]} are numbers, and others are names; expected one kind, or the classes' names"
+                f"{keys[what]} are numbers, and others are names; expected one kind, or --classes with the class names"
             )
         found[what] = as_labels(values, number, keys[what])
         if numbering.names:

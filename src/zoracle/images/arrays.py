@@ -91,7 +91,7 @@ def as_labels(values: Any, number: int, name: str = "labels") -> Tensor:
     """Classes (P,) as int64.
 
     Args:
-        values: one whole number an image, at least 0.
+        values: one integer per image, at least 0.
         number: P.
         name: what they are called in an error.
 
@@ -100,7 +100,7 @@ def as_labels(values: Any, number: int, name: str = "labels") -> Tensor:
     """
     array = as_array(name, values)
     if array.shape != (number,):
-        raise InputError(f"{name} have shape {array.shape}; expected ({number},), one an image")
+        raise InputError(f"{name} have shape {array.shape}; expected ({number},), one per image")
     if array.dtype.kind not in "iu":
         raise InputError(f"{name} are {_kind(array)}; expected integers")
     bad = np.flatnonzero((array < 0) | (array > np.iinfo(np.int64).max))
@@ -132,7 +132,7 @@ def _channels_first(array: NDArray[Any], layout: Layout | None, name: str) -> ND
         first, last = array.shape[1] in _USUAL_CHANNELS, array.shape[3] in _USUAL_CHANNELS
         if first == last:
             could = "could be both NCHW and NHWC" if first else "have neither 1 nor 3 channels"
-            raise InputError(f"{name} have shape {array.shape} and {could}; say which layout they have, NCHW or NHWC")
+            raise InputError(f"{name} have shape {array.shape} and {could}; pass the layout, NCHW or NHWC")
         layout = "NCHW" if first else "NHWC"
     if layout not in get_args(Layout):
         raise InputError(f"layout is {layout!r}; expected NCHW or NHWC")

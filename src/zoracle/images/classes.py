@@ -43,7 +43,7 @@ class Numbering(NamedTuple):
         if len(words) < len(every):
             number = next(text for text in every if _WHOLE.fullmatch(text))
             raise InputError(
-                f"classes are told by name ({words[0]!r}) and by number ({number}); expected one of both, "
+                f"classes are given by name ({words[0]!r}) and by number ({number}); expected one kind, "
                 "or a file with the names of the classes"
             )
         told = ", ".join(f"{i} {name}" for i, name in enumerate(words[:_SHOWN]))
@@ -69,14 +69,14 @@ class Numbering(NamedTuple):
                 raise InputError(f"{where}: class {number} is out of range; expected {limit}")
             return number
         if not self.names:
-            raise InputError(f"{where}: {text[:40]!r} is no class; expected a whole number")
+            raise InputError(f"{where}: {text[:40]!r} is not a class; expected an integer")
         close = get_close_matches(text, self.names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"{where}: {text[:40]!r} is none of the {len(self.names)} classes{hint}")
+        raise InputError(f"{where}: {text[:40]!r} is not one of the {len(self.names)} classes{hint}")
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Names of classes in their order, one a line of a text file; a name that comes twice gets its number behind it.
+    """Names of classes in their order, one per line of a text file; a name that comes twice gets its number behind it.
 
     ImageNet has two cranes: "crane (134)" and "crane (517)".
 
@@ -88,7 +88,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         if not name:
             raise InputError(f"{path}, line {number} is empty; expected the name of a class")
     if len(names) < 2:
-        raise InputError(f"{path} names {len(names)} class; expected at least 2, one a line")
+        raise InputError(f"{path} names {len(names)} class; expected at least 2, one per line")
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
 
@@ -97,13 +97,13 @@ def read_text(path: Path, what: str) -> str:
     """A text file, UTF-8 with or without a mark, with lines that end as they do here.
 
     Raises:
-        InputError: it cannot be read, or is no text.
+        InputError: it cannot be read, or is not text.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise InputError(f"{path} is no UTF-8 text; expected {what}") from None
+            raise InputError(f"{path} is not UTF-8 text; expected {what}") from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{path} cannot be read ({reason}); expected {what}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

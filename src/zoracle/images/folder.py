@@ -59,7 +59,7 @@ def read_folder(
 
     Args:
         folder: the pictures.
-        labels: CSV with columns file (from the folder), label and possibly target. None takes the folder's own
+        labels: CSV with columns file (from the folder), label and possibly target. None uses the folder's own
             ``labels.csv``, or where there is none the names of its subfolders as labels.
         classes: names of the classes in the model's order; None sorts the names that there are.
         size: (H, W) to resize pictures to, by Pillow's bilinear filter; None expects one size.
@@ -104,7 +104,7 @@ def _subfolders(folder: Path) -> list[Row]:
         ]
     if not rows:
         raise InputError(
-            f"{folder} has no {LABELS}, and no subfolders of pictures; name a CSV of labels (columns file, label)"
+            f"{folder} has no {LABELS}, and no subfolders of pictures; pass a CSV of labels (columns file, label)"
         )
     return rows
 
@@ -122,7 +122,7 @@ def _paths(folder: Path, rows: list[Row]) -> list[Path]:
         if not there:
             raise InputError(f"{row.where}: {folder} has no file {row.file[:80]!r}")
         if path in seen:
-            raise InputError(f"{row.where}: {row.file} is there already ({seen[path]}); expected each file once")
+            raise InputError(f"{row.where}: {row.file} is listed twice ({seen[path]}); expected each file once")
         seen[path] = row.where
     return list(seen)
 
@@ -155,7 +155,9 @@ def _read(
 ) -> NDArray[np.uint8]:
     formats = FORMATS.get(path.suffix.lower())
     if formats is None:
-        raise InputError(f"{row.where}: {row.file[:80]} is no picture by its name; expected {', '.join(ENDINGS)}")
+        raise InputError(
+            f"{row.where}: {row.file[:80]} has no picture file extension; expected one of {', '.join(ENDINGS)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # faults beside the pixels
@@ -166,7 +168,7 @@ def _read(
                 picture = opened.convert(mode)
     except Exception as error:  # what damaged files raise is not documented, and of many kinds
         reason = _reason(pillow, error, formats[0])
-        raise InputError(f"{row.where}: {row.file} is no picture that can be read ({reason})") from None
+        raise InputError(f"{row.where}: {row.file} cannot be read as a picture ({reason})") from None
     if kind is not None:
         raise InputError(f"{row.where}: {row.file} {kind}; expected one opaque picture of 8 bits, grey or RGB")
     if channels is not None:

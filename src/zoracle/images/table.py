@@ -48,11 +48,11 @@ def read_table(path: Path) -> list[Row]:
     if columns["file"] is None or columns["label"] is None:
         columns = {"file": 0, "label": 1, "target": 2 if width == 3 else None}
         if width not in (2, 3):
-            raise InputError(f"{path}, line {lines[0][0]} has {width} cells and is no header; {_EXPECTED}")
+            raise InputError(f"{path}, line {lines[0][0]} has {width} cells and is not a header; {_EXPECTED}")
     else:
         lines = lines[1:]
         if not lines:
-            raise InputError(f"{path} has a header and no rows; expected one a picture")
+            raise InputError(f"{path} has a header and no rows; expected one per picture")
     return [_row(path, number, cells, columns, width) for number, cells in lines]
 
 
@@ -66,7 +66,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
             if any(stripped):
                 found.append((reader.line_num, stripped))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num} is no CSV ({error}); {_EXPECTED}") from None
+        raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}); {_EXPECTED}") from None
     return found
 
 

@@ -115,7 +115,7 @@ class ZoracleAttack(EvasionAttack):
         Args:
             x: images (P, ...) within the classifier's ``clip_values``.
             y: classes, indices (P,) or one-hot (P, classes): the true ones, or those to reach in a targeted attack.
-                None takes what the classifier says of x, for one query an image more.
+                None uses what the classifier says of x, for one query per image more.
             kwargs: there are none.
 
         Returns:

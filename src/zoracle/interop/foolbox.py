@@ -82,7 +82,9 @@ class _ZoracleAttack:
         Raises:
             InputError: always.
         """
-        raise InputError("repeating an attack with one seed gives the same again; make one for each seed (seed=1 ...)")
+        raise InputError(
+            "repeating an attack with the same seed gives the same result; create one per seed (seed=1 ...)"
+        )
 
     def __repr__(self) -> str:
         settings = (f"{k.strip('_')}={v}" for k, v in vars(self).items() if k not in ("results", "_single"))

@@ -75,7 +75,7 @@ class ImageForm:
 def as_threat(labels: Tensor, *, targeted: bool) -> dict[str, Any]:
     """``labels`` and ``targets`` for :func:`zoracle.attack` from what other libraries know: one of both, (P,) int64.
 
-    A targeted attack does not look at the labels but to see that they are no targets, so any other class will do.
+    A targeted attack does not look at the labels but to see that they are not targets, so any other class will do.
     """
     if not targeted:
         return {"labels": labels}

@@ -25,8 +25,8 @@ class PointByPoint:
 
     A step of the optimizer is told as soon as all of its values are there. Whoever asks for more points meanwhile gets
     points beside the iterate, whose values are not used; after as many of these as a step has points, missing values
-    count as lost (NaN) and the step goes on without them. A value that comes after that is ignored. The iterate itself
-    is asked for again where its value is lost.
+    count as lost (NaN) and the step continues without them. A value that comes after that is ignored. The iterate
+    itself is requested again where its value is lost.
 
     Args:
         optimizer: a name, a folder, or an optimizer.
@@ -57,7 +57,7 @@ class PointByPoint:
         d = len(start)
         made = chosen_optimizer(optimizer, settings, Use(dim=d))
         if made.order:
-            raise InputError(f"optimizer {type(made).__name__} is fed true gradients; expected one that needs none")
+            raise InputError(f"optimizer {type(made).__name__} needs true gradients; expected one that does not")
         if budget is not None and not isinstance(optimizer, Optimizer) and "num_directions" not in settings:
             made = made.planned(d, budget)
         self.optimizer = made
@@ -106,7 +106,7 @@ class PointByPoint:
             self._finish()
 
     def _repeats_iterate(self) -> bool:
-        """Whether the iterate's value is lost and will be asked for again: a step's differences all need it."""
+        """Whether the iterate's value is lost and will be requested again: a step's differences all need it."""
         if not (self.optimizer.evaluates_iterate and self._missing[0] and self._repeats < _REPEATS):
             return False
         self._repeats += 1
@@ -128,7 +128,7 @@ class PointByPoint:
         self.step += 1
 
     def _finish(self) -> None:
-        if bool(self._values.isfinite().any()):  # a step that is lost whole is asked for again
+        if bool(self._values.isfinite().any()):  # a step that is lost whole is requested again
             state = self.optimizer.tell(self.state, self._queries, self._values.unsqueeze(0))
             self.state = state._replace(x=state.x.clamp(self.space.low, self.space.high))
         self._begin()

@@ -84,11 +84,15 @@ def zeroth_order(
         InputError: what was given cannot be used; BlackBoxError where ``fun`` failed.
     """
     if budget is None:
-        raise InputError('there is no budget; give the calls of fun that may be made, options={"budget": 2000} say')
+        raise InputError(
+            'the option budget is missing; pass the maximum number of calls of fun, such as options={"budget": 2000}'
+        )
     if tol is not None:
-        raise InputError(f"tol is {tol}; expected none: the run ends with its budget, or at a target (an option)")
+        raise InputError(
+            f"tol is {tol}; expected None: the run ends with its budget, or at the value of the option target"
+        )
     if not (constraints is None or (isinstance(constraints, Sequence) and not constraints)):
-        raise InputError("constraints were given; expected none, bounds are all that this method keeps")
+        raise InputError("constraints were given; expected none, this method supports bounds only")
     for name, given in (("jac", jac), ("hess", hess), ("hessp", hessp)):
         if callable(given) or given is True:
             warnings.warn(f"zeroth_order does not use derivatives ({name})", RuntimeWarning, stacklevel=3)
@@ -125,7 +129,7 @@ def zeroth_order(
 
 
 def _shown(callback: Callable[..., Any] | None) -> Callable[[Progress], Any] | None:
-    """A callback of either form that SciPy knows, told apart as it does; only its own methods get them wrapped."""
+    """A callback of either form that SciPy knows, distinguished as it does; only its own methods get them wrapped."""
     if callback is None:
         return None
     named = set(inspect.signature(callback).parameters) == {"intermediate_result"}

@@ -1,4 +1,4 @@
-"""Where a training is, and the file that it goes on from to the same bits."""
+"""Where a training is, and the file that it continues from to the same bits."""
 
 from __future__ import annotations
 

@@ -146,11 +146,11 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         optimizer: name of the optimizer in the registry.
         settings: settings of the optimizer.
         initial: a trained optimizer of this kind that training starts from: a shipped one's name, or a folder. Parts
-            that it lacks (``adaptive`` adds one) start anew.
+            that it lacks (``adaptive`` adds one) restart.
         stages: what is done, in order.
         validation: how the best weights are chosen.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
-        gradient_mu: smoothing parameter of the latter.
+        gradient_mu: smoothing radius of the latter.
         values: what training answers queries with: "queries", or "directional", one gradient and inner products.
         problems: how many problems of the training split, where it is one task; all where None.
         dtype: "float32" or "float64".
@@ -176,9 +176,9 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         if not self.stages:
             raise ValueError("there are no stages; expected at least one [[stages]]")
         if (self.task is None) == (not self.families):
-            raise ValueError("give either task, or [[families]] with a task each")
+            raise ValueError("both or neither of task and [[families]] were given; expected one of them")
         if self.families and all(family.every > 1 for family in self.families):
-            raise ValueError("every family says every > 1; expected one that takes part in each unroll")
+            raise ValueError("every family has every > 1; expected at least one that takes part in each unroll")
         if self.families and (self.task_settings or self.problems is not None):
             raise ValueError("task_settings and problems belong to one task; give them in [[families]]")
 

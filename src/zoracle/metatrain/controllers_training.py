@@ -89,7 +89,7 @@ def train(
     begun = time.monotonic()
     optimizer = make(recipe.optimizer, **recipe.settings)
     if not isinstance(optimizer, SquareControllers):
-        raise InputError(f"optimizer {recipe.optimizer!r} is no {NAME}")
+        raise InputError(f"optimizer {recipe.optimizer!r} is not {NAME}")
     prey = [_prey(member, recipe, folder, told) for member in recipe.networks]
 
     share = fit(

@@ -1,4 +1,4 @@
-"""Training that goes on from weights trained before."""
+"""Training that continues from weights trained before."""
 
 from __future__ import annotations
 

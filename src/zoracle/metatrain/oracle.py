@@ -35,7 +35,7 @@ class TrainingOracle(Oracle):
         values: what the optimizer is answered with: "queries" evaluates every point; "directional" takes the gradient
             g at the first point x_0 and answers f(x_0) + <g, x_i - x_0>, which agrees with the queries to O(mu) for
             smooth f and costs one gradient instead of q values. Training only: evaluation always queries.
-        mu: smoothing parameter of the coordinatewise estimate.
+        mu: smoothing radius of the coordinatewise estimate.
         chunk: points in one call of the objective at most.
 
     Raises:
@@ -54,8 +54,8 @@ class TrainingOracle(Oracle):
         super().__init__(objective, chunk=chunk)
         if gradient == "true" and not objective.differentiable:
             raise InputError(
-                f"{type(objective).__name__} has no gradient to train with; "
-                'mend it with gradient = "coordinatewise" in the training config'
+                f"{type(objective).__name__} has no gradient for training; "
+                'set gradient = "coordinatewise" in the training config'
             )
         self.kind = gradient
         self.values = values

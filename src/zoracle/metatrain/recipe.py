@@ -21,7 +21,7 @@ Recipe = TrainConfig | SpectralRecipe | ControllersRecipe
 
 
 class TrainingReport(NamedTuple):
-    """What a training of any kind tells as it goes on."""
+    """What a training of any kind tells as it proceeds."""
 
     done: int
     total: int
@@ -135,11 +135,11 @@ class ByCandidates(Training):
 
     @property
     def done(self) -> int:
-        """Those of this process; it takes minutes, and begins anew but for the networks."""
+        """Those of this process; it takes minutes, and restarts but for the networks."""
         return self.count
 
     def run(self, on_report: Callable[[TrainingReport], None]) -> None:
-        """As of every training; a report a run, and one a network."""
+        """As of every training; a report a run, and one per network."""
 
         def told(line: str) -> None:
             on_report(TrainingReport(self.count, self.total, {}, line, (line,)))

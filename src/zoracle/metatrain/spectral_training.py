@@ -87,7 +87,7 @@ def train(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None] = pr
     begun = time.monotonic()
     optimizer = make(recipe.optimizer, **recipe.settings)
     if not isinstance(optimizer, SpectralSearch):
-        raise InputError(f"optimizer {recipe.optimizer!r} is no {NAME}")
+        raise InputError(f"optimizer {recipe.optimizer!r} is not {NAME}")
     examples = []
     for member in recipe.networks:
         network, images = trained(
@@ -151,8 +151,8 @@ Validation and test images of the tasks were not among them.
 
 ## Use
 
-It is what `zo-lstm` means in a ball. Where points are no images it knows nothing of their spectrum, and searches with
-a flat one.
+It is what `zo-lstm` means within a ball. Where points are not images it knows nothing of their spectrum, and searches
+with a flat one.
 """
 
 

@@ -20,7 +20,7 @@ _SMALLEST = 1e-12  # a ratio below it counts as it
 
 
 class FamilyRun:
-    """One family's unroll as it goes on."""
+    """One family's unroll as it proceeds."""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class ImageAttack(Objective):
 
     @abstractmethod
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
-        """Predicted classes (N,) of those images; one query a point, for the caller to count."""
+        """Predicted classes (N,) of those images; one query per point, for the caller to count."""
 
 
 class Attack(ImageAttack):
@@ -56,7 +56,7 @@ class Attack(ImageAttack):
     .. math:: f(\delta) = \max(\log p_y - \max_{j \ne y} \log p_j + k, 0) + c\,\|x' - x\|
 
     and, where a target class t is given, :math:`\max(\max_{j \ne t} \log p_j - \log p_t + k, 0)` as its first term.
-    With a radius ``eps`` the distance is no part of the loss. Instead the perturbation stays in the ball of that
+    With a radius ``eps`` the distance is not part of the loss. Instead the perturbation stays in the ball of that
     radius in the l2 or linf norm: x' = x + P(delta), where P clips to the pixel range and the linf ball coordinate by
     coordinate; an l2 ball is entered along the straight line to x, which keeps pixels in range.
 
@@ -160,7 +160,7 @@ class Attack(ImageAttack):
 
     @torch.no_grad()
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
-        """Predicted classes (N,) of the clipped images; one query a point, for the caller to count."""
+        """Predicted classes (N,) of the clipped images; one query per point, for the caller to count."""
         self.check(points, problem)
         _, adversarial = self._pair(points, problem)
         return self._log_probabilities(adversarial).argmax(1)
@@ -255,7 +255,7 @@ def _check_images(images: Tensor) -> None:
 def _classes(name: str, values: Tensor, images: Tensor) -> Tensor:
     if values.shape != images.shape[:1]:
         one = "; of one image, give images[None] and a list of one" if values.ndim == 0 else ""
-        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one an image{one}")
+        raise InputError(f"{name} have shape {tuple(values.shape)}; expected ({images.shape[0]},), one per image{one}")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name} are {values.dtype}; expected integers")
     values = values.detach().to("cpu", torch.int64)

@@ -38,11 +38,11 @@ class Objective(ABC):
             themselves (an attack clips them); optimizers use it for scale only.
         differentiable: whether :meth:`gradient` works.
         stochastic: whether the loss depends on the step (a mini-batch, say).
-        scale: typical size of a coordinate; the smoothing parameter follows it.
+        scale: typical size of a coordinate; the smoothing radius follows it.
         constrained: whether :meth:`project` does anything. A constrained objective is flat outside its set, so the
             loop brings iterates back into it after each step.
         ends_at_success: whether nothing is left to win after a first success, so that runs stop there unless they
-            are asked to go on.
+            are asked to continue.
     """
 
     dim: int
@@ -77,7 +77,7 @@ class Objective(ABC):
     def space(self, problem: Tensor, like: Tensor) -> Space:
         """Where points of these problems (B,) may lie, in the type and on the device of ``like``.
 
-        Without bounds everything is infinite, and a point is no image.
+        Without bounds everything is infinite, and a point is not an image.
         """
         b = problem.shape[0]
         low, high = (-torch.inf, torch.inf) if self.bounds is None else self.bounds
@@ -120,7 +120,7 @@ class Objective(ABC):
         """
         if not self.differentiable:
             raise InputError(
-                f"{type(self).__name__} has no gradient; ask for the coordinatewise estimator instead "
+                f"{type(self).__name__} has no gradient; use the coordinatewise estimator instead "
                 '(gradient = "coordinatewise")'
             )
         if not checked:
@@ -143,6 +143,6 @@ class Objective(ABC):
         if points.ndim != 2 or points.shape[1] != self.dim:
             raise InputError(f"points have shape {tuple(points.shape)}; expected (N, {self.dim})")
         if problem.shape != points.shape[:1]:
-            raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({points.shape[0]},), one a point")
+            raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({points.shape[0]},), one per point")
         if problem.numel() and (int(problem.min()) < 0 or int(problem.max()) >= self.num_problems):
             raise InputError(f"problem out of range: expected 0 .. {self.num_problems - 1}")

@@ -31,7 +31,7 @@ class BinaryClassification(LinearModel):
     def __init__(self, features: Tensor, labels: Tensor, **settings: Any) -> None:
         super().__init__(features, labels, **settings)
         if not bool(((labels == 0) | (labels == 1)).all()):
-            raise InputError("labels hold other values than 0 and 1; expected these two only")
+            raise InputError("labels contain values other than 0 and 1; expected only these two")
 
     def _losses(self, combined: Tensor, labels: Tensor) -> Tensor:
         return (labels - sigmoid(combined)).square()

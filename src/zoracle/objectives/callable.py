@@ -75,12 +75,12 @@ class CallableObjective(Objective):
                 f"workers is {workers!r}; expected a number of processes, or an executor of concurrent.futures"
             )
         if isinstance(workers, int) and not 1 <= workers <= MOST_WORKERS:
-            raise InputError(f"workers is {workers}; expected 1 .. {MOST_WORKERS} processes, one a core say")
+            raise InputError(f"workers is {workers}; expected 1 .. {MOST_WORKERS} processes, for example one per core")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise InputError(f"retries is {retries!r}; expected a whole number of at least 0")
+            raise InputError(f"retries is {retries!r}; expected an integer of at least 0")
         self.shape = (dim,) if shape is None else tuple(shape)
         if prod(self.shape) != dim:
-            raise InputError(f"shape is {self.shape}, which holds {prod(self.shape)} numbers; expected {dim}")
+            raise InputError(f"shape is {self.shape}, which has {prod(self.shape)} coordinates; expected {dim}")
         self.framework = frameworks.choose(f, framework)
         self.f = f
         self.dim = dim
@@ -151,5 +151,5 @@ def _check_shape(what: str, result: Tensor, points: Tensor, expected: tuple[int,
     if result.shape != expected:
         raise BlackBoxError(
             f"{what} returned shape {tuple(result.shape)} for points {tuple(points.shape)}; "
-            f"expected {tuple(expected)}, one row a point{hint}"
+            f"expected {tuple(expected)}, one row per point{hint}"
         )

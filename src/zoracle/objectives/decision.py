@@ -48,7 +48,7 @@ class DecisionAttack(Attack):
         checked: bool = False,
     ) -> None:
         if threat.confidence:
-            raise InputError(f"confidence is {threat.confidence:g}, and labels tell none; expected 0")
+            raise InputError(f"confidence is {threat.confidence:g}, but labels have no confidence; expected 0")
         super().__init__(black_box, images, labels, threat, targets=targets, outputs="labels", checked=checked)
         self.differentiable = self.constrained = False
         self.farthest = {"l1": float(self.dim), "l2": math.sqrt(self.dim), "linf": 1.0}[threat.norm]
@@ -70,7 +70,7 @@ class DecisionAttack(Attack):
 
     @torch.no_grad()
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
-        """Labels (N,) of the clipped images; one query a point, for the caller to count."""
+        """Labels (N,) of the clipped images; one query per point, for the caller to count."""
         self.check(points, problem)
         _, adversarial = self._pair(points, problem)
         return self._labels(adversarial).long()

@@ -23,7 +23,7 @@ class LinearModel(Objective):
     Args:
         features: x, (P, n, d).
         labels: y, (P, n).
-        ids: (P,) integers, the stable ids that samples are keyed by; None takes the rows.
+        ids: (P,) integers, the stable ids that samples are keyed by; None uses the rows.
         batch_size: size of the sample; None for the full data always.
         seed: keys the samples.
 

@@ -45,7 +45,7 @@ def told_apart(outputs: Tensor) -> Outputs:
             return "probabilities"
         raise BlackBoxError(
             f"the model's outputs lie in [0, 1] and sum to {float(total[0]):.3g} in the first row: logits or "
-            'probabilities; say which: outputs="logits" or outputs="probabilities"'
+            'probabilities; pass outputs="logits" or outputs="probabilities"'
         )
     if not partial and bool((values <= SLACK).all()) and bool((values.logsumexp(1).abs() <= SLACK).all()):
         return "log-probabilities"

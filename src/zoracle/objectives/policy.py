@@ -31,10 +31,10 @@ class PolicySearch(Objective):
 
     Args:
         environment: its name in Gymnasium; observations and actions have to be vectors of real numbers.
-        ids: one a problem, which the initial states are keyed by.
+        ids: one per problem, which the initial states are keyed by.
         hidden: hidden units; 0 for a linear policy.
         episodes: E.
-        horizon: steps of an episode at most; None takes the environment's own limit.
+        horizon: steps of an episode at most; None uses the environment's own limit.
 
     Raises:
         MissingExtraError: Gymnasium is not installed, or a package that the environment needs.

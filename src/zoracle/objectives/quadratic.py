@@ -27,7 +27,7 @@ class Quadratic(Objective):
         noise: standard deviation of each coordinate by which a step sees the optimum displaced, in the coordinates of
             the eigenvectors: the same for all points of a step, keyed by (seed, id, step). Without a step there is
             none. Zero for a deterministic objective.
-        ids: (P,) integers, the stable ids that the noise is keyed by; None takes the rows.
+        ids: (P,) integers, the stable ids that the noise is keyed by; None uses the rows.
         seed: keys the noise.
 
     Raises:

@@ -67,7 +67,7 @@ class Reduced(ImageAttack):
         return self.inner.distances(self.upsampling.up(points), problem)
 
     def predict(self, points: Tensor, problem: Tensor) -> Tensor:
-        """Predicted classes (N,) of the clipped images; one query a point, for the caller to count."""
+        """Predicted classes (N,) of the clipped images; one query per point, for the caller to count."""
         self.check(points, problem)
         return self.inner.predict(self.upsampling.up(points), problem)
 

@@ -1,4 +1,4 @@
-"""Images as pictures of so many bits a channel, within the ball that they have to stay in."""
+"""Images as pictures of so many bits per channel, within the ball that they have to stay in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_levels(images: Tensor, bits: int) -> None:
     if bool(off.any()):
         row = int(off.nonzero()[0])
         raise InputError(
-            f"image {row} is no picture of {bits} bits: it has pixels between two levels; give bytes, or leave out bits"
+            f"image {row} is not a picture of {bits} bits: it has pixels between levels; pass bytes, or leave out bits"
         )
 
 

@@ -21,11 +21,11 @@ def is_amount(value: Any) -> bool:
     """Whether something is a finite number of at least 0."""
     try:
         return isinstance(value, int | float | np.integer | np.floating) and 0 <= float(value) < math.inf
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         return False
 
 
-#: A radius above this holds no image back, and is no float32 number soon after.
+#: A radius above this holds no image back, and is not a float32 number soon after.
 _LARGEST = 1e6
 
 
@@ -38,10 +38,10 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         norm: distance, "l1" (sum) or "l2" (Euclidean) over the pixels; of a ball "l2" or "linf" (largest).
         eps: radius of the ball that perturbations stay in; None asks for small ones instead.
-        c: weight of the distance, at least 0; None takes what suits the images (0.1 where nothing else is known).
+        c: weight of the distance, at least 0; None uses what suits the images (0.1 where nothing else is known).
         confidence: gap k by which the wrong class (the target) has to lead, in nats; at least 0.
-        bits: every image that the model is asked about is a picture of so many bits a channel, 1 to 16, rounded within
-            the ball; None sends any numbers.
+        bits: every image sent to the model is a picture of so many bits per channel, 1 to 16, rounded
+            within the ball; None sends any numbers.
 
     Raises:
         InputError: a value out of its range, a norm that does not go with the radius, or a ball that holds no other
@@ -57,11 +57,11 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         _check_choice("norm", self.norm, ("l1", "l2", "linf") if self.eps is None else ("l2", "linf"))
         if self.eps is None and self.norm == "linf":
-            raise InputError("norm is 'linf' and there is no eps; give the radius of the ball, or norm l1 or l2")
+            raise InputError("norm is 'linf' without eps; pass the radius of the ball, or norm l1 or l2")
         if self.eps is not None and (not is_amount(self.eps) or self.eps == 0):
             raise InputError(f"eps is {self.eps!r}; expected a positive number")
         if self.eps is not None and self.eps > _LARGEST:
-            raise InputError(f"eps is {self.eps:g}; pixels are in [0, 1], so expected a radius that holds images back")
+            raise InputError(f"eps is {self.eps:g}; expected a radius that restricts pixels in [0, 1]")
         for name in ("c", "confidence"):
             value = getattr(self, name)
             if not (is_amount(value) or (name == "c" and value is None)):
@@ -75,7 +75,7 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def _check_bits(self, bits: int) -> None:
         if not 1 <= bits <= 16:
-            raise InputError(f"bits is {bits}; expected 1 to 16, as pictures have a channel")
+            raise InputError(f"bits is {bits}; expected 1 .. 16 bits per channel")
         if self.eps is not None and self.eps * (2**bits - 1) < 1 - 1e-3:
             raise InputError(
                 f"eps is {self.eps:g}, and a picture of {bits} bits changes by 1/{2**bits - 1} = "
@@ -112,7 +112,7 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def ball(self) -> bool:
-        """Whether perturbations stay in a ball, where nothing is left to win after a first success."""
+        """Whether perturbations stay within a ball, where nothing is left to win after a first success."""
         return self.eps is not None
 
     @property
@@ -143,7 +143,7 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """What perturbations are allowed, and wanted, in words."""
         goal = "a given class for each image" if targeted else "any other class than the label"
         lead = f", by {self.confidence:g} nats at least" if self.confidence else ""
-        as_pictures = f"; images are pictures of {self.bits} bits a channel" if self.bits else ""
+        as_pictures = f"; images are pictures of {self.bits} bits per channel" if self.bits else ""
         if self.eps is None:
             how = f"as small as possible: its {self.norm} norm weighs {self.weight:g}"
             return f"{goal}{lead}, by a perturbation {how}{as_pictures}"

@@ -27,13 +27,13 @@ class Rescaled(Objective):
     def __init__(self, inner: Objective, *, scale: float | Tensor = 1.0, bounds: Bounds | Box | None = None) -> None:
         if isinstance(scale, Tensor) and scale.shape not in ((inner.num_problems,), (1, inner.dim)):
             raise InputError(
-                f"scale has shape {tuple(scale.shape)}; expected ({inner.num_problems},), one a problem, "
-                f"or (1, {inner.dim}), one a coordinate"
+                f"scale has shape {tuple(scale.shape)}; expected ({inner.num_problems},), one per problem, "
+                f"or (1, {inner.dim}), one per coordinate"
             )
         if not bool(torch.as_tensor(scale > 0).all()):
             raise InputError(f"scale is {scale}; expected a positive number")
         if bounds is not None and not bool((torch.as_tensor(bounds.low) < torch.as_tensor(bounds.high)).all()):
-            raise InputError(f"bounds are ({bounds.low}, {bounds.high}); expected the lower one first")
+            raise InputError(f"bounds are ({bounds.low}, {bounds.high}); expected (low, high) with low < high")
         self.inner = inner
         self.factor = scale
         self.limits = bounds

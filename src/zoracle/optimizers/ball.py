@@ -45,7 +45,7 @@ def ball_of(space: Space | None, x: Tensor) -> Ball:
     """The ball that a space says of points like x (B, d): its l2 ball, or the cube that its box lies in.
 
     The cube is the smallest around zero that holds the box, and counts where it reaches less than
-    :data:`HALF_RANGE`: pixel bounds alone are no ball.
+    :data:`HALF_RANGE`: pixel bounds alone are not a ball.
     """
     b = x.shape[0]
     if space is None:

@@ -33,10 +33,10 @@ class SamplingConfig(Config, frozen=True, kw_only=True):
     """Settings of optimizers that estimate gradients from finite differences.
 
     Attributes:
-        num_directions: q, query directions a step.
-        mu: smoothing parameter in the units of x; None follows the floating-point type and the scale of x.
+        num_directions: q, query directions per step.
+        mu: smoothing radius in the units of x; None follows the floating-point type and the scale of x.
         directions: "gaussian" or "orthogonal".
-        difference: "forward" spends q + 1 points a step, "central" 2q and does not evaluate the iterate.
+        difference: "forward" spends q + 1 points per step, "central" 2q and does not evaluate the iterate.
         control_variate: subtract the mean of the q forward differences.
         reach: R, distance that directions are probed at in the first step, in units of the scale that the run was
             told; it falls linearly to mu, as :mod:`zoracle.optimizers.radius` says. 0 probes at mu from the start.
@@ -71,7 +71,7 @@ class Start(NamedTuple):
     """(B, d)."""
     key: Key
     mu: Tensor
-    """(B,) smoothing parameter."""
+    """(B,) smoothing radius."""
     horizon: Tensor
     """(B,) steps that the run is planned for; 0 where that is open."""
     space: Space | None = None
@@ -167,7 +167,7 @@ class Optimizer(ABC, Generic[S, C]):
 
     @property
     def goes_by_mu(self) -> bool:
-        """Whether its state has a smoothing parameter ``mu`` that the caller did not set."""
+        """Whether its state has a smoothing radius ``mu`` that the caller did not set."""
         return getattr(self.config, "mu", 0.0) is None
 
     @property
@@ -192,7 +192,7 @@ class Optimizer(ABC, Generic[S, C]):
             seed: what the randomness is keyed by, with the problem's id and the step.
             problem: stable ids (B,) int64; by default 0 .. B - 1.
             horizon: steps that the run is planned for, for optimizers that follow a schedule.
-            scale: typical size of a coordinate, which the default smoothing parameter follows.
+            scale: typical size of a coordinate, which the default smoothing radius follows.
             space: where points may lie, for optimizers that need to know (``Objective.space`` tells).
 
         Raises:
@@ -210,10 +210,10 @@ class Optimizer(ABC, Generic[S, C]):
         b = x0.shape[0]
         problem = torch.arange(b) if problem is None else problem
         if problem.shape != (b,):
-            raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({b},), one id a row of x0")
+            raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({b},), one id per row of x0")
         if space is not None and (space.low.shape != x0.shape or space.shape.shape != (b, 3)):
             raise InputError(
-                f"space is one of points {tuple(space.low.shape)}; expected one of {tuple(x0.shape)}, that of x0"
+                f"space has points of shape {tuple(space.low.shape)}; expected {tuple(x0.shape)}, that of x0"
             )
         start = Start(
             x=x0.detach().clone(),
@@ -267,10 +267,10 @@ class Optimizer(ABC, Generic[S, C]):
         """
         if values.shape != queries.points.shape[:2]:
             raise InputError(
-                f"values have shape {tuple(values.shape)}; expected {tuple(queries.points.shape[:2])}, one a point"
+                f"values have shape {tuple(values.shape)}; expected {tuple(queries.points.shape[:2])}, one per point"
             )
         if self.order == 1 and gradients is None:
-            raise InputError(f"{type(self).__name__} needs gradients; give (B, m, d)")
+            raise InputError(f"{type(self).__name__} needs gradients; pass them, (B, m, d)")
         return self._tell(state, queries, values, gradients)
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
@@ -353,12 +353,12 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def directions_of(optimizer: Optimizer[Any, Any]) -> int | None:
-    """Query directions a step; None where the optimizer has no such setting."""
+    """Query directions per step; None where the optimizer has no such setting."""
     return getattr(optimizer.config, "num_directions", None)
 
 
 def with_directions(optimizer: OptimizerT, q: int | None) -> OptimizerT:
-    """The same optimizer with q query directions a step; as it is where q is None or it has no such setting."""
+    """The same optimizer with q query directions per step; as it is where q is None or it has no such setting."""
     if q is None or directions_of(optimizer) is None:
         return optimizer
     return with_settings(optimizer, num_directions=q)

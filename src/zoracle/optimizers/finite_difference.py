@@ -70,7 +70,7 @@ class FiniteDifferenceOptimizer(Optimizer[S, SC]):
             queries: what was asked for.
             values: (B, m).
             mu: (B,) the distance of their directions.
-            far: (B,) bool, rows in which that is more than the smoothing parameter: what all differences share is
+            far: (B,) bool, rows in which that is more than the smoothing radius: what all differences share is
                 taken off there, since over a distance it comes from curvature and ripples.
         """
         if self.config.difference == "central":

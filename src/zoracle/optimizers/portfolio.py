@@ -1,18 +1,18 @@
 """A quasi-Newton method, an evolution strategy and a learned optimizer that share one budget.
 
-Each goes on from its own state whenever it is its turn. After a turn, a sweep and a line search or as many queries for
-the others, each is told by its own history what it will have reached at the end of the budget
+Each continues from its own state whenever it is its turn. After a turn, a sweep and a line search or as many queries
+for the others, each is told by its own history what it will have reached at the end of the budget
 (:mod:`zoracle.optimizers.forecast`), and the lowest gets the next turn. A run too young for a forecast comes first.
 
 Trials are dear where queries are few. Below a hundred sweeps the strategy therefore takes one step after the first
 sweep, and the slopes of the sweep are compared with what it finds farther off
 (:func:`zoracle.optimizers.portfolio_turns.looked`): where they agree, the quasi-Newton method has all queries as long
 as it finds anything lower. Below thirty sweeps the strategy has them where they do not, until the last sweeps, which
-go on from the lowest point. A budget below two sweeps is for the learned optimizer, a
+continue from the lowest point. A budget below two sweeps is for the learned optimizer, a
 :class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, which needs no whole gradient.
 
-Where the strategy leads and finds nothing lower for the time being, the quasi-Newton method goes on from its best
-point. When both have ended the strategy begins anew around the best point, wider and more slowly.
+Where the strategy leads and finds nothing lower for the time being, the quasi-Newton method continues from its best
+point. When both have ended the strategy restarts around the best point, wider and more slowly.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return False
 
     def planned(self, dim: int, budget: int) -> Portfolio:
-        """With as many points a step as suits the dimension, few where the budget is small."""
+        """With as many points per step as suits the dimension, few where the budget is small."""
         usual = 4 + int(3 * math.log(dim))
         m = math.ceil(dim / math.ceil(dim / usual)) if dim > usual else usual
         m = max(4, min(m, budget // 6))
@@ -122,7 +122,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         )
 
     def account(self, state: PortfolioState) -> dict[str, Tensor]:
-        """Queries that each member was given, and how often the strategy began anew."""
+        """Queries that each member was given, and how often the strategy restarted."""
         queries = state.spent * self.queries_per_step
         names = ("zo-lbfgs", "ma-es", "zo-lstm-universal")
         return {**dict(zip(names, queries.unbind(1), strict=True)), "restarts": state.restarts}
@@ -241,7 +241,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return state._replace(x=x, lowest=torch.where(lower, value, state.lowest))
 
     def _decided(self, state: PortfolioState) -> PortfolioState:
-        """Whose turn is next, and what it goes on from."""
+        """Whose turn is next, and what it continues from."""
         state = state._replace(history=_marked(state), turn=torch.zeros_like(state.turn))
         active, polish, first, anew = decided(state, self.queries_per_step)
         state = state._replace(active=active)
@@ -257,7 +257,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return state._replace(sigma=sigma, strategy=state.strategy._replace(sigma=sigma))
 
     def _polished(self, state: PortfolioState) -> PortfolioState:
-        """The quasi-Newton method goes on from the strategy's best point."""
+        """The quasi-Newton method continues from the strategy's best point."""
         at, value = state.point[:, STRATEGY], state.value[:, STRATEGY]
         newton = self.quasi_newton.restarted(state.newton, at, value)
         state = state._replace(newton=newton, polishes=state.polishes + 1)

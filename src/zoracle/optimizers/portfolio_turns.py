@@ -28,11 +28,11 @@ class Decision(NamedTuple):
     active: Tensor
     """int64 whose turn is next."""
     polish: Tensor
-    """Whether the quasi-Newton method goes on from the strategy's best point."""
+    """Whether the quasi-Newton method continues from the strategy's best point."""
     first: Tensor
     """Whether the strategy sets out on its first run."""
     anew: Tensor
-    """Whether the strategy begins anew."""
+    """Whether the strategy restarts."""
 
 
 class _Runs(NamedTuple):

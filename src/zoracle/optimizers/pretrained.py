@@ -79,26 +79,26 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
     path = Path(path)
     if path.is_dir():
         if not (path / WEIGHTS).is_file():
-            raise CheckpointError(f"{path} holds no {WEIGHTS}; expected a folder that a finished `zoracle train` wrote")
+            raise CheckpointError(f"{path} contains no {WEIGHTS}; expected the folder of a finished `zoracle train`")
         path = path / WEIGHTS
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not an optimizer's weights; expected a file that `zoracle train` wrote")
+        raise CheckpointError(f"{path} does not contain an optimizer; expected a file written by `zoracle train`")
     if metadata.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has format version {metadata.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"
         )
     name, config = metadata.get("name"), metadata.get("config")
     if isinstance(name, str) and name in RETIRED:
-        raise CheckpointError(f"{path} holds {name}, which is no longer part of zoracle: {RETIRED[name]}")
+        raise CheckpointError(f"{path} contains {name}, which was removed from zoracle: {RETIRED[name]}")
     if not isinstance(name, str) or name not in REGISTRY or not REGISTRY[name].learned:
-        raise CheckpointError(f"{path} holds an optimizer {name!r} that this zoracle does not know; upgrade zoracle")
+        raise CheckpointError(f"{path} contains an optimizer {name!r} unknown to this version; upgrade zoracle")
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no settings of {name}; expected a file that `zoracle train` wrote")
+        raise CheckpointError(f"{path} contains no settings of {name}; expected a file written by `zoracle train`")
     try:
         made = make(name, **config)
     except InputError as error:
-        raise CheckpointError(f"{path} was made with settings that this zoracle does not know ({error})") from error
+        raise CheckpointError(f"{path} has settings unknown to this version ({error}); upgrade zoracle") from error
     check_architecture(made.architecture, settings)
     optimizer = make(name, **{**config, **settings})
     assert isinstance(optimizer, nn.Module)
@@ -110,7 +110,9 @@ def load_optimizer(path: Path | str, **settings: Any) -> Loaded:
         raise CheckpointError(f"{path} does not fit {name}: tensors {told} are missing or of another shape")
     broken = sorted(key for key, value in tensors.items() if not bool(value.isfinite().all()))
     if broken:
-        raise CheckpointError(f"{path} holds NaN or infinite weights ({broken[0]}); train again, or take another one")
+        raise CheckpointError(
+            f"{path} contains NaN or infinite weights ({broken[0]}); train again, or choose another one"
+        )
     optimizer.load_state_dict(tensors)
     optimizer.requires_grad_(False)
     return Loaded(optimizer, metadata)
@@ -138,15 +140,15 @@ class Use(NamedTuple):
 
 #: The plain name whose meaning depends on the use.
 PLAIN = "zo-lstm"
-#: What it means in a ball.
+#: What it means within a ball.
 IN_BALLS = "spectral-search"
 
 
 def default_for(use: Use) -> str:
     """The shipped optimizer that the plain name "zo-lstm" stands for.
 
-    In a ball it is the learned search of balls, whatever the images; otherwise the one trained for losses that are to
-    be made small, on the task at hand where one ships, else the most general one.
+    Within a ball it is the learned search of balls, whatever the images; otherwise the one trained for losses that are
+    to be made small, on the task at hand where one ships, else the most general one.
     """
     return _trained(PLAIN if use.ball is None else IN_BALLS, use.task) or PLAIN
 
@@ -185,8 +187,10 @@ def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
         return load_optimizer(path, **settings)
     check_retired(name)
     if name in REGISTRY:
-        raise InputError(f"no trained {name} is shipped; train one with `zoracle train` and give its folder")
+        raise InputError(f"no trained {name} is shipped; train one with `zoracle train` and pass its folder")
     names = [*(n for n, entry in REGISTRY.items() if not entry.learned), PLAIN, *known]
     close = get_close_matches(name, names, 1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise InputError(f"optimizer {name!r} is unknown and no folder; {hint}there are {', '.join(dict.fromkeys(names))}")
+    raise InputError(
+        f"optimizer {name!r} is unknown and not a folder; {hint}expected one of {', '.join(dict.fromkeys(names))}"
+    )

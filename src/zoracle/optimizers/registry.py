@@ -44,7 +44,7 @@ REGISTRY: dict[str, Entry] = {
     "zo-adamm": Entry(ZOAdaMM, "Adam whose denominator never falls, on the finite-difference estimate"),
     "zo-lbfgs": Entry(ZOLBFGS, "quasi-Newton steps on full gradients, differences that follow the noise"),
     "nes": Entry(NES, "signed or normalised steps along an antithetic estimate"),
-    "bandits": Entry(Bandits, "two queries a step around a prior carried from step to step (Bandits-TD)"),
+    "bandits": Entry(Bandits, "two queries per step around a prior carried from step to step (Bandits-TD)"),
     "snes": Entry(SNES, "a separable natural evolution strategy"),
     "ma-es": Entry(MAES, "an evolution strategy with limited memory (Loshchilov et al., 2019)"),
     "portfolio": Entry(Portfolio, "zo-lbfgs, ma-es and zo-lstm-universal on one budget: the default of minimize"),
@@ -80,7 +80,7 @@ RETIRED = dict.fromkeys(
         "zo-lstm-ball",
         *(f"zo-lstm-{norm}{task}" for norm in ("linf", "l2") for task in ("", "-digits", "-mnist")),
     ),
-    'in a ball "zo-lstm", that is spectral-search, took its place',
+    'within a ball "zo-lstm", that is spectral-search, took its place',
 )
 
 
@@ -94,7 +94,7 @@ def make(name: str, **settings: Any) -> Optimizer[Any, Any]:
     if name not in REGISTRY:
         close = get_close_matches(name, REGISTRY, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"optimizer {name!r} is unknown; {hint}there are {', '.join(REGISTRY)}")
+        raise InputError(f"optimizer {name!r} is unknown; {hint}expected one of {', '.join(REGISTRY)}")
     return REGISTRY[name].make(**settings)
 
 
@@ -105,4 +105,4 @@ def check_retired(name: str) -> None:
         InputError: it is.
     """
     if name in RETIRED:
-        raise InputError(f"optimizer {name!r} is no longer part of zoracle: {RETIRED[name]}")
+        raise InputError(f"optimizer {name!r} was removed from zoracle: {RETIRED[name]}")

@@ -31,15 +31,15 @@ def named_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     for part in rest.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (equals and key.isidentifier() and value):
-            raise InputError(f"{part.strip()!r} in {text!r} is no setting; expected NAME=VALUE, lr=.02 say")
+            raise InputError(f"{part.strip()!r} in {text!r} is not a setting; expected NAME=VALUE, such as lr=.02")
         if key in settings:
-            raise InputError(f"{text!r} gives {key} twice; expected it once")
+            raise InputError(f"{text!r} sets {key} twice; expected it once")
         settings[key] = _value(value)
     return name.strip(), settings
 
 
 def _value(text: str) -> Any:
-    """A setting as a whole number, a number, true or false, or none; else as the text that it is."""
+    """A setting as an integer, a number, true or false, or none; else as the text that it is."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

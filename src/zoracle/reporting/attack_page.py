@@ -15,7 +15,7 @@ NAMED = 60
 
 
 class Again(Protocol):
-    """Adversarial images that were asked about once more."""
+    """Adversarial images that were queried once more."""
 
     @property
     def holds(self) -> Tensor:
@@ -27,7 +27,7 @@ class Again(Protocol):
 
     @property
     def lost(self) -> int:
-        """Points asked for again because an interruption lost their answers."""
+        """Points requested again because an interruption lost their answers."""
 
 
 class AttackPage(NamedTuple):
@@ -100,11 +100,11 @@ def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list
         ("target", name),
         ("images", f"{result.ids.shape[1]:,} of {shape}, repeats: {result.ids.shape[0]:,}"),
         ("looking for", objective.threat.sentence(objective.targets is not None)),
-        ("budget", f"{budget or int(result.allowance.max()):,} queries an image{_shared(config)}"),
+        ("budget", f"{budget or int(result.allowance.max()):,} queries per image{_shared(config)}"),
         ("an image is left", stop),
     ]
     if config.get("check_start"):
-        facts.append(("start", "each image was asked about once, as it is; what was wrong already got no more queries"))
+        facts.append(("start", "each image was queried once, as it is; what was wrong already got no more queries"))
     return facts
 
 

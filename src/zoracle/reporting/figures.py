@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from zoracle.errors import require
 from zoracle.storage.files import write_bytes
 
-#: Readable on light and dark grounds, and told apart by most colour-blind readers; dashes repeat the distinction.
+#: Readable on light and dark grounds, and distinguished by most colour-blind readers; dashes repeat the distinction.
 COLOURS = ("#2f7fd1", "#dd6b20", "#1d9e74", "#b65fb0", "#b58900", "#d1495b", "#3fa7c4", "#808890")
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (6, 2, 1.5, 2), (10, 3), (1, 1), (8, 2, 2, 2), (4, 4))
 

@@ -59,7 +59,7 @@ class Gallery(NamedTuple):
     best: bool
     """What is drawn are the adversarial examples, and the best failed ones; else the last iterates."""
     lost: int
-    """Points asked for again because an interruption lost their answers; in no other count."""
+    """Points requested again because an interruption lost their answers; in no other count."""
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number where it has none."""

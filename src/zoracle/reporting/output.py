@@ -175,11 +175,11 @@ def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict
         (-1 where none), reason (why it stopped, a word), l1, l2, linf (of ``adversarial``).
 
     Raises:
-        InputError: the task is no attack on images.
+        InputError: the task is not an attack on images.
     """
     pictures = task.pictures(tuple(result.ids[0].tolist()))
     if pictures is None or not isinstance(objective, ImageAttack):
-        raise InputError(f"{task.name} is no attack on images; use `zoracle compare`")
+        raise InputError(f"task {task.name} is not an attack on images; use `zoracle compare`")
     # In the run's own precision: rounded, an image that barely succeeded might not.
     points = best_points(result)
     rows = torch.arange(result.ids.shape[1])
@@ -198,7 +198,7 @@ def adversarial_arrays(task: Task, objective: Objective, result: Result) -> dict
         **{name: torch.stack([one[name] for one in distances]) for name in ("l1", "l2", "linf")},
     }
     bits = objective.threat.bits
-    if bits is not None:  # the levels, so that what is saved is the picture that was asked about
+    if bits is not None:  # the levels, so that what is saved is the picture that was queried
         kind = torch.uint8 if bits <= 8 else torch.int32
         for name in ("images", "adversarial"):
             arrays[name] = (arrays[name].double() * (2**bits - 1)).round().to(kind)
@@ -237,7 +237,7 @@ def _ledger(
 ) -> dict[str, Any]:
     """Every point that the numbers of this run needed, by what it was evaluated for.
 
-    Under "interrupted" are those that were asked for again, because a process was killed or a call did not return:
+    Under "interrupted" are those that were requested again, because a process was killed or a call did not return:
     the target may have seen them, and they are in no other count. Under "target" is what the black box reports itself,
     attempts over a network and what of them is billed.
     """

@@ -60,7 +60,7 @@ class Row(NamedTuple):
     left_out: int | None
     """Runs that it did not make, since an earlier attack of the ensemble had broken the image."""
     clean_accuracy: float | None
-    """Share of images that the target gets right as they are; None where nobody looked."""
+    """Share of images that the target gets right as they are; None if not checked."""
     robust_accuracy: float | None
     """Share of images that are left: right, and broken by no repeat of this attack or of those before it in an
     ensemble. Low and high are Wilson's interval over images."""

@@ -12,7 +12,7 @@ from rich.text import Text
 from zoracle.reporting.rows import Row
 from zoracle.reporting.tables import COLUMNS, cells, number, shown_columns
 
-#: Columns that labels take at least; longer ones go on in the next line.
+#: Columns that labels take at least; longer ones continue in the next line.
 _LABEL = 14
 #: Characters between two columns, padding and a divider, and at the edges.
 _GAP, _EDGES = 3, 2

@@ -1,4 +1,4 @@
-"""What an evaluation hands back, and the definitions of the numbers made of it."""
+"""What an evaluation returns, and the definitions of the numbers made of it."""
 
 from __future__ import annotations
 

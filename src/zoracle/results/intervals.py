@@ -69,7 +69,7 @@ def wilson(count: int, number: int) -> Interval:
 
 @lru_cache
 def t_quantile(p: float, dof: int) -> float:
-    """The p-quantile, p in [0.5, 1), of Student's t with a whole number of degrees of freedom, by bisection."""
+    """The p-quantile, p in [0.5, 1), of Student's t with an integer of degrees of freedom, by bisection."""
     low, high = 0.0, 1.0
     while _t_cdf(high, dof) < p:
         high *= 2

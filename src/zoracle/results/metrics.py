@@ -14,7 +14,7 @@ success_ever              share of problems of which any evaluated point succeed
 queries to first success  points evaluated for a problem up to and including the first that succeeds; a problem that
                           never succeeds counts at the whole budget, and so does one whose only success is a last
                           iterate that was evaluated just to report
-whole budget              the budget given, or else steps times points a step
+whole budget              the budget given, or else steps times points per step
 l1, l2, linf              distance of the last iterate from the original, mean over problems (and seeds); within a
                           ball, of the success with the lowest loss, or the best failed point where there is none
 misclassified             problems whose start was checked, for one query, and is a success: there was nothing to
@@ -121,7 +121,7 @@ class Summary(NamedTuple):
     broken: int
     """Those among them in which some evaluated point succeeded."""
     clean: float | None
-    """Share of images that the model gets right as they are; None where nobody looked."""
+    """Share of images that the model gets right as they are; None if not checked."""
     robust: Interval
     """Share of images that no repeat broke, those misclassified already counted as broken."""
 
@@ -209,7 +209,7 @@ def paired(one: Result, other: Result) -> dict[str, Interval]:
         InputError: the results are of other problems or seeds.
     """
     if not (torch.equal(one.ids, other.ids) and torch.equal(one.seed, other.seed)):
-        raise InputError("the two results are of other problems or seeds; a paired difference needs the same ones")
+        raise InputError("the two results have different problems or seeds; expected the same for a paired difference")
     differences = {
         "ratio": clustered(ratio(one) - ratio(other)),
         "final_loss": clustered(final_loss(one) - final_loss(other)),

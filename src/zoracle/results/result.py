@@ -1,4 +1,4 @@
-"""What an evaluation hands back: one optimizer on P problems under S seeds."""
+"""What an evaluation returns: one optimizer on P problems under S seeds."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Result(NamedTuple):
     reason: Tensor
     """(S, P) int64, a StopReason."""
     allowance: Tensor
-    """(S, P) int64, the whole budget: the one given, or steps times points a step and the check of the start."""
+    """(S, P) int64, the whole budget: the one given, or steps times points per step and the check of the start."""
     monitored: Tensor
     """(S, P) int64, points evaluated only to report, counted apart from those the optimizer spent."""
     lost: Tensor
-    """(S, P) int64, points that were asked for again because an interruption lost their answers: the model may have
+    """(S, P) int64, points that were requested again because an interruption lost their answers: the model may have
     seen them, and they are in no other count."""
     success_known: Tensor
     """(S, P) bool, whether the objective says what a success is."""
@@ -58,7 +58,7 @@ class Result(NamedTuple):
     """(S, P, d) the success with the lowest loss; the starting point where none succeeded."""
     l1: Tensor
     """(S, P) float64, distance of the last iterate from the original; within a ball, that of the success with the
-    lowest loss, or of the best failed point. NaN where the task is no attack."""
+    lowest loss, or of the best failed point. NaN where the task is not an attack."""
     l2: Tensor
     """(S, P) float64, likewise."""
     linf: Tensor

@@ -58,7 +58,7 @@ def load(
 
     Args:
         path: the checkpoint.
-        fingerprint: of the run that wants to go on.
+        fingerprint: of the run that wants to continue.
         begin: rows of problems to a state of theirs, which tells shapes and types.
         trajectory: of a run of as many steps that has not begun.
         oracle: a fresh one.

@@ -121,7 +121,7 @@ def settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tens
         record.final_loss[some] = means[:, 0].to(record.final_loss.dtype)
         record.start_loss[some] = means[:, 1].to(record.start_loss.dtype)
         more_paid(record, some, 3 * times)
-    # An iterate that ended above the start is nothing to go on from.
+    # An iterate that ended above the start is nothing to continue from.
     start, last = record.start_loss[rows], record.final_loss[rows]
     if record.loss.shape[0]:
         # What the steps saw stands in for what nobody paid for: the first iterate, and the one before the last.

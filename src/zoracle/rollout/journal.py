@@ -71,7 +71,7 @@ class Journal:
 
     Raises:
         InputError: the file cannot be written, or another process has it open.
-        CheckpointError: it is no journal, or damaged in the middle.
+        CheckpointError: it is not a journal, or damaged in the middle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,11 +105,13 @@ class Journal:
         try:
             calls, end, follows = _calls_of(self._records.found, epoch)
         except (msgspec.DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise CheckpointError(f"{self.path} is no journal of a run; choose another name, or remove it") from error
+            raise CheckpointError(
+                f"{self.path} is not the journal of a run; choose another name, or remove it"
+            ) from error
         if not follows:
             raise CheckpointError(
                 f"{self.path} goes with a later checkpoint than there is here; put that back, or remove this file "
-                "to go on without the answers in it"
+                "to continue without the answers in it"
             )
         if end is None:
             self.forget(epoch)
@@ -236,7 +238,7 @@ class Journal:
         self._bare = self._file.end
 
     def settle(self) -> None:
-        """The run is over: answers that nobody asked for again are lost."""
+        """The run is over: answers that nobody requested again are lost."""
         for (_, row), kept in self._kept.items():
             self.lost[row] += len(kept)
         self._kept.clear()
@@ -247,7 +249,7 @@ class Journal:
         return bool(self._kept)
 
     def close(self) -> None:
-        """Close the file; another process may go on. One that holds no calls is removed."""
+        """Close the file; another process may continue. One that holds no calls is removed."""
         self._file.close(remove=self._file.end in (len(_MARK), self._bare))
 
     def __enter__(self) -> Self:

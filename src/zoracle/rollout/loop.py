@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All that is needed to go on from here: what ``on_change`` is shown whenever something was paid for."""
+    """All that is needed to continue from here: what ``on_change`` is shown whenever something was paid for."""
 
     running: Tensor
     """(L,) int64, which of the B problems run."""
@@ -98,7 +98,7 @@ def rollout(
         state: of ``optimizer.init``, or of an earlier rollout; with a queue that of its running problems.
         steps: how many steps each problem takes at most, those of ``trajectory`` included.
         problem: (B,) the objective's row of each problem; by default 0 .. B - 1.
-        trajectory: of an earlier rollout that is to go on; it is updated in place. A queue needs one, ``blank`` say.
+        trajectory: of an earlier rollout that is to continue; it is updated in place. A queue needs one, ``blank`` say.
         queue: run a few problems at once and begin another whenever one has finished; None runs all at once.
         keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
         check_start: evaluate where each problem starts (``Objective.origin``, else the starting point), for one
@@ -110,14 +110,14 @@ def rollout(
         watch_flat: where half of the points of a problem's first step are answered alike, as by a target that rounds
             its input, measure the noise, and tell the optimizer from which distance on differences stand out from it.
         watch_steep: the same where the first step's differences are too large for the size of f, as under noise. The
-            problem starts anew then, from where it began, and ends as with ``measure_noise``.
+            problem restarts then, from where it began, and ends as with ``measure_noise``.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
         final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
             the budget and left out for problems that cannot; with None it is left out for all. Problems that stopped
             at a success, at the target, or with nothing finite, have no last iterate to evaluate.
         on_step: is shown every step; may raise to interrupt (the last whole step is in ``trajectory``).
-        on_change: is shown what to go on from whenever points were evaluated and noted.
+        on_change: is shown what to continue from whenever points were evaluated and noted.
 
     Returns:
         The state and the trajectory of all B problems; with a queue no state is left.
@@ -134,7 +134,7 @@ def rollout(
     if problem.shape != x.shape[:1]:
         raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({x.shape[0]},)")
     record = blank(steps, x) if trajectory is None else longer(trajectory, steps)
-    # Problems that had done all steps of an earlier rollout go on where this one allows more; what was their last
+    # Problems that had done all steps of an earlier rollout continue where this one allows more; what was their last
     # iterate then is none now.
     further = (record.reason == StopReason.STEPS) & (record.steps < steps)
     if queue is None:
@@ -174,7 +174,7 @@ class _Batch(Generic[S]):
     """The problems that run, those that wait for their turn, and the record of all.
 
     What is paid for is noted in the record once all calls for it are answered, and shown at once: where one of them
-    fails, the record is that of the last snapshot, which a run goes on from.
+    fails, the record is that of the last snapshot, which a run continues from.
     """
 
     def __init__(
@@ -216,12 +216,12 @@ class _Batch(Generic[S]):
             self.changed()
 
     def changed(self) -> None:
-        """Show what there is to go on from."""
+        """Show what there is to continue from."""
         if self.on_change is not None:
             self.on_change(Snapshot(self.live, self.running, self.record))
 
     def reasons(self, steps: int, noise_ends: bool) -> Tensor:
-        """Note who cannot go on; who stays, (L,)."""
+        """Note who cannot continue; who stays, (L,)."""
         record, live = self.record, self.live
         going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
         cost = self.optimizer.queries_per_step + (kept_back(record, self.oracle, live) if noise_ends else 0)
@@ -312,7 +312,7 @@ class _Batch(Generic[S]):
         return queries, evaluation
 
     def _inform(self, which: Tensor, state: S, noise: Noise) -> None:
-        """Some live problems (L,) go on from a state of theirs that knows their noise."""
+        """Some live problems (L,) continue from a state of theirs that knows their noise."""
         told = note_noise(self.record, self.optimizer, self.live[which], state, noise)
         self.running = assign(self.running, which.nonzero().squeeze(1), told)
 

@@ -20,7 +20,7 @@ _DISTANCES = 8
 _CLOSER = 100.0  # by how much a second line is closer or wider
 _WIDEST = 0.3  # of the scale: the largest distance that is looked at
 _CLEAR = 10.0  # times the noise that a difference has to be
-_ROUNDING = 64  # units of the last place of f that are no noise
+_ROUNDING = 64  # units of the last place of f that are not noise
 _CANCELLED = 2  # units of the last place that a difference of two parts of a loss may be off
 _STEEP = 30.0  # times its value that f would change by over a scale
 _MOST = 0.25  # share of the budget that may be spent on it
@@ -80,7 +80,7 @@ class _Start:
         self.oracle, self.x, self.key, self.problem, self.pay = oracle, x, key, problem, pay
         self.eps = torch.finfo(x.dtype).eps
         self.spent = torch.zeros(x.shape[0], dtype=torch.int64)
-        #: Spacing of the closest line, which the numbers of x still tell apart.
+        #: Spacing of the closest line, which the numbers of x still distinguish.
         self.closest = torch.maximum(
             x.new_full((x.shape[0],), 10 * math.sqrt(self.eps) * scale), 64 * self.eps * x.abs().amax(1)
         )

@@ -34,7 +34,7 @@ class Oracle:
         knows: for each purpose, whether the objective said what a success is; absent where it was not asked.
         journal: where calls are noted before they are made, and answers after, or None. Calls that an interrupted
             process had answered are answered from it.
-        lost: (P,) int64, points that were asked for again after interruptions; they are in no other count.
+        lost: (P,) int64, points that were requested again after interruptions; they are in no other count.
         gradients: true gradients taken so far, (P,) int64; each counts as one.
         calling: whether the objective is being evaluated at this moment.
 
@@ -44,9 +44,9 @@ class Oracle:
 
     def __init__(self, objective: Objective, *, budget: int | None = None, chunk: int | None = None) -> None:
         if budget is not None and budget < 1:
-            raise InputError(f"budget is {budget}; expected at least 1 query a problem")
+            raise InputError(f"budget is {budget}; expected at least 1 query per problem")
         if chunk is not None and chunk < 1:
-            raise InputError(f"chunk is {chunk}; expected at least 1 point a call")
+            raise InputError(f"chunk is {chunk}; expected at least 1 point per call")
         self.objective = objective
         self.budget = budget
         self.chunk = chunk or max(1, CHUNK_NUMBERS // objective.width)
@@ -77,7 +77,7 @@ class Oracle:
 
         Returns:
             Losses (B, m), detached, NaN wherever the objective's was not finite; successes (B, m) or None. A point
-            whose loss is not finite is no success.
+            whose loss is not finite is not a success.
 
         Raises:
             BudgetError: a problem could not pay; nothing was evaluated.
@@ -88,7 +88,7 @@ class Oracle:
         self.objective.check(flat, rows)
         if purpose is Purpose.OPTIMISE and not bool(self.affords(problem, m).all()):
             raise BudgetError(
-                f"{m} more points would pass the budget of {self.budget} a problem; nothing was evaluated"
+                f"{m} more points would exceed the budget of {self.budget} per problem; nothing was evaluated"
             )
         steps = None if step is None else step.repeat_interleave(m)
         losses: list[Tensor] = []
@@ -119,7 +119,7 @@ class Oracle:
         """
         self.objective.check(x, problem)
         if purpose is Purpose.OPTIMISE and not bool(self.affords(problem, 1).all()):
-            raise BudgetError(f"one more gradient would pass the budget of {self.budget} a problem")
+            raise BudgetError(f"one more gradient would exceed the budget of {self.budget} per problem")
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
         for part in self._chunks(x.shape[0]):
@@ -137,11 +137,11 @@ class Oracle:
         """Predicted classes (B,) int64 of the images that points (B, d) stand for; counted as monitoring.
 
         Raises:
-            InputError: the objective is no attack on images.
+            InputError: the objective is not an attack on images.
         """
         objective = self.objective
         if not isinstance(objective, ImageAttack):
-            raise InputError(f"{type(objective).__name__} is no attack on images; there is nothing to predict")
+            raise InputError(f"{type(objective).__name__} is not an attack on images; there is nothing to predict")
         objective.check(points, problem)
         classes: list[Tensor] = []
         for part in self._chunks(points.shape[0]):
@@ -156,7 +156,7 @@ class Oracle:
     def again(self, point: Tensor, row: int) -> float:
         """The loss of a point (d,) of a problem that was asked for already, to see whether it is the same.
 
-        It is in no count but that of points asked for again, ``journal.lost``.
+        It is in no count but that of points requested again, ``journal.lost``.
         """
         assert self.journal is not None
         rows = torch.tensor([row])
@@ -180,7 +180,7 @@ class Oracle:
         purpose: Purpose,
         call: Callable[[Tensor, Tensor, Tensor | None], Evaluation],
     ) -> Evaluation:
-        """What a call is answered; what was answered before an interruption is not asked for again.
+        """What a call is answered; what was answered before an interruption is not requested again.
 
         Each point is counted once: before the call, since points that a failing model saw were paid for, and after it
         is noted, since a call that cannot be noted is not made.

@@ -58,7 +58,7 @@ def resumable_rollout(
     on_step: Callable[[Step], StopReason | None] | None = None,
     **options: Any,
 ) -> Trajectory:
-    """As :func:`zoracle.rollout.rollout` from a start, going on where an earlier call with the same path stopped.
+    """As :func:`zoracle.rollout.rollout` from a start, continuing where an earlier call with the same path stopped.
 
     Args:
         optimizer: any optimizer.
@@ -73,20 +73,20 @@ def resumable_rollout(
         batch: problems that run at once, the others wait for their turn; None runs all at once.
         every: seconds between two checkpoints.
         finite_start: raise where nothing that was evaluated first is finite, instead of an empty result.
-        recheck: where a run goes on, ask for one of its points again and warn where the answer is another one: nobody
+        recheck: where a run continues, ask for one of its points again and warn where the answer is another one: nobody
             else knows whether the target is still the same. It counts as lost.
         on_interrupt: what Ctrl-C does: "raise" once the step in flight is done, or "stop" the run and return what there
             is, at once unless a checkpoint is kept. A second Ctrl-C never waits.
         on_step: is shown every step. Where it returns a reason, all problems stop for it; the checkpoint does not know
-            of that, so that the same call goes on.
+            of that, so that the same call continues.
         options: passed on.
 
     A checkpoint is written every so often, and the journal holds the calls since: a process that is killed loses the
     call in flight and no other. Its points are counted apart (``oracle.journal.lost``): they may have been seen, but
-    the run goes on as if they had not been asked for, so that it ends as it would have without the interruption.
+    the run continues as if they had not been asked for, so that it ends as it would have without the interruption.
 
     Where the black box or ``on_step`` raises, the last whole step is on disk, so are the answers of that step's
-    earlier calls, and so is what the failed call cost: its points count for budgets and reports when the run goes on.
+    earlier calls, and so is what the failed call cost: its points count for budgets and reports when the run continues.
 
     Raises:
         InputError: the checkpoint cannot be written, or another process has it; nothing was queried.
@@ -98,7 +98,7 @@ def resumable_rollout(
     number = x0.shape[0]
     ids = torch.arange(number) if problem is None else problem
     if ids.shape != (number,):
-        raise InputError(f"problem has shape {tuple(ids.shape)}; expected ({number},), one id a row of x0")
+        raise InputError(f"problem has shape {tuple(ids.shape)}; expected ({number},), one id per row of x0")
 
     def begin(rows: Tensor) -> Any:
         start = x0[rows.to(x0.device)]
@@ -140,7 +140,7 @@ def resumable_rollout(
 
 
 class _Kept:
-    """A run with what there is to go on from at any moment, in memory and every so often on disk."""
+    """A run with what there is to continue from at any moment, in memory and every so often on disk."""
 
     def __init__(
         self,

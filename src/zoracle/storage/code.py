@@ -34,7 +34,7 @@ def load_named(name: str) -> Any:
         InputError: the name has another form, the file or module cannot be read or raises, or defines no such thing.
     """
     if not is_named(name):
-        raise InputError(f"{name!r} is no name of a thing in a file; expected my_file.py:Name or package.module:name")
+        raise InputError(f"{name!r} does not name code; expected my_file.py:Name or package.module:name")
     where, _, attribute = name.rpartition(":")
     found: Any = _file(Path(where), name) if where.endswith(".py") else _module(where, name)
     for part in attribute.split("."):
@@ -48,7 +48,7 @@ def load_subclass(name: str, base: type) -> Any:
     """As :func:`load_named`, for a class that inherits from a base class.
 
     Raises:
-        InputError: as there, or it is no such class.
+        InputError: as there, or it is not such a class.
     """
     found = load_named(name)
     if not (isinstance(found, type) and issubclass(found, base)):

@@ -137,7 +137,7 @@ def check_writable(path: Path) -> None:
     """
     try:
         if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder; name a file")
+            raise InputError(f"cannot write {path}: it is a folder; pass a file name")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = _unfinished(path)
         probe.touch()
@@ -189,13 +189,13 @@ def read_tensors(path: Path, *, sealed: bool = False) -> tuple[dict[str, Tensor]
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({reason[:200]}); it is truncated, or something else"
+            f"{path} cannot be read as safetensors ({reason[:200]}); it is truncated or another kind of file"
         ) from error
     told = texts.pop(_CHECKSUM, None)
     if told is None and sealed:
-        raise CheckpointError(f"{path} has no checksum: it is of another version of zoracle, or something else")
+        raise CheckpointError(f"{path} has no checksum: it is from another version of zoracle, or another kind of file")
     if told is not None and _json_or_text(told) != _checksum(tensors, texts):
-        raise CheckpointError(f"{path} is damaged: its checksum is another one; put back a copy, or remove it")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match; restore a copy, or remove it")
     return tensors, {name: _json_or_text(value) for name, value in texts.items()}
 
 

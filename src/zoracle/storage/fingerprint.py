@@ -77,7 +77,7 @@ def config_hash(config: Any) -> str:
 def release_series() -> str:
     """The first release of the series that this one belongs to, 0.1.0 of 0.1.3.
 
-    It stands for the version in whatever identifies a run: a patch release goes on with runs of the one before it.
+    It stands for the version in whatever identifies a run: a patch release continues with runs of the one before it.
     """
     major, minor = __version__.split(".")[:2]
     return f"{major}.{minor}.0"

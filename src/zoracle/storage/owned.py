@@ -33,13 +33,13 @@ def open_owned(path: Path, flags: int = os.O_RDWR) -> int:
         try:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode) or (not _NO_LINK and path.is_symlink()):
-                raise InputError(f"{path} is no plain file, and nothing is written through it; remove it")
+                raise InputError(f"{path} is not a regular file; remove it")
         except BaseException:
             os.close(file)
             raise
     except OSError as error:
         if path.is_symlink():
-            raise InputError(f"{path} is a link, and nothing is written through links; remove it") from error
+            raise InputError(f"{path} is a link, and zoracle does not write through links; remove it") from error
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
     return file
 
@@ -84,7 +84,7 @@ class Appended:
                     continue
                 if self.read(start=0, size=len(mark)) != mark:
                     raise CheckpointError(
-                        f"{path} is no file of this version of zoracle, and is left as it is; choose another name, "
+                        f"{path} is not a file of this version of zoracle, and is left as it is; choose another name, "
                         "or move it away"
                     )
             except BaseException:
@@ -118,7 +118,7 @@ class Appended:
             with suppress(OSError):
                 os.ftruncate(self._file.fileno(), self.end)
             told = error.strerror or error
-            raise InputError(f"cannot write {self.path}: {told}; mended, the same call goes on from here") from error
+            raise InputError(f"cannot write {self.path}: {told}; fix this, then repeat the call to continue") from error
         self.end += len(data)
 
     def cut(self, end: int | None = None) -> None:
@@ -209,7 +209,7 @@ class Records:
         ):
             raise CheckpointError(
                 f"{path} is damaged at byte {len(self.file.mark) + at}, with good records behind; put back a copy, or "
-                "remove it to go on from the last checkpoint without them"
+                "remove it to continue from the last checkpoint without them"
             )
         warnings.warn(
             f"the last {len(data) - at} bytes of {path} are damaged, as a kill or a power failure leaves them; "

@@ -32,7 +32,7 @@ COMMAND = "command.json"
 ATTEMPTS = "attempts.jsonl"
 #: Whoever holds the lock on this file has the folder; it says which process that is.
 LOCK = ".lock"
-#: Under this folder lie the finished pieces of a run that an interrupted one goes on from.
+#: Under this folder lie the finished pieces of a run that an interrupted one continues from.
 PIECES = "pieces"
 
 
@@ -85,7 +85,7 @@ def _take(path: Path) -> int:
             held = _HOLDER.fullmatch(os.read(file, 40))
             if held is None:
                 raise InputError(
-                    f"{path / LOCK} is no lock of this version of zoracle; remove it, or choose another folder"
+                    f"{path / LOCK} is not a lock of this version of zoracle; remove it, or choose another folder"
                 )
             if not lock(file):
                 other = (held[2] or b"").decode()
@@ -129,8 +129,8 @@ def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any]
         there = read_json(known)
         if isinstance(there, dict) and there.get("format") != FORMAT:
             raise InputError(
-                f"{path} holds a run of another version of zoracle (format {there.get('format', 1)}; this one goes on "
-                f"with {FORMAT}); choose another folder"
+                f"{path} holds a run of another version of zoracle (format {there.get('format', 1)}; "
+                f"expected {FORMAT}); choose another folder"
             )
         if not isinstance(there, dict) or config_hash(there) != config_hash(config):
             raise InputError(
@@ -141,7 +141,7 @@ def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any]
         _note_command(path / COMMAND, command)
         return RunFolder(path, config, resumed=True)
     if any(not entry.name.startswith(".") and entry.name != ATTEMPTS for entry in path.iterdir()):
-        raise InputError(f"{path} is not empty and holds no {CONFIG}; choose a new or an empty folder")
+        raise InputError(f"{path} is not empty and contains no {CONFIG}; choose a new or empty folder")
     write_json(known, config)
     _note_versions(path / VERSIONS)
     _note_command(path / COMMAND, command)

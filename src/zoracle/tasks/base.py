@@ -43,7 +43,7 @@ class Task(ABC):
         dim: dimension of every problem.
         defaults: steps, directions and problems of a standard run.
         measures_noise: whether optimizers that follow the noise of f have it measured first, for queries of the budget.
-        recheck: whether a run that goes on asks for one stored point again: what answers may have changed unnoticed.
+        recheck: whether a run that continues asks for one stored point again: what answers may have changed unnoticed.
     """
 
     name: str

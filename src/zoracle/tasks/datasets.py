@@ -150,9 +150,7 @@ def download(
             ) from error
         else:
             return path
-    raise InputError(
-        f"{path.name} could not be downloaded ({'; '.join(failures)}); mend it by placing the file at {path}"
-    )
+    raise InputError(f"{path.name} could not be downloaded ({'; '.join(failures)}); place the file at {path} yourself")
 
 
 class _BadBodyError(Exception):

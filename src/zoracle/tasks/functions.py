@@ -27,7 +27,7 @@ class FunctionsTask(DrawnTask):
     and a method that follows a gradient ends in one of them.
 
     One domain for all, as in BBOB, gives every problem the same unit of x: half the width of the usual bounds. In
-    units of their own the widest bounds are 6 times the narrowest, and no step size and no smoothing parameter could
+    units of their own the widest bounds are 6 times the narrowest, and no step size and no smoothing radius could
     suit them all. For the same reason values, less the minimum, are in units of the function's mean over random
     points and optima, so that about 1 is what a search begins with: as they are usually written Rosenbrock's are a
     million times Ackley's, and a mean over problems would be Rosenbrock's alone.

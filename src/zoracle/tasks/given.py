@@ -32,7 +32,7 @@ class ImageSet(NamedTuple):
     radii: Mapping[str, float] = {}
     """By norm, the usual radius of a ball; none where there is no usual one."""
     problems: int | None = None
-    """How many a run takes where it is not told; None takes all."""
+    """How many a run takes where it is not told; None uses all."""
     notes: tuple[str, ...] = ()
     """What whoever asked for the images should know of how they were read."""
 
@@ -48,17 +48,17 @@ def image_set(
     layout: Layout | None = None,
     problems: int | None = None,
 ) -> ImageSet:
-    """Arrays of a user's own as images to attack. Here, and nowhere later, their form and range are checked.
+    """Arrays of the user as images to attack. Here, and nowhere later, their form and range are checked.
 
     Args:
         images: (P, C, H, W), (P, H, W) or (P, H, W, C), bytes or floating-point pixels in [0, 1].
         labels: (P,) integers, the true classes.
         targets: (P,) integers, the classes to reach; None for any other than the label.
-        ids: (P,) different whole numbers, the ids of the problems; 0 .. P - 1 by default.
+        ids: (P,) different integers, the ids of the problems; 0 .. P - 1 by default.
         splits: ids by split; by default all are in "test".
         class_names: names of the classes in the model's order, where they are known.
         layout: "NCHW" or "NHWC"; None tells it from the shape.
-        problems: how many a run takes where it is not told; None takes all of the split.
+        problems: how many a run takes where it is not told; None uses all of the split.
 
     Raises:
         InputError: images, labels, targets or ids that cannot be used or do not go together.
@@ -76,7 +76,7 @@ def image_set(
 class GivenImages(AttackTask):
     r"""Attacks on given images of a given black box.
 
-    What is given is told apart by hashes, which are public attributes: a run on other images, labels or targets is
+    What is given is distinguished by hashes, which are public attributes: a run on other images, labels or targets is
     another run.
 
     Args:
@@ -86,8 +86,8 @@ class GivenImages(AttackTask):
         target: what tells the black box from others, in words that may be written down: no secrets, no paths.
         target_file: a file that the black box was made from; its hash tells it from others.
         threat: what perturbations are allowed; None asks for small ones in l1.
-        outputs: what the black box returns; None takes what it declares.
-        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        outputs: what the black box returns; None uses what it declares.
+        start_std: standard deviation of the starting points; None uses 1e-4, and 0 within a ball.
         reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
     Raises:
@@ -148,7 +148,7 @@ class GivenImages(AttackTask):
         self.check_split(split)
         found = tuple(self._given.splits.get(split, ()))
         if not found:
-            raise InputError(f"no images are given for the {split} split; the given ones are for test")
+            raise InputError(f"there are no images for the {split} split; the given images are for test")
         return found
 
     def _load(self) -> ImageData:
@@ -167,11 +167,11 @@ def _ids(ids: Sequence[int] | None, number: int) -> tuple[int, ...]:
         return tuple(range(number))
     array = as_array("ids", ids)
     if array.dtype.kind not in "iu" or array.shape != (number,):
-        raise InputError(f"ids are {array.dtype} of shape {array.shape}; expected {number} whole numbers, one an image")
+        raise InputError(f"ids are {array.dtype} of shape {array.shape}; expected {number} integers, one per image")
     found = tuple(array.tolist())
     if len(set(found)) < number:
         twice = next(i for i in found if found.count(i) > 1)
-        raise InputError(f"ids name {twice} more than once; expected another number for each image")
+        raise InputError(f"ids contain {twice} more than once; expected distinct numbers")
     return found
 
 
@@ -183,5 +183,5 @@ def _splits(ids: Sequence[int], splits: Mapping[str, Sequence[int]] | None) -> d
         if split not in SPLITS:
             raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)}")
         if missing := [i for i in some if i not in known]:
-            raise InputError(f"the {split} split names {missing[0]}, which is no id of an image")
+            raise InputError(f"the {split} split contains {missing[0]}, which is not the id of an image")
     return {split: tuple(splits.get(split, ())) for split in SPLITS}

@@ -23,7 +23,7 @@ _FIRST = {"test": 0, "valid": _STARTS, "train": 2 * _STARTS}
 
 
 class GivenFunction(Task):
-    r"""One function of a user's own; a problem is a starting point of it, told by its id.
+    r"""One function of the user; a problem is a starting point of it, told by its id.
 
     Optimizers see y = x / scale, clipped to the bounds, and start at y_0 = x_0 / scale + spread N(0, I),
     keyed by seed and id. All splits are of the same function, from other starts (with ``spread=0`` from the same one,

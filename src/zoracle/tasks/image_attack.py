@@ -51,7 +51,7 @@ class AttackTask(Task):
 
     Args:
         threat: what perturbations are allowed; None asks for small ones in l1. Without a c it takes the task's own.
-        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        start_std: standard deviation of the starting points; None uses 1e-4, and 0 within a ball.
         reduce: search among coarse perturbations only, "tile:2", "tile:14x14" or "bilinear:14" say; see
             :class:`Reduced`. The task's dimension is then that of the coarse ones.
 
@@ -128,7 +128,7 @@ class AttackTask(Task):
         return Pictures(picked.images.float() / self.white, picked.labels, self.class_names)
 
     def pick(self, ids: Sequence[int] | None = None) -> ImageData:
-        """The data of these ids, in this order, as they were read; None takes all.
+        """The data of these ids, in this order, as they were read; None uses all.
 
         Raises:
             InputError: there is no such image.
@@ -165,7 +165,7 @@ class ImageAttackTask(AttackTask):
 
     Args:
         threat: what perturbations are allowed; None asks for small ones in l1. Without a c it takes the task's own.
-        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        start_std: standard deviation of the starting points; None uses 1e-4, and 0 within a ball.
         reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
     Raises:

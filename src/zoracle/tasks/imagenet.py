@@ -38,7 +38,7 @@ class ImageNetAttack(AttackTask):
         model: the ONNX file.
         images: ``.npz`` file of images (uint8, or floating-point in [0, 1]) and labels, to test on.
         valid: another of images to validate on; where ``images`` is given and this is not, there are none.
-        classes: text file with the names of the classes, one a line; where another model is given and this is not,
+        classes: text file with the names of the classes, one per line; where another model is given and this is not,
             classes have no names.
         threat: as for every attack on images.
         start_std: likewise.
@@ -152,12 +152,14 @@ class ImageNetAttack(AttackTask):
 
 
 def _class_names(path: Path | None) -> tuple[str, ...]:
-    """Names of classes, one a line; two of ImageNet's 1,000 are called crane, and two maillot."""
+    """Names of classes, one per line; two of ImageNet's 1,000 are called crane, and two maillot."""
     if path is None:
         return ()
     names = tuple(line.strip() for line in read_text(path, "the names of classes").rstrip("\n").split("\n"))
     if len(names) < 2 or not all(names):
-        raise InputError(f"{path} names {len(names)} classes or has an empty line; expected a name a line, 2 at least")
+        raise InputError(
+            f"{path} names {len(names)} classes or has an empty line; expected one name per line, at least 2"
+        )
     return names
 
 
@@ -165,7 +167,9 @@ def _file(setting: str, given: str | None, relative: str) -> Path:
     if given is not None:
         path = Path(given)
         if not path.is_file():
-            raise InputError(f"{setting} {given!r} of task imagenet is no file; expected one, or leave the setting out")
+            raise InputError(
+                f"{setting} {given!r} of task imagenet is not a file; pass a file, or leave the setting out"
+            )
         return path
     found = find_data(relative)
     if found is None:

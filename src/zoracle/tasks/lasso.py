@@ -18,8 +18,8 @@ class LassoTask(SyntheticTask):
 
     Args:
         dim: features and penalties d.
-        samples: n; None takes d / 2, as LassoBench does, at least 10.
-        active: coefficients that are not zero; None takes d / 20, at least 3 or d.
+        samples: n; None uses d / 2, as LassoBench does, at least 10.
+        active: coefficients that are not zero; None uses d / 20, at least 3 or d.
         correlation: rho, in [0, 1).
         signal: variance of X w over that of the noise.
         start_std: standard deviation of the starting points.

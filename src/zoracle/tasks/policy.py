@@ -18,7 +18,7 @@ class PolicyTask(SyntheticTask):
         environment: its name in Gymnasium, with vectors of real numbers as observations and actions.
         hidden: hidden units of the policy; 0 for a linear one.
         episodes: initial states that an evaluation averages over.
-        horizon: steps of an episode at most; None takes the environment's own limit.
+        horizon: steps of an episode at most; None uses the environment's own limit.
         start_std: standard deviation of the starting weights.
 
     Raises:

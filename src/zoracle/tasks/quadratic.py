@@ -17,7 +17,7 @@ class QuadraticTask(SyntheticTask):
     Args:
         dim: dimension d.
         condition: the largest curvature over the smallest, at least 1.
-        rotated: whether eigenvectors are drawn too (d x d numbers a problem) or are the axes.
+        rotated: whether eigenvectors are drawn too (d x d numbers per problem) or are the axes.
         start_std: standard deviation of the starting points.
         noise: by how much each step sees the optimum displaced, in each coordinate; see :class:`Quadratic`.
         seed: keys that noise.

@@ -53,7 +53,7 @@ class RandomNetworkAttack(AttackTask):
         gain: about the standard deviation of the logits, positive.
         seed: keys the network.
         threat: what perturbations are allowed; None asks for small ones in l1.
-        start_std: standard deviation of the starting points; None takes 1e-4, and 0 in a ball.
+        start_std: standard deviation of the starting points; None uses 1e-4, and 0 within a ball.
         reduce: search among coarse perturbations only, as in :class:`AttackTask`.
 
     Raises:

@@ -13,7 +13,7 @@ from zoracle.types import Key
 #: The ids of each split.
 SPLIT_IDS = {"train": tuple(range(1000)), "valid": tuple(range(1000, 1100)), "test": tuple(range(2000, 2100))}
 
-#: Keys what problems are made of. It is no seed of a run: an id names the same problem in every run.
+#: Keys what problems are made of. It is not a seed of a run: an id names the same problem in every run.
 PROBLEM_SEED = 2020
 
 
@@ -52,7 +52,7 @@ class DrawnTask(Task):
 
     def _checked(self, ids: tuple[int, ...]) -> Tensor:
         if not ids or min(ids) < 0:
-            raise InputError(f"task {self.name} has no problems {list(ids)[:3]}; expected ids of at least 0")
+            raise InputError(f"task {self.name} has no problems {list(ids)[:3]}; expected non-negative ids")
         return torch.tensor(ids, dtype=torch.int64)
 
 

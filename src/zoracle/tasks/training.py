@@ -59,10 +59,10 @@ def train_target(
         labels: (N,) int64.
         seed: keys the first weights and the order of the images.
         epochs: passes over the images.
-        batch_size: images a step.
+        batch_size: images per step.
         learning_rate: at the start; falls to zero along a half cosine.
         weight_decay: of AdamW.
-        prepare: changes each batch first: augments, attacks or normalises it; None takes images as they are.
+        prepare: changes each batch first: augments, attacks or normalises it; None uses images as they are.
         report: called with the epoch and its mean loss.
 
     Returns:

@@ -93,7 +93,7 @@ def check_task(task: Task) -> None:
         splits = {split: task.ids(split) for split in SPLITS}
         every = [i for ids in splits.values() for i in ids]
         require(len(set(every)) == len(every), "an id is in two splits, or in one of them twice")
-        require(all(task.ids(split) == ids for split, ids in splits.items()), "ids differ when asked for again")
+        require(all(task.ids(split) == ids for split, ids in splits.items()), "ids differ when requested again")
         _raises(lambda: task.ids("tests"), "ids of a split 'tests' were given")
         _raises(lambda: task.objective(()), "an objective of no problems was made")
         ids = (splits["valid"] or splits["test"])[:3]

@@ -105,9 +105,9 @@ def keeps_tensors_only(make: Make, *, ball: bool = False) -> None:
     """The state is tensors whose rows are the problems, so that problems can leave, return and change places."""
     state, _ = run(make, [0, 1, 2], ball=ball)
     for path, leaf in flatten(state).items():
-        require(leaf.shape[:1] == (3,), f"state.{path} has shape {tuple(leaf.shape)}; expected a row a problem")
+        require(leaf.shape[:1] == (3,), f"state.{path} has shape {tuple(leaf.shape)}; expected a row per problem")
         require(not leaf.requires_grad, f"state.{path} keeps a graph")
-    require(isinstance(state.key, Key), "state.key is no Key")
+    require(isinstance(state.key, Key), "state.key is not a Key")
     require(state.key.step.tolist() == [STEPS] * 3, f"state.key counts {state.key.step.tolist()} of {STEPS} steps")
     swapped = select(state, torch.tensor([2, 0]))
     require(equal(assign(state, torch.tensor([2, 0]), swapped), state), "rows put back in their places differ")

@@ -54,7 +54,7 @@ class Fenced(Bowls):
         problems: P.
         dim: d.
         dtype: of what it is made of.
-        ball: points lie in a ball of radius 0.8 sqrt(d) as well.
+        ball: points lie within a ball of radius 0.8 sqrt(d) as well.
         shape: of the image that a point is; by default none.
     """
 

@@ -77,7 +77,7 @@ def start(problems: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(4))
 def test_far_slopes_are_taken_where_near_ones_are_no_guide(seed, q) -> None:
     optimizer, x = scout(num_directions=q), start(len(SHAPES), seed)
-    # Ripples and stairs have another phase in each coordinate, so that the start is no special point of theirs.
+    # Ripples and stairs have another phase in each coordinate, so that the start is not a special point of theirs.
     x = x + torch.linspace(0, 0.05, D, dtype=torch.float64) * torch.tensor([[1.0]] * 4 + [[0.0]] * 2)
     counted = Oracle(Shapes(*SHAPES))
     state, _ = rollout(optimizer, counted, optimizer.init(x, horizon=200, seed=seed), 3, final=None)

@@ -82,7 +82,7 @@ def test_colours_that_change_nothing_are_not_asked_for() -> None:
 def test_what_was_kept_is_remembered_by_colour() -> None:
     optimizer = SquareControllers(decay=0.9)
     state = at_work(optimizer, 2)
-    assert state.accepted.tolist() == [0.5, 0.5], "stripes are no squares"
+    assert state.accepted.tolist() == [0.5, 0.5], "stripes are not squares"
     queries = optimizer.ask(state)
     told = optimizer.tell(state, queries, torch.tensor([[0.5], [2.0]]))
     torch.testing.assert_close(told.accepted, torch.tensor([0.55, 0.45]).double())
@@ -96,9 +96,9 @@ def test_what_was_kept_is_remembered_by_colour() -> None:
 
 
 def test_where_it_cannot_search() -> None:
-    with pytest.raises(InputError, match="take square in an l2 ball"):
+    with pytest.raises(InputError, match="use square in an l2 ball"):
         begin(SquareControllers(), reach=1.0, radius=0.5)
-    with pytest.raises(InputError, match="takes up to 8 channels, and images have 9"):
+    with pytest.raises(InputError, match="images have 9 channels; expected at most 8"):
         begin(SquareControllers(), shape=(9, 2, 2))
 
 

@@ -87,7 +87,7 @@ def test_the_prior_has_the_size_of_its_cells() -> None:
     assert Bandits(tile=1).init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, DIM)
     assert Bandits(tile=2).init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, 2 * 3 * 2)
     assert Bandits(tile=9).init(x0, space=space(-1, 1, problems=3)).dual.shape == (3, 2)
-    # Where a point is no image there are no neighbours to share a cell with.
+    # Where a point is not an image there are no neighbours to share a cell with.
     assert Bandits(tile=2).init(x0).dual.shape == (3, DIM)
     queries = Bandits(tile=2).ask(Bandits(tile=2).init(x0, space=space(-1, 1, problems=3)))
     image = queries.points[0, 0].view(SHAPE)

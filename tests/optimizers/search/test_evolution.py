@@ -155,7 +155,7 @@ def test_nes_halves_its_step_on_a_plateau() -> None:
     for value in (5.0, 4.0, 6.0, 7.0, 6.5, 7.5, 7.0, 8.0, 9.0, 1.0, 2.0, 3.0):
         state = optimizer.tell(state, optimizer.ask(state), torch.full((1, 2), value, dtype=torch.float64))
         seen.append(round(state.lr.item(), 6))
-    # 5 4 6 rose; then 7 6.5 7.5 rose, to the floor; after each the window begins anew.
+    # 5 4 6 rose; then 7 6.5 7.5 rose, to the floor; after each the window restarts.
     assert seen == [0.08, 0.08, 0.04, 0.04, 0.04, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02]
     falling = optimizer.init(start())
     for value in (5.0, 6.0, 4.0, 3.0, math.nan, 2.0):

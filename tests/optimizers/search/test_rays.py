@@ -22,7 +22,7 @@ D, CLASSES = 24, 4
 
 
 class Labels:
-    """The labels of a small network of two layers, and every point that it was asked about."""
+    """The labels of a small network of two layers, and every point that it was queried."""
 
     def __init__(self):
         rng = np.random.default_rng(5)
@@ -44,7 +44,7 @@ def images(number=3):
 
 
 def published(model, x, label, queries, tolerance=1e-3):
-    """Algorithms 2 and 3 of Chen and Gu (2020), as in their public code, in float64; the points asked about."""
+    """Algorithms 2 and 3 of Chen and Gu (2020), as in their public code, in float64; the points queried."""
     asked = []
 
     def crosses(ray, length):
@@ -154,7 +154,7 @@ def test_what_labels_cannot_tell_is_refused():
     x, labels = images()
     with pytest.raises(BlackBoxError, match=r'labels only are not enough.*outputs="labels" \(--labels-only\)'):
         zoracle.attack(Labels(), x, labels, norm="linf", eps=0.1, budget=100, optimizer="square")
-    with pytest.raises(InputError, match="confidence is 1, and labels tell none"):
+    with pytest.raises(InputError, match="confidence is 1, but labels have no confidence"):
         zoracle.attack(
             Labels(), x, labels, norm="linf", eps=0.1, budget=100, optimizer="rays", outputs="labels", confidence=1.0
         )

@@ -107,7 +107,7 @@ def test_no_point_is_asked_that_the_bounds_make_the_iterate() -> None:
         assert not torch.equal(queries.points[0, 0], before[0])
     assert objective.points_seen().tolist() == [201]
     first = torch.cat(objective.asked[1 : d + 1]) - low
-    assert (first.amax(1) == 0.5).all()  # the first pass went up only, one query a coordinate
+    assert (first.amax(1) == 0.5).all()  # the first pass went up only, one query per coordinate
 
 
 def test_nowhere_to_go_is_no_endless_loop() -> None:

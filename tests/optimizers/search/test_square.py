@@ -288,7 +288,7 @@ def test_what_is_not_a_number_is_never_accepted() -> None:
         x0 = torch.zeros(3, 16, dtype=torch.float64)
         state = optimizer.init(x0, space=objective.space(torch.arange(3), x0))
         first = optimizer.ask(state)
-        # The first of problem 1 could not be had: it begins again, the others go on.
+        # The first of problem 1 could not be had: it begins again, the others continue.
         state = optimizer.tell(state, first, torch.tensor([[1.0], [torch.nan], [1.0]], dtype=torch.float64))
         assert torch.equal(state.x[1], x0[1])
         assert torch.equal(state.x[0], first.points[0, 0])
@@ -315,7 +315,7 @@ def test_what_cannot_be_searched_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match="--threat linf --eps") as error:
         SquareAttack().init(x0)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="may lie anywhere"):
+    with pytest.raises(InputError, match="points are unbounded"):
         SquareAttack().init(x0, space=Bowls(2, 9).space(torch.arange(2), x0))
     space = Fenced(2, 9).space(torch.arange(2), x0)
     with pytest.raises(InputError, match="several shapes or kinds"):

@@ -24,7 +24,7 @@ class EvosaxConfig(Config, frozen=True, kw_only=True):
     Attributes:
         strategy: "snes", or one of the learned ones with the weights that evosax ships: "les", "cma-anchored-les".
         sigma: first standard deviation.
-        population: candidates a step.
+        population: candidates per step.
     """
 
     strategy: Literal["snes", "les", "cma-anchored-les"] = "snes"

@@ -23,7 +23,7 @@ class PyCMAConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         sigma: first standard deviation.
-        population: candidates a step.
+        population: candidates per step.
         diagonal: keep the covariance diagonal (separable CMA-ES) instead of full.
     """
 

@@ -57,7 +57,7 @@ def known(names: Sequence[str]) -> dict[str, Untuned]:
         if name not in METHODS:
             close = get_close_matches(name, METHODS, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"method {name!r} is unknown; {hint}there are {', '.join(METHODS)}")
+            raise InputError(f"method {name!r} is unknown; {hint}expected one of {', '.join(METHODS)}")
     if not names:
         raise InputError(f"methods is empty; expected some of {', '.join(METHODS)}")
     return {name: METHODS[name] for name in names}
@@ -73,7 +73,7 @@ def available(names: Sequence[str]) -> tuple[dict[str, Untuned], list[str]]:
     for name, method in known(names).items():
         if method.module and find_spec(method.module) is None:
             missing.append(
-                f"{name} was left out: {method.module} is not installed; mend it with: "
+                f"{name} was left out: {method.module} is not installed; install it with: "
                 f"pip install 'zoracle[{method.extra}]'"
             )
         else:

@@ -16,11 +16,11 @@ def _ars(question: Question, asked: Asked) -> None:
     .. math:: x \leftarrow x + \frac{\alpha}{b\,\sigma_R} \sum_{k \le b} (r_k^+ - r_k^-)\, \delta_k,
 
     over the b directions with the largest max(r+, r-), where sigma_R is the standard deviation of their 2 b rewards.
-    """  # noqa: D415, the sentence goes on after the equation
+    """  # noqa: D415, the sentence continues after the equation
     random = np.random.Generator(np.random.PCG64(question.seed))
     x = question.x0.copy()
     while asked.left > 0:
-        asked(x)  # the policy itself, which the method hands back
+        asked(x)  # the policy itself, which the method returns
         delta = random.standard_normal((DIRECTIONS, x.size))
         rewards = -np.array([[asked(x + NOISE * one), asked(x - NOISE * one)] for one in delta])
         best = np.argsort(-rewards.max(1), kind="stable")[:USED]

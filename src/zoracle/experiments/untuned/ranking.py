@@ -11,7 +11,7 @@ def mean_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The mean over problems of each method's rank, 1 for the lowest value; methods that are level share their ranks.
 
     Args:
-        values: of each method, one a problem, infinite where it failed.
+        values: of each method, one per problem, infinite where it failed.
     """
     table = np.array(list(values.values()), dtype=np.float64)
     lower = (table[None] < table[:, None]).sum(1)

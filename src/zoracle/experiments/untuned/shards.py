@@ -1,4 +1,4 @@
-"""Runs of one method on one problem, each kept in a file of its own, so that an experiment goes on where it stopped."""
+"""Runs of one method on one problem, each stored in its own file, so that an experiment can resume."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def make(name: str, **settings: Any) -> Method:
     if name not in METHODS:
         close = get_close_matches(name, METHODS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"method {name!r} is unknown; {hint}there are {', '.join(METHODS)}")
+        raise InputError(f"method {name!r} is unknown; {hint}expected one of {', '.join(METHODS)}")
     kind = METHODS[name]
     try:
         made = convert(settings, kind.Config)

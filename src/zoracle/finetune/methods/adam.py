@@ -35,7 +35,7 @@ class Adam(MeZO):
     """
 
     Config = AdamConfig
-    extra_memory = "2 numbers a weight"
+    extra_memory = "2 numbers per weight"
     summary = "Adam on MeZO's estimates"
 
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:

@@ -49,7 +49,7 @@ class ProbeLosses(NamedTuple):
     seed: int
     step: int
     losses: tuple[float, ...]
-    """One a probe, in their order; NaN or infinite where the loss was."""
+    """One per probe, in their order; NaN or infinite where the loss was."""
 
 
 class MethodConfig(Config, frozen=True, kw_only=True):

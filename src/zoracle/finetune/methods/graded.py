@@ -12,7 +12,7 @@ _ROUNDING = 6  # stream of the draws that round a perturbation in half precision
 
 
 class Graded(Pairs):
-    """A method along directions that are no signs.
+    """A method along directions that are not signs.
 
     A subclass writes :meth:`direction` in float32 (float64 for tensors of it) and :meth:`span`. What a probe adds is
     the direction times mu, rounded to multiples of the spacing at the tensor's largest weight, so that it can be taken

@@ -42,7 +42,7 @@ class HiZOO(Graded):
     """
 
     Config = HiZOOConfig
-    extra_memory = "1 number a weight"
+    extra_memory = "1 number per weight"
     summary = "scaled by an estimate of the Hessian's diagonal (Zhao et al., 2024)"
 
     @property

@@ -21,7 +21,7 @@ class LOZOConfig(MeZOConfig, frozen=True, kw_only=True):
     """Settings of LOZO.
 
     Attributes:
-        num_directions: central pairs a step.
+        num_directions: central pairs per step.
         rank: r of the directions of a matrix.
         interval: steps for which V stays.
     """

@@ -10,7 +10,7 @@ class MeZOConfig(MethodConfig, frozen=True, kw_only=True):
     """Settings of MeZO.
 
     Attributes:
-        num_directions: central pairs a step.
+        num_directions: central pairs per step.
     """
 
     num_directions: Directions = 1

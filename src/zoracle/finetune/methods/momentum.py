@@ -28,7 +28,7 @@ class Momentum(MeZO):
     """
 
     Config = MomentumConfig
-    extra_memory = "1 number a weight"
+    extra_memory = "1 number per weight"
     summary = "MeZO along a running mean of the estimates"
 
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:

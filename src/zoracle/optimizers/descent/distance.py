@@ -23,7 +23,7 @@ _CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
 
 
 def curved(state: ZOLBFGSState, rise: Tensor, length: Tensor) -> ZOLBFGSState:
-    """How f bends over dense pairs; where that is more than over shorter ones, f is no quadratic over this much."""
+    """How f bends over dense pairs; where that is more than over shorter ones, f is not a quadratic over this much."""
     bend = rise / length.clamp(min=_TINY)
     error = 3 * state.noise * (2 / state.pairs.clamp(min=1)).sqrt() / length.clamp(min=_TINY)
     steep = (state.bend > 0) & (length > state.bent) & (bend > _STEEPER * state.bend + error)

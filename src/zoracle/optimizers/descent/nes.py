@@ -21,8 +21,8 @@ class NESConfig(SamplingConfig, frozen=True, kw_only=True):
     Attributes:
         num_directions: q, antithetic pairs; a step costs 2q queries. 25 pairs are the 50 samples of the public code.
         mu: standard deviation of the samples, sigma in the paper: 0.001 for pixels in [0, 1].
-        difference: "central" is the paper's; "forward" spends q + 1 queries a step instead of 2q.
-        lr: first step size, per coordinate, or the length of a step in an l2 ball. None takes a fifth of an linf
+        difference: "central" is the paper's; "forward" spends q + 1 queries per step instead of 2q.
+        lr: first step size, per coordinate, or the length of a step in an l2 ball. None uses a fifth of an linf
             ball's radius, a tenth of an l2 ball's, and 0.01 where there is no ball.
         momentum: decay of the running mean of the estimates.
         plateau_length: steps over which the mean value must not rise.
@@ -69,7 +69,7 @@ class NES(DescentOptimizer[NESState, NESConfig]):
         m \leftarrow \beta m + (1 - \beta) \hat g, \quad x \leftarrow x - \eta\, \mathrm{sign}(m)
 
     In an l2 ball the step is \eta m / \|m\|. The step size is halved where the mean value of a step is higher than it
-    was ``plateau_length`` - 1 steps before. The public code spends one more query a step to see whether the iterate
+    was ``plateau_length`` - 1 steps before. The public code spends one more query per step to see whether the iterate
     succeeds; here a sample that does tells it.
 
     Source: Ilyas, Engstrom, Athalye and Lin (2018), "Black-box adversarial attacks with limited queries and
@@ -105,7 +105,7 @@ class NES(DescentOptimizer[NESState, NESConfig]):
 
     def _annealed(self, state: NESState, values: Tensor) -> NESState:
         """A smaller step size where the values have not fallen."""
-        # A step without any value has no mean, and NaN is no rise.
+        # A step without any value has no mean, and NaN is not a rise.
         recent = torch.cat((state.recent[:, 1:], values.nanmean(1, keepdim=True)), dim=1)
         seen = (state.seen + 1).clamp(max=self.config.plateau_length)
         full = (seen == self.config.plateau_length).to(values.device)

@@ -1,4 +1,4 @@
-"""A sweep over all directions of a space by differences, a few points a step, and its state within a run."""
+"""A sweep over all directions of a space by differences, a few points per step, and its state within a run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ZOLBFGSState(NamedTuple):
     floor: Tensor
     """(B,) the least distance of dense pairs: slopes over less have led nowhere."""
     ceiling: Tensor
-    """(B,) the largest: over more f is no quadratic."""
+    """(B,) the largest: over more f is not a quadratic."""
     gradient: Tensor
     """(B, d) at ``origin``."""
     origin: Tensor
@@ -109,7 +109,7 @@ def sweep_points(state: ZOLBFGSState, m: int) -> Tensor:
 
 
 def _single(state: ZOLBFGSState, m: int) -> Tensor:
-    """One point a coordinate, after x itself where f is not known there."""
+    """One point per coordinate, after x itself where f is not known there."""
     d = state.x.shape[1]
     at = state.done.unsqueeze(1) + torch.arange(m, device=state.x.device) - state.base.unsqueeze(1)
     real = (at >= 0) & (at < d)

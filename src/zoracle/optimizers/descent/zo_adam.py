@@ -18,7 +18,7 @@ class ZOAdamConfig(SamplingConfig, frozen=True, kw_only=True):
     """Settings of ZO-ADAM.
 
     Attributes:
-        lr: step size; None takes 8 / d, which the public code of Ruan et al. uses on MNIST.
+        lr: step size; None uses 8 / d, which the public code of Ruan et al. uses on MNIST.
         beta1: decay of the running mean of the estimates.
         beta2: decay of the running mean of their squares.
         eps: added to the root of the latter.

@@ -18,7 +18,7 @@ class ZOAdaMMConfig(SamplingConfig, frozen=True, kw_only=True):
     """Settings of ZO-AdaMM.
 
     Attributes:
-        lr: step size; None takes 16 / d, the best of 4 / d to 32 / d on validation images of the MNIST attack.
+        lr: step size; None uses 16 / d, the best of 4 / d to 32 / d on validation images of the MNIST attack.
         beta1: decay of the running mean of the estimates; 0.9 in the public code.
         beta2: decay of the running mean of their squares; 0.9 in the public code of attacks on single images (0.3
             for universal ones).

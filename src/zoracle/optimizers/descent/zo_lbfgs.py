@@ -27,7 +27,7 @@ class ZOLBFGSConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         num_directions: one less than the points of a step: a sweep over all directions takes several steps.
-        mu: distance of forward differences, and of the first dense pairs, a coordinate, in units of x; None follows
+        mu: distance of forward differences, and of the first dense pairs, per coordinate, in units of x; None follows
             the floating-point type, the scale, and the noise where it is known.
         memory: pairs of steps and gradient changes kept.
     """
@@ -38,15 +38,15 @@ class ZOLBFGSConfig(Config, frozen=True, kw_only=True):
 
 
 class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
-    r"""L-BFGS whose gradients are swept from finite differences, m points a step.
+    r"""L-BFGS whose gradients are swept from finite differences, m points per step.
 
-    A sweep measures the slope along each of d directions, one or two points a direction; then one step tries m lengths
-    along the quasi-Newton direction. Without noise slopes are forward differences along coordinates, and central ones
-    once these no longer lead down. Under noise directions are dense, the rows of a cosine transform with random signs,
-    so that a pair is \mu \sqrt d apart though each coordinate moves by \mu only: the noise of the gradient falls by
-    \sqrt d against coordinates. \mu grows until differences stand out from the noise, as long as the points probed
-    rise by no more than the run has gained. The line search fits a parabola, and once the gradient's energy is
-    mostly noise, steps are averaged: x moves by 1 / (k + 1) of the k-th such step.
+    A sweep measures the slope along each of d directions, one or two points per direction; then one step tries m
+    lengths along the quasi-Newton direction. Without noise slopes are forward differences along coordinates, and
+    central ones once these no longer lead down. Under noise directions are dense, the rows of a cosine transform with
+    random signs, so that a pair is \mu \sqrt d apart though each coordinate moves by \mu only: the noise of the
+    gradient falls by \sqrt d against coordinates. \mu grows until differences stand out from the noise, as long as the
+    points probed rise by no more than the run has gained. The line search fits a parabola, and once the gradient's
+    energy is mostly noise, steps are averaged: x moves by 1 / (k + 1) of the k-th such step.
 
     Coordinates at a bound where the slope leads out are left out of the direction, and points along it are projected.
 
@@ -114,7 +114,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         )
 
     def restarted(self, state: ZOLBFGSState, x: Tensor, loss: Tensor) -> ZOLBFGSState:
-        """The state that begins anew at x (B, d), where f is loss (B,), with the noise and the distance kept."""
+        """The state that restarts at x (B, d), where f is loss (B,), with the noise and the distance kept."""
         count, no = torch.zeros_like(state.mode), state.ended & False
         mode = torch.where(state.mode == DENSE, DENSE, CENTRAL if 2 * x.shape[1] <= self.queries_per_step else FORWARD)
         blank = torch.zeros_like(x)
@@ -218,7 +218,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
         search = told & (~dense | (gain > 4 * state.noise))
         quiet = ~told
         calm = torch.where(search, 0, state.calm + 1)
-        # The share of a step that is no noise, as far as its energy tells (James and Stein).
+        # The share of a step that is not noise, as far as its energy tells (James and Stein).
         share = (1 - error / gain.clamp(min=_TINY) + math.sqrt(2 / x.shape[1])).clamp(0, 1)
         moved = within(state.space, x + share.unsqueeze(1) * direction)
         state = state._replace(loss=loss)

@@ -16,7 +16,7 @@ class ZOSGDConfig(SamplingConfig, frozen=True, kw_only=True):
     """Settings of ZO-SGD.
 
     Attributes:
-        lr: step size; None takes 4 / d, which the public code of Ruan et al. uses on MNIST.
+        lr: step size; None uses 4 / d, which the public code of Ruan et al. uses on MNIST.
     """
 
     lr: Positive | None = None

@@ -16,7 +16,7 @@ class ZOSignSGDConfig(SamplingConfig, frozen=True, kw_only=True):
     """Settings of ZO-signSGD.
 
     Attributes:
-        lr: step size a coordinate; None takes 8 / d, which the public code of Ruan et al. uses on MNIST.
+        lr: step size a coordinate; None uses 8 / d, which the public code of Ruan et al. uses on MNIST.
     """
 
     lr: Positive | None = None

@@ -47,7 +47,7 @@ class GuidedLSTM(Reaching, nn.Module):
     \hat g = \frac{1}{d} \sum_i s_i u_i
 
     is very nearly the projection of the gradient on the span of all q directions: exact along the guesses, and
-    shrunk by about q / d in the rest, where the unbiased estimate would be mostly noise. It is no unbiased estimate
+    shrunk by about q / d in the rest, where the unbiased estimate would be mostly noise. It is not an unbiased estimate
     and not meant to be. Its squared cosine to the gradient is about \rho^2 + (1 - \rho^2) (q - G) / d, where \rho^2
     is the share of the gradient's energy in the guesses; \rho = 0 is what orthogonal directions give.
 
@@ -99,7 +99,7 @@ class GuidedLSTM(Reaching, nn.Module):
         self.pace = nn.Parameter(torch.zeros(4))
         self.shrink = nn.Parameter(torch.tensor([-3.0]))
         self.gates = Gates(SCALARS + g + more, RATES, seed=mix(seed, 2))
-        # An untrained one goes on to longer steps where a step won most of what its slope promised.
+        # An untrained one continues to longer steps where a step won most of what its slope promised.
         self.pacing = (
             Pacing(SCALARS + g + 2 + len(RATES) + more, {2: -0.5}, -0.15, most=_MOST_CHANGE, seed=mix(seed, 3))
             if arch.adaptive
@@ -205,7 +205,7 @@ class GuidedLSTM(Reaching, nn.Module):
         return Queries(points, u)
 
     def _waves(self, state: GuidedLSTMState) -> spectrum.Waves | None:
-        """The spectrum of the directions that lie along no guess; None where points are no images, or there are few."""
+        """The spectrum of the directions other than guesses; None if points are not images or d is small."""
         if not state.shape:
             return None
         channels, height, width = state.shape[0][0].tolist()

@@ -44,8 +44,8 @@ class PaperLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         gradient: "estimate", or "true" for the gradient-fed optimizer of Andrychowicz et al., which needs a
             first-order oracle and has no queries to shape.
         sampling_probability: share of the steps that draw from the learned covariance; the others draw from N(0, I),
-            by one coin a step.
-        lr: step size where ``update`` is "sgd"; None takes 4 / d.
+            by one coin per step.
+        lr: step size where ``update`` is "sgd"; None uses 4 / d.
         guided_alpha: share of Guided-ES that stays isotropic.
         guided_scaling: "published" or "balanced", see :func:`zoracle.directions.guided`.
     """

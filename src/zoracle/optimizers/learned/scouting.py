@@ -31,7 +31,7 @@ _AGREE = 0.35
 _ALIKE, _DIMENSIONS = 8.0, 1000
 #: So many slopes at least say how much they differ: one alone would differ by nothing.
 _PROBED = 4
-#: Mean slope at the whole reach, in units of that at r, from which on f goes on rising.
+#: Mean slope at the whole reach, in units of that at r, from which on f rising.
 _RISES = 0.6
 #: Share of a run after which one that is told to stay near is at mu. It begins at r all the same: its first steps
 #: then choose among valleys by more than the slope at one point.
@@ -81,7 +81,7 @@ def steps(wanted: int, num_directions: int, horizon: Tensor) -> Tensor:
 
 
 def near(reach: Tensor, until: Tensor, rows: Tensor) -> Told:
-    """Some rows (B,) bool are told to stay near; others go on as they are."""
+    """Some rows (B,) bool are told to stay near; others continue as they are."""
     return Told(torch.where(rows, reach * DISTANCE, reach), until.masked_fill(rows, _UNTIL))
 
 
@@ -151,7 +151,7 @@ def counted(tally: Tally, values: Tensor, mu: Tensor, reach: Tensor) -> Tally:
 
 
 def told(tally: Tally, reach: Tensor, until: Tensor, dim: int) -> Told:
-    """Where to probe after all that: far where slopes nearby are no guide, else near, and at mu where all is alike.
+    """Where to probe after all that: far where slopes nearby are not a guide, else near, and at mu where all is alike.
 
     Args:
         tally: of all steps. Where nothing is known a run stays near.

@@ -72,8 +72,8 @@ class Colour(NamedTuple):
 class SquareControllers(OneCandidate[SquareControllersState, SquareControllersConfig], nn.Module):
     r"""Random search with squares at the bounds of an linf ball, whose size and colour two small networks choose.
 
-    One query a step, kept where it has the lower loss; the first asks for vertical stripes. With the running mean r of
-    acceptance and the time \tau = (log(1 + t) / log(1 + T), t / T), a square
+    One query per step, kept where it has the lower loss; the first asks for vertical stripes. With the running mean r
+    of acceptance and the time \tau = (log(1 + t) / log(1 + T), t / T), a square
     holds the share
 
     .. math:: p = \sigma(\mathrm{MLP}_s(\tau, r))
@@ -109,9 +109,11 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
         space = bounded_space(start, "square-controllers")
         channels = image_shape(space)[0] if len(start.x) else 1
         if is_round(space):
-            raise InputError("square-controllers searches linf balls and boxes; take square in an l2 ball")
+            raise InputError("square-controllers searches linf balls and boxes; use square in an l2 ball")
         if channels > MOST_CHANNELS:
-            raise InputError(f"square-controllers takes up to {MOST_CHANNELS} channels, and images have {channels}")
+            raise InputError(
+                f"images have {channels} channels; expected at most {MOST_CHANNELS} for square-controllers"
+            )
         b = start.x.shape[0]
         return SquareControllersState(
             x=start.x,
@@ -139,7 +141,7 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
             key=state.key.next(),
             best=torch.where(better, values[:, 0], state.best),
         )
-        # The stripes are no square: what they win says nothing of sizes.
+        # The stripes are not a square: what they win says nothing of sizes.
         asked = state.best.isfinite().cpu()
         kept, decay = better.cpu().double(), self.config.decay
         index = queries.aux.number.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Bandits-TD: two queries a step around a prior that is carried from step to step (Ilyas, Engstrom and Madry, 2019)."""
+"""Bandits-TD: two queries per step around a prior that persists between steps (Ilyas, Engstrom and Madry, 2019)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _CELLS_A_SIDE, _FEWEST_CELLS = 50, 4
 
 
 class BanditsConfig(Config, frozen=True, kw_only=True):
-    """Settings of Bandits-TD. None takes the public code's value for the norm of the ball, linf where there is none.
+    """Settings of Bandits-TD. None uses the public code's value for the norm of the ball, linf where there is none.
 
     Two defaults are not the public code's, which are for attacks on ImageNet and its cross-entropy: ``online_lr``, 100
     there in linf and 0.1 in l2, and ``tile`` on small images. They were chosen on validation images of MNIST in an
     linf ball of 0.3: of ``online_lr`` 10, 1 and 0.1 and ``tile`` 1, 2 and 4, these succeeded first.
 
     Attributes:
-        lr: size of a step, per coordinate, or its length in an l2 ball. None takes a fifth of an linf ball's radius, a
+        lr: size of a step, per coordinate, or its length in an l2 ball. None uses a fifth of an linf ball's radius, a
             tenth of an l2 ball's, and 0.01 where there is no ball, as published.
         online_lr: learning rate of the prior, for a loss in nats.
         exploration: length of the random part of a query's direction, delta in the paper; 1 (linf) or 0.01 (l2).
         probe: length of the perturbation that is queried, eta in the paper; 0.1 (linf) or 0.01 (l2).
-        tile: pixels along the side of a cell of the prior. None takes a fiftieth of the image's shorter side, 6 of 299
+        tile: pixels along the side of a cell of the prior. None uses a fiftieth of the image's shorter side, 6 of 299
             as published; and at least 2 where that side has 8 pixels or more.
     """
 
@@ -140,7 +140,7 @@ class Bandits(Optimizer[BanditsState, BanditsConfig]):
         return torch.where(state.ball.round.unsqueeze(1), state.dual, state.dual.tanh())
 
     def _grid(self, shape: Tensor, d: int) -> Upsampling:
-        """The map from the prior to points; where a point is no image, the prior has its size."""
+        """The map from the prior to points; where a point is not an image, the prior has its size."""
         image = shape[0].tolist() if shape.shape[0] else [1, 1, d]
         return _tiling(*image, self.config.tile)
 

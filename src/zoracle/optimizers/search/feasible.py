@@ -71,7 +71,7 @@ def is_round(space: Space) -> bool:
 
 
 def image_shape(space: Space) -> tuple[int, int, int]:
-    """Channels, height and width of a point; (1, 1, d) where it is no image."""
+    """Channels, height and width of a point; (1, 1, d) where it is not an image."""
     channels, height, width = space.shape[0].tolist()
     return channels, height, width
 
@@ -91,7 +91,7 @@ def bounded_space(start: Start, name: str) -> Space:
         check_alike(space, name)
     if space is None or not (is_round(space) or bool((space.low.isfinite() & space.high.isfinite()).all())):
         raise InputError(
-            f"{name} searches a ball or a box, and here points may lie anywhere; give the attack a norm and an eps "
+            f"{name} searches a ball or a box, but points are unbounded; pass the attack a norm and an eps "
             "(--threat linf --eps 0.3), or minimize its bounds"
         )
     return space

@@ -23,7 +23,7 @@ class MAESConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         sigma: standard deviation of the first candidates, in units of ``scale``.
-        population: candidates a step, at least 4; None takes ``num_directions`` + 1. 4 + floor(3 ln d) is usual.
+        population: candidates per step, at least 4; None uses ``num_directions`` + 1. 4 + floor(3 ln d) is usual.
         num_directions: with it a step costs what forward differences along as many directions cost.
         lr_mean: share of the way that the mean goes to the weighted candidates. Less than 1 averages over steps, which
             is for noise and many local minima (Nomura, Akimoto and Ono, 2023).
@@ -102,7 +102,7 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         )
 
     def restarted(self, state: MAESState, x: Tensor, sigma: Tensor, rate: Tensor) -> MAESState:
-        """The state that begins anew at x (B, d) with a step size (B,), and learning rates times ``rate`` (B,)."""
+        """The state that restarts at x (B, d) with a step size (B,), and learning rates times ``rate`` (B,)."""
         return state._replace(
             x=x,
             sigma=sigma,

@@ -62,7 +62,7 @@ class RayS(OneCandidate[RaySState, RaySConfig]):
     and then from the start again. For each flip one query at the best r so far tells whether the boundary can be nearer
     at all; only where it is crossed is r searched by halves, between 0 and that r, to the tolerance.
 
-    One query a step. The first is the starting point, whose value tells its side from the other; the paper knows it.
+    One query per step. The first is the starting point, whose value tells its side from the other; the paper knows it.
     Beyond the boundary is what has a value below 3/4 of it. There is no randomness: the seed changes nothing.
 
     Rays are followed to the farthest bound at most, where the paper begins at 1; both clip to the same image.

@@ -43,8 +43,8 @@ class SignHunterState(NamedTuple):
 class SignHunter(OneCandidate[SignHunterState, SignHunterConfig]):
     r"""Keep the flip of a part of the signs s where f(P(x_0 + \epsilon s)) does not rise, for halves of parts in turn.
 
-    One query a step: all signs up, all flipped, then each half, each quarter, down to single coordinates. In an l2 ball
-    the step is along s / sqrt(d). Where f is linear the signs are those of its gradient after
+    One query per step: all signs up, all flipped, then each half, each quarter, down to single coordinates. In an l2
+    ball the step is along s / sqrt(d). Where f is linear the signs are those of its gradient after
     :math:`2^{\lceil \log_2 d \rceil + 1}` queries. Then it begins again around the best point found. The iterate is
     the best point so far. There is no randomness in it: the seed changes nothing.
 

@@ -26,8 +26,8 @@ class SimBAConfig(Config, frozen=True, kw_only=True):
     Attributes:
         basis: "pixel", one coordinate a direction; or "dct", one frequency of one channel.
         step: length of a step, the published epsilon for pixels in [0, 1].
-        freq_dims: frequencies of each axis in the first, lowest block of "dct"; None takes an eighth of the side.
-        stride: by how many frequencies the block grows whenever it has been tried; None takes a quarter of it.
+        freq_dims: frequencies of each axis in the first, lowest block of "dct"; None uses an eighth of the side.
+        stride: by how many frequencies the block grows whenever it has been tried; None uses a quarter of it.
     """
 
     basis: Literal["pixel", "dct"] = "pixel"
@@ -58,7 +58,7 @@ class SimBAState(NamedTuple):
 class SimBA(OneCandidate[SimBAState, SimBAConfig]):
     r"""x <- x + s q where that has the lower loss, for s = - epsilon and then + epsilon, q without replacement.
 
-    One query a step. The first is the starting point; the second sign is asked only where the first did not help, and
+    One query per step. The first is the starting point; the second sign is asked only where the first did not help, and
     a point that the bounds make equal to x is not asked at all. Directions are orthonormal, so that T steps in one
     pass end at most :math:`\sqrt T \epsilon` from the start. Where all have been tried they are tried again, in
     another order. Points are clipped to the box and drawn back into the ball where there is one.

@@ -22,11 +22,11 @@ class SNESConfig(Config, frozen=True, kw_only=True):
     Attributes:
         sigma: standard deviation of the first candidates, in units of ``scale``. 0.03 was the best of 0.01, 0.02,
             0.03, 0.05 and 0.1 on validation images of the MNIST attack.
-        population: candidates a step, at least 2; None takes ``num_directions`` + 1. The paper's rule is
+        population: candidates per step, at least 2; None uses ``num_directions`` + 1. The paper's rule is
             4 + floor(3 ln d), 23 for d = 784.
         num_directions: with it SNES costs what forward differences along as many directions cost.
         lr_mean: learning rate of the mean; 1 in the paper.
-        lr_sigma: learning rate of the standard deviations; None takes the paper's (3 + ln d) / (5 sqrt d).
+        lr_sigma: learning rate of the standard deviations; None uses the paper's (3 + ln d) / (5 sqrt d).
     """
 
     sigma: Positive = 0.03

@@ -33,7 +33,7 @@ class SquareAttackConfig(Config, frozen=True, kw_only=True):
     """Settings of Square Attack.
 
     Attributes:
-        p_init: share of the coordinates that the first squares change; None takes 0.3 in a box or linf ball and 0.1
+        p_init: share of the coordinates that the first squares change; None uses 0.3 in a box or linf ball and 0.1
             in an l2 ball.
     """
 
@@ -56,13 +56,13 @@ class SquareAttackState(NamedTuple):
 class SquareAttack(OneCandidate[SquareAttackState, SquareAttackConfig]):
     r"""Random search: x <- x' where f(x') < f(x), with x' as x but for one or two square windows.
 
-    One query a step. The first asks for vertical stripes (linf) or a grid of bumps (l2) at the bounds of the ball; the
-    starting point is not used. Squares have sides :math:`\sqrt{p h w}`, and p falls from ``p_init`` along the published
-    schedule, which is stretched to the horizon of the run (10,000 queries where that is open).
+    One query per step. The first asks for vertical stripes (linf) or a grid of bumps (l2) at the bounds of the ball;
+    the starting point is not used. Squares have sides :math:`\sqrt{p h w}`, and p falls from ``p_init`` along the
+    published schedule, which is stretched to the horizon of the run (10,000 queries where that is open).
 
-    In a box or linf ball a candidate sets a window to its upper or lower bound, one sign a channel, drawn again until
+    In a box or linf ball a candidate sets a window to its upper or lower bound, one sign per channel, drawn again until
     the point changes. In an l2 ball it takes the norm that a second window holds, and what is left of the ball, for a
-    bump in the first. A point that is no image has runs of coordinates for squares.
+    bump in the first. A point that is not an image has runs of coordinates for squares.
 
     Source: Andriushchenko, Croce, Flammarion and Hein (2020), "Square Attack: a query-efficient black-box adversarial
     attack via random search". Windows lie anywhere in the image, as in the paper; the public code never places one in
@@ -104,7 +104,7 @@ class SquareAttack(OneCandidate[SquareAttackState, SquareAttackConfig]):
         p_init = self.config.p_init
         if p_init is None:
             p_init = P_L2 if round_ else P_LINF
-        # The first query is no iteration of the schedule.
+        # The first query is not an iteration of the schedule.
         return p_init * halvings(state.key.step - 1, state.horizon)
 
 

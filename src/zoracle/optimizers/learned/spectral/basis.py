@@ -13,7 +13,7 @@ Shape = tuple[int, int, int]
 
 #: Frequencies of each axis that are modelled, the lowest: all of an image of this side.
 MOST = 64
-#: Where a point is no image, and its one axis is long: so many, and no larger a matrix than this.
+#: Where a point is not an image, and its one axis is long: so many, and no larger a matrix than this.
 MOST_ALONE, MOST_NUMBERS = 512, 2**25
 
 # Grey, and two opponent colours.

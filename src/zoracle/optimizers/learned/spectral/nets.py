@@ -76,7 +76,7 @@ class SpectralNets(nn.Module):
         self.requires_grad_(False)
 
     def prior(self, shape: Shape) -> Prior:
-        """The spectra of gradients at points of a shape; flat where points are no images."""
+        """The spectra of gradients at points of a shape; flat where points are not images."""
         size = basis.basis_of(shape).size
         out = _run(self.spectrum, basis.features(shape))
         if 1 in shape[1:]:

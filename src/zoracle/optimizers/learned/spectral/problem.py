@@ -139,7 +139,7 @@ class Problem:
         return point.reshape(-1)
 
     def _place(self, size: float, up: float, left: float) -> tuple[slice, slice, slice]:
-        """A window whose side falls from 0.6 of the image to a few pixels as the run goes on, a factor 2 each way."""
+        """A window whose side falls from 0.6 of the image to a few pixels as the run proceeds, a factor 2 each way."""
         _, height, width = self.shape
         done = min(1.0, self.words[2] / max(1, int(self.state.horizon[self.row])))
         side = 0.6 * 2.0 ** (2 * size - 1) * (1 + 200 * done) ** -0.5

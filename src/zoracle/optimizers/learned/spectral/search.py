@@ -24,9 +24,9 @@ from zoracle.types import Queries
 
 
 class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn.Module):
-    r"""Random search in a ball, guided by a learned model of what gradients of classifiers look like.
+    r"""Random search within a ball, guided by a learned model of what gradients of classifiers look like.
 
-    One query a step, kept where it has the lower loss.
+    One query per step, kept where it has the lower loss.
 
     *Patterns*: periodic patterns of signs at the bounds. A Gaussian model of their losses, learned on many networks,
     is conditioned on the answers so far, and the one with the best chance of a success is asked next, while that
@@ -42,7 +42,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
     whether the move was kept or not, and z and s by a step of their likelihood. The next candidate is the point of
     the ball that minimises the linear model, with one probe in it of the coefficient that is least known.
 
-    *Windows*: in a box or linf ball a part of the queries sets a square window to its bounds, one sign a channel, or
+    *Windows*: in a box or linf ball a part of the queries sets a square window to its bounds, one sign per channel, or
     to the opposite ones: of a few random ones that which the model likes best. How large a part follows from what
     either kind of move has won.
 

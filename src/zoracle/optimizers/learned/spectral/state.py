@@ -33,7 +33,7 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         patterns: patterns asked for at the start, at most.
-        chance: patterns go on while one of them has at least this chance to succeed.
+        chance: patterns continue while one of them has at least this chance to succeed.
         trust: weight of an answer about one pattern in the chances of others; 1 is the fitted model's own.
         probe: size of a probe, in standard deviations of the coefficient that it is to tell.
         noise: variance of an answer that the linear model leaves unexplained, as a share of what it explains.
