@@ -4,7 +4,8 @@
 
 f is 0.9 at the start and 0 near 0.1 in each coordinate; noise is drawn anew for each point. With ``--grows`` its
 standard deviation is so many times f. ``--high`` bounds every coordinate from above, by .08 say, which binds most of
-them. Printed is f without its noise at ``x`` and at ``last``, less the lowest value within the bounds: median and worst.
+them. Printed is f without its noise at ``x`` and at ``last``, less the lowest value within the bounds: median and
+worst.
 """
 
 from __future__ import annotations

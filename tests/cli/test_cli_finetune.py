@@ -115,7 +115,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(monkeypatch, capsys) ->
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     told = [load_optimizer(name).metadata["training"]["initial_validation_ratio"] for name in ("whole", "parts")]
     assert told[0] == told[1]
-    # A finished one is not trained again, and goes on elsewhere under its folder's name.
+    # A finished one is not trained again, and continues elsewhere under its folder's name.
     run("finetune", "whole", "--task", "smooth.py:Bowls:dim=2", *SMALL, "--out", "further")
     assert load_optimizer("further").metadata["training"]["config"]["initial"] == "whole"
 

@@ -216,9 +216,7 @@ def test_a_strangers_folder_sends_no_key(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     attack("--resume", "--out", str(out), code=2)
     told = capsys.readouterr()
-    assert (
-        "sends the key in the environment variable STOLEN to http://127.0.0.1:9/v2/models/m; where that is" in told.err
-    )
+    assert "sends the key in the environment variable STOLEN to http://127.0.0.1:9/v2/models/m; to allow it" in told.err
     assert told.err.count("\n") == 1
     assert "the target of this run is http://127.0.0.1:9" in told.out, "named before the first request"
 
@@ -292,7 +290,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
                 log = tmp_path / f"{size}.jsonl"
                 with OpenInference(server.url, chunk=1, concurrency=2, log=log) as box:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-                    with pytest.raises(InputError, match=r"cannot write .*jsonl: File too large; mended") as caught:
+                    with pytest.raises(InputError, match=r"cannot write .*jsonl: File too large; fix this") as caught:
                         box(torch.zeros(9, 4))
                 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
                 assert "\n" not in str(caught.value)

@@ -24,7 +24,7 @@ class Secrets:
     """Keys, and the one place where a text from a server is made fit to be shown.
 
     Its own form of a key is replaced by ``***``. Then the text is decoded in every usual way, also several times:
-    escapes of JSON, C, CSS, URLs, HTML and quoted-printable, bases from 2 to 85 and whole numbers, packed or not, lists
+    escapes of JSON, C, CSS, URLs, HTML and quoted-printable, bases from 2 to 85 and integers, packed or not, lists
     of character codes, EBCDIC, letters of other widths, scripts, cases or with anything between them. Where that gives
     six characters of a key in a row, forwards or backwards, or moved along the alphabet, the whole text is left out; so
     it is where nearly all characters of a long key are there in another order. It is cut to size last.

@@ -33,7 +33,7 @@ class Draw(NamedTuple):
     direction: int
 
     def key(self, tensor: int, stream: int = 0) -> int:
-        """The key of a tensor's words, a signed 64-bit number; the stream tells apart a direction's draws."""
+        """The key of a tensor's words, a signed 64-bit number; the stream distinguishes a direction's draws."""
         words = (self.seed, self.step, self.direction, tensor, stream)
         key = keyed.mix(*words) << 32 | keyed.mix(*words, 1)
         return key - (1 << 64) if key >> 63 else key
@@ -70,7 +70,7 @@ class Signs:
     """A key's signs: each element 1 or -1 with equal chance.
 
     The block that was made last is kept, since a step takes back a direction and moves along it in one go. It is
-    overwritten by the next call: memory that is taken and given back a thousand times a step costs as much as the
+    overwritten by the next call: memory that is taken and given back a thousand times per step costs as much as the
     numbers in it.
     """
 

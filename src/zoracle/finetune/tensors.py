@@ -111,7 +111,7 @@ def snap(weights: Tensor, reach: float, room: Tensor | None = None) -> None:
     Args:
         weights: (n,) of one floating-point type.
         reach: a power of two.
-        room: (n,) of the same type, which is overwritten; None takes new memory.
+        room: (n,) of the same type, which is overwritten; None uses new memory.
     """
     toward = torch.sign(weights, out=room) if room is not None else weights.sign()
     weights.add_(toward, alpha=reach).sub_(toward, alpha=reach)

@@ -62,9 +62,9 @@ class ZerothOrder(torch.optim.Optimizer):
     Args:
         params: parameters, named parameters or groups of them, as in torch.optim; all of them are trained.
         optimizer: a name, a folder, or an optimizer; "zo-lstm" means "zo-lstm-universal" here.
-        lr: step size; None takes that of the optimizer's settings, and ``DEFAULT_LR`` where they have none.
+        lr: step size; None uses that of the optimizer's settings, and ``DEFAULT_LR`` where they have none.
         scale: by how much a parameter typically has to change, the unit of ``lr``, ``mu`` and learned steps.
-        horizon: steps that the training will take, for optimizers that follow a schedule; None takes that of their
+        horizon: steps that the training will take, for optimizers that follow a schedule; None uses that of their
             settings.
         seed: keys the random directions.
         guard: whether a learned optimizer is guarded; False leaves it alone, where losses may rise because the data
@@ -112,7 +112,7 @@ class ZerothOrder(torch.optim.Optimizer):
         self._run = self._begin(x0)
         self._offer_lr()
         self._watch = guards.Watch()
-        # One point a call: there is one model.
+        # One point per call: there is one model.
         self._oracle = Oracle(self._rescaled, chunk=1)
         self._publish()
 
@@ -175,7 +175,7 @@ class ZerothOrder(torch.optim.Optimizer):
             InputError: it is called later.
         """
         if self._oracle is not None:
-            raise InputError("parameters cannot be added to a ZerothOrder that exists; make a new one with all of them")
+            raise InputError("parameters cannot be added to an existing ZerothOrder; create a new one with all of them")
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -269,7 +269,9 @@ class ZerothOrder(torch.optim.Optimizer):
             self.defaults["lr"] = DEFAULT_LR if lr is None else float(lr)
         for group in self.param_groups:
             if "lr" in group and "lr" not in self.defaults:
-                raise InputError(f"a group has an lr, and {type(self._optimizer).__name__} takes none from there")
+                raise InputError(
+                    f"a group has an lr, which {type(self._optimizer).__name__} does not use; leave it out"
+                )
             group.update({**self.defaults, **group})
 
     def _at_lr(self) -> Optimizer[Any, Any]:
@@ -302,7 +304,9 @@ def _chosen(optimizer: Any, lr: float | None, settings: dict[str, Any]) -> Optim
     rate: dict[str, Any] = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, Optimizer):
         if settings:
-            raise InputError(f"settings {', '.join(settings)} go with an optimizer's name; this is a made optimizer")
+            raise InputError(
+                f"settings {', '.join(settings)} were given with an optimizer object; expected them with a name only"
+            )
         chosen = with_settings(optimizer, **rate) if rate else optimizer
     elif isinstance(optimizer, str | Path):
         chosen = resolve(str(optimizer), **settings, **rate).optimizer
@@ -310,7 +314,7 @@ def _chosen(optimizer: Any, lr: float | None, settings: dict[str, Any]) -> Optim
         raise InputError(f"optimizer is a {type(optimizer).__name__}; expected a name, a folder, or an optimizer")
     if chosen.order:
         raise InputError(
-            f"optimizer {type(chosen).__name__} is fed true gradients, and a closure has only values; expected one "
-            "that needs none, zo-adam say"
+            f"optimizer {type(chosen).__name__} needs true gradients, but a closure has only values; expected one "
+            "such as zo-adam"
         )
     return chosen

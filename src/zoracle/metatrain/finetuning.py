@@ -24,7 +24,7 @@ class FineTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         unrolls: how many unrolls from fresh starting points.
-        steps: T, steps of one unroll and of a validation run; None takes the task's own number.
+        steps: T, steps of one unroll and of a validation run; None uses the task's own number.
         meta_batch: problems in one unroll.
         lr: step size of Adam, which falls to a tenth of it.
         problems: how many problems of the training split; all where None.
@@ -118,7 +118,7 @@ def _trained(loaded: Loaded, name: str) -> TrainConfig | None:
     """The config that weights were trained with; None where their file does not say.
 
     Raises:
-        InputError: they are no weights, or were not trained by unrolls.
+        InputError: they are not weights, or were not trained by unrolls.
     """
     training = loaded.metadata.get("training")
     if not isinstance(training, dict):

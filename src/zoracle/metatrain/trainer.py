@@ -113,7 +113,7 @@ class Trainer:
         while at.stage < len(self.config.stages):
             stage = self.config.stages[at.stage]
             if self.config.initial is not None and at.stage == at.unroll == 0:
-                at.initial = self.validate(stage)  # what training goes on from is kept where nothing is better
+                at.initial = self.validate(stage)  # what training continues from is kept where nothing is better
             while at.unroll < stage.unrolls:
                 self._advance(stage, on_report)
             self._end_stage()
@@ -216,7 +216,7 @@ class Trainer:
         self._save()
 
     def _step(self, stage: Stage, update: Update) -> None:
-        """One step along a gradient; one exploded segment must not destroy the weights, its unroll simply goes on."""
+        """One step along a gradient; one exploded segment must not destroy the weights, its unroll simply continues."""
         at = self.progress
         if not self.descent.clip():
             self.skipped += 1
