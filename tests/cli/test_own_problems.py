@@ -27,6 +27,12 @@ def bowls(x):
     return (np.arange(1, x.shape[1] + 1) * (x - 0.3) ** 2).sum(1)
 
 
+def nervous(x):  # every third answer is NaN
+    found = classify(x)
+    found[[i for i in range(len(found)) if (len(COUNT) + i) % 3 == 2]] = np.nan
+    return found
+
+
 def classify(x):
     COUNT.append(len(x))
     weights = np.random.default_rng(1).standard_normal((16, 3)).astype("float32")
@@ -142,3 +148,36 @@ def test_what_cannot_work_is_one_line_before_the_first_query(own, capsys, argv, 
     assert err.count("\n") == 1, err
     assert message in err
     assert not own.COUNT
+
+
+@pytest.mark.filterwarnings("always::zoracle.errors.NonFiniteWarning")
+def test_answers_that_are_nan_are_said_and_end_no_attack(capsys):
+    words = ("--data", "own.npz", "--threat", "linf", "--eps", 0.2, "--no-check-start", "--budget", 120, "--no-verify")
+    run("attack", "--target", "mine.py:classify", *words, "--out", "sound")
+    capsys.readouterr()
+    run("attack", "--target", "mine.py:nervous", *words, "--out", "nervous")
+    told = capsys.readouterr().err
+    assert "% of the values (" in told
+    assert "were NaN or infinite" in told
+    sound, nervous = (read(f"{name}/table.json") for name in ("sound", "nervous"))
+    assert sound[-1]["broken"] >= 3
+    # A step of one point that has no value is one point lost, and not the end of an image's attack.
+    assert nervous[-1]["broken"] >= sound[-1]["broken"] - 1
+    for row in nervous:
+        if row["attacked"] > row["broken"]:
+            assert row["non_finite_values"] > 0
+    assert all(row["queries_per_problem"] > 3 for row in nervous[:1])
+
+
+@pytest.mark.filterwarnings("always::zoracle.errors.NonFiniteWarning")
+def test_a_target_that_has_stopped_answering_ends_the_attack_before_the_budget(capsys):
+    Path("dead.py").write_text(
+        "import numpy as np\nCALLS = []\n\n\ndef classify(x):\n    CALLS.append(1)\n"
+        "    return np.full((len(x), 3), np.nan) if len(CALLS) > 1 else np.eye(3)[[0] * len(x)]\n"
+    )
+    np.savez("one.npz", images=np.full((2, 1, 4, 4), 0.5, dtype="float32"), labels=np.array([0, 0]))
+    words = ("--threat", "linf", "--eps", 0.2, "--optimizers", "square", "--budget", 500, "--no-verify")
+    run("attack", "--target", "dead.py:classify", "--data", "one.npz", *words, "--out", "dead")
+    (row,) = read("dead/table.json")
+    assert (row["non_finite_values"], row["queries_per_problem"]) == (2 * 20, 21)
+    assert "95.2% of the values (40) were NaN or infinite" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from valleys import FakeTask, M, sgd
 from zoracle.comparison import entries as module
 from zoracle.comparison.compare import Output, compare
 from zoracle.comparison.tune import tune
-from zoracle.errors import InputError
+from zoracle.errors import InputError, NonFiniteWarning
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
 from zoracle.storage.runfolder import open_run, write_npz
@@ -212,7 +212,8 @@ def test_without_the_extra_everything_else_is_written(tmp_path, monkeypatch):
 
 def test_failures_stay_in_the_table(tmp_path):
     task = FakeTask(nan_after={20: 0})
-    found = compare(task, TWO, RunSpec(seeds=1), out=tmp_path)
+    with pytest.warns(NonFiniteWarning, match=r"of the values \(\d+\) were NaN or infinite"):
+        found = compare(task, TWO, RunSpec(seeds=1), out=tmp_path)
     assert all(row.ratio_undefined == 1 for row in found.rows)
     json.loads(found.paths["table"].read_text(), parse_constant=pytest.fail)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from zoracle.comparison.entries import UNTUNED, Entry, FreshTuning, OnProgress, 
 from zoracle.comparison.progress import Display, shown
 from zoracle.comparison.rivals import Minimiser, run_rivals
 from zoracle.comparison.tune import Criterion
-from zoracle.errors import InputError, printable
+from zoracle.errors import InputError, NonFiniteWarning, printable
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.verification import Verified, verify
@@ -37,6 +38,7 @@ from zoracle.tasks.config import task_config
 __all__ = ["Comparison", "Ensemble", "OnProgress", "Output", "RunSpec", "Tuning", "compare"]
 
 _DEFAULT = RunSpec(seeds=3)
+_FEW_LOST = 0.01  # a share of values that are not finite which needs no warning
 
 
 class Comparison(NamedTuple):
@@ -155,9 +157,12 @@ def compare(
         if run is not None:
             found = found._replace(verified=verified)
             paths = write_run(run, task, objective, rows, found, records, notes, heading, attack=output.attack)
+    asked = [row for row in rows if row.optimizer != WORST]
+    if unreadable := [lost for row in asked if (lost := row.lost(more_than=_FEW_LOST))]:
+        warnings.warn("; ".join(unreadable), NonFiniteWarning, stacklevel=2)
     if console is not None:
         console.print(rich_table(rows, heading, console.width))
-        for note in notes:
+        for note in [*notes, *(lost for row in asked if not unreadable and (lost := row.lost()))]:
             console.print(printable(note), style="dim", markup=False, highlight=False)
         if "report" in paths:
             console.print(f"report: {paths['report']}", markup=False, highlight=False, soft_wrap=True)

@@ -222,12 +222,7 @@ def _many(number: int, word: str) -> str:
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
-    told = [
-        f"{row.optimizer}: {row.non_finite_values:,} values were not finite, "
-        f"and {row.non_finite_finals:,} runs ended so."
-        for row in rows
-        if row.non_finite_values or row.non_finite_finals
-    ]
+    told = [f"{lost}; {row.non_finite_finals:,} runs ended so." for row in rows if (lost := row.lost())]
     undefined = max((row.ratio_undefined for row in rows), default=0)
     if undefined:
         told.append(f"{undefined:,} runs start at a loss that is not positive; they are left out of the ratios alone.")

@@ -72,6 +72,14 @@ class Row(NamedTuple):
     weights: str | None = None
     """What its weights are called, where "optimizer" is another name for them."""
 
+    def lost(self, more_than: float = 0.0) -> str | None:
+        """A line on the values that were not finite; None where they are no more than a share of all."""
+        asked = round(self.queries_per_problem * self.problems * self.seeds)
+        if not self.non_finite_values > more_than * asked:
+            return None
+        share = self.non_finite_values / max(1, asked)
+        return f"{self.optimizer}: {share:.1%} of the values ({self.non_finite_values:,}) were NaN or infinite"
+
 
 def rows_of(
     results: Mapping[str, Result],

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from zoracle.types import Evaluation, Queries, StopReason, Trajectory
 
+#: A step of so many points without a finite value ends a problem. Where a step has fewer, it takes so many values, at
+#: least half of all that were asked for.
+_MANY, _HOPELESS = 4, 20
+
 
 def blank(steps: int, x: Tensor) -> Trajectory:
     """The trajectory of B problems at x (B, d) that have not begun, with room for this many steps."""
@@ -102,6 +106,10 @@ def note_reasons(
 ) -> None:
     """Note which live problems (L,) stop now: with nothing finite, at the target, or at a success."""
     dead = evaluation.loss.isnan().all(1).cpu()
+    if evaluation.loss.shape[1] < _MANY:
+        # One point that could not be evaluated says nothing about the next; a run of them does.
+        lost, asked = record.non_finite[live], record.total_queries[live]
+        dead &= (lost >= _HOPELESS) & (2 * lost >= asked)
     record.reason[live[dead]] = StopReason.NON_FINITE
     if target is not None:
         record.reason[live[record.best_loss[live] <= target]] = StopReason.TARGET
