@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "zoracle"
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
     frozenset({"settings"}),
-    frozenset({"keyed", "state", "storage", "calling", "upsampling", "images", "estimators"}),
+    frozenset({"keyed", "state", "storage", "calling", "upsampling", "images", "estimators", "group"}),
     frozenset({"directions", "blackboxes", "results"}),
     frozenset({"objectives", "optimizers"}),
     frozenset({"tasks", "rollout"}),

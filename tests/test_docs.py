@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 
 import zoracle
 from zoracle.cli.main import cli
@@ -125,6 +126,13 @@ def test_commands_are_accepted(page: Path) -> None:
             assert words[1] in targets, words
         elif words[0] == "zoracle":
             check_command(words[1], words[2:])
+        elif words[0] == "torchrun" and "-m" in words:
+            module = words.index("-m") + 1
+            assert words[module] == "zoracle"
+            get_args_parser().parse_args(words[1:])
+            check_command(words[module + 1], words[module + 2 :])
+        elif words[0] in ("torchrun", "python"):
+            assert any((ROOT / word).is_file() for word in words) or words[1] == "-m", words
         else:
             assert words[0] == "pip", f"{words[0]} is not a command that this test knows"
 

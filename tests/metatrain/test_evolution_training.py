@@ -11,6 +11,7 @@ from torch import nn
 
 from trainings import BowlTask, Sealed, config, families, meta_gradient
 from zoracle.errors import InputError
+from zoracle.group import Group
 from zoracle.metatrain.config import Family, Stage
 from zoracle.metatrain.evolution import Whole, ascent
 from zoracle.metatrain.loss import MetaLoss
@@ -123,11 +124,11 @@ def test_each_familys_gradient_is_clipped_by_itself() -> None:
 
 def test_a_gradient_that_is_not_finite_adds_nothing() -> None:
     module = linear(2)
-    with clipped(module, 1.0):
+    with clipped(module, 1.0, Group()):
         module(torch.ones(2)).sum().backward()
     kept = module.weight.grad.clone()
     assert float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])) == pytest.approx(1.0)
-    with clipped(module, 1.0):
+    with clipped(module, 1.0, Group()):
         (module(torch.ones(2)) * math.inf).sum().backward()
     assert torch.equal(module.weight.grad, kept)
 

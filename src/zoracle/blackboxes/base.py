@@ -30,10 +30,12 @@ class BlackBox(ABC):
     Attributes:
         differentiable: whether autograd passes through (white box, used in meta-training only).
         outputs: what the model returns, where whoever made the black box declared it; "auto" otherwise.
+        remote: whether it is asked over a network: calls are kept large then, and one process makes them.
     """
 
     differentiable: bool = False
     outputs: Outputs = "auto"
+    remote: bool = False
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs (N, classes) of inputs (N, ...).

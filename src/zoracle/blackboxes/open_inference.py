@@ -89,6 +89,8 @@ class OpenInference(BlackBox):
     Source: Open Inference Protocol v2 and its binary tensor data extension (KServe).
     """
 
+    remote = True
+
     def __init__(
         self,
         url: str,

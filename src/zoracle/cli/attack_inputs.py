@@ -105,8 +105,8 @@ def attacked(request: Request, inputs: Inputs) -> Task:
     server = target.lower().startswith(("http://", "https://"))
     if server and inputs.arguments.get("outputs") == "labels":
         raise InputError("--labels-only needs a function, a torch module or an ONNX file, but --target is a server")
-    if request.workers > 1 and server:
-        raise InputError(f"--workers is {request.workers}; expected 1 for a server, use --concurrency instead")
+    if server:
+        _one_process(request.workers)
     made = _given(request.threat, inputs, data)
     if request.tune:
         try:
@@ -180,9 +180,17 @@ def for_validation(threat: Threat, inputs: Inputs, workers: int) -> NamedImages:
         InputError: they cannot be used, or a server would be asked by several workers.
     """
     data, target = _both(inputs)
-    if workers > 1 and target.lower().startswith(("http://", "https://")):
-        raise InputError(f"--workers is {workers}; expected 1 for a server, use --concurrency instead")
+    if target.lower().startswith(("http://", "https://")):
+        _one_process(workers)
     return _given(threat, inputs, data, "valid")
+
+
+def _one_process(workers: int) -> None:
+    """Raise where several processes would ask one server."""
+    if workers > 1:
+        raise InputError(f"--workers is {workers}; expected 1 for a server, use --concurrency instead")
+    if click.get_current_context().obj is not None:
+        raise InputError("torchrun started several processes; expected one for a server, use --concurrency instead")
 
 
 def _both(inputs: Inputs) -> tuple[str, str]:

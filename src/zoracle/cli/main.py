@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -75,15 +76,24 @@ def cli(ctx: click.Context, threads: int | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 2 unusable input, 130 interrupted)."""
+    """Run the command line; returns the exit code (0 done, 2 unusable input, 130 interrupted).
+
+    Under torchrun the first process runs the command and the others share its evaluations; all of them train.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process
+            from zoracle.cli import torchrun
+
+            given = sys.argv[1:] if argv is None else argv
+            together = next((part for part in given if part in _COMMANDS), None) == "train"
+            return torchrun.together(partial(_run, argv)) if together else torchrun.shared(partial(_run, argv))
         return _run(argv)
 
 
-def _run(argv: list[str] | None) -> int:
+def _run(argv: list[str] | None, processes: object = None) -> int:
     try:
-        code = cli.main(args=argv, prog_name="zoracle", standalone_mode=False)
+        code = cli.main(args=argv, prog_name="zoracle", standalone_mode=False, obj=processes)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code

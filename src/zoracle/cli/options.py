@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 import torch
+from click.core import ParameterSource
 from rich.console import Console
 
 from zoracle.cli.threat_options import Threat, take_threat, threat_options
@@ -15,6 +16,7 @@ from zoracle.comparison.compare import Comparison, Ensemble, Output, compare
 from zoracle.comparison.named import load_named_optimizers, use_of
 from zoracle.comparison.rivals import Minimiser
 from zoracle.errors import InputError
+from zoracle.evaluation.pool import Pool
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import PLAIN, Loaded
@@ -65,6 +67,21 @@ workers_option = click.option(
     show_default=True,
     help="Processes that share the work and the CPU threads; one per core is fastest.",
 )
+
+
+def processes(workers: int) -> int | Pool:
+    """What shares the work: so many processes, or those that torchrun started.
+
+    Raises:
+        InputError: there are both.
+    """
+    ctx = click.get_current_context()
+    if ctx.obj is None:
+        return workers
+    if ctx.get_parameter_source("workers") is ParameterSource.COMMANDLINE:
+        raise InputError(f"--workers is {workers}, and torchrun started processes already; leave one of them out")
+    pool: Pool = ctx.obj
+    return pool
 
 
 #: The default ensemble within a ball, by norm: the learned attack and two others. In linf balls these broke most of 60
@@ -258,7 +275,7 @@ def run_comparison(
         settings=() if request.settings is None else read_tuned(request.settings),
         rivals=rivals,
         ensemble=Ensemble(every=request.every) if together else None,
-        workers=request.workers,
+        workers=processes(request.workers),
         out=Output(request.out, title, attack, weights_of(loaded), request.verify, command),
         console=Console(),
     )

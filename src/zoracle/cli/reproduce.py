@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from zoracle.cli.options import workers_option
+from zoracle.cli.options import processes, workers_option
 from zoracle.errors import InputError, MissingExtraError
 from zoracle.experiments import registry
 from zoracle.experiments.reproduce import changed, reproduce, spoken
@@ -52,7 +52,7 @@ def command(name: str, quick: bool, out: Path, optimizers: str | None, changes: 
                 quick=quick,
                 settings=settings[experiment.name],
                 optimizers=optimizers,
-                workers=workers,
+                workers=processes(workers),
                 console=console,
             )
         except MissingExtraError as error:

@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Options that say nothing of the run: where it is kept.
 _FREE = ("out", "resume")
 #: Options that may be others when it continues; those of the run where none are given.
-_MAY_DIFFER = ("batch",)
+_MAY_DIFFER = ("batch", "workers")
 #: What a folder may not say by itself: which secret is sent to the server that it names.
 _SECRET = "target_api_key_env"
 

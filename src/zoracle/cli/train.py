@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zoracle.errors import InputError, require
+from zoracle.group import Group
 from zoracle.metatrain import recipe
 from zoracle.metatrain.recipe import Training, TrainingReport
 from zoracle.storage.files import check_writable
@@ -21,18 +22,29 @@ from zoracle.storage.files import check_writable
 @click.argument("config", metavar="CONFIG")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; use the same one to resume.")
 @click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log (extra: tensorboard).")
-def command(config: str, out: Path, tensorboard: bool) -> None:
-    """Train a learned optimizer from CONFIG, a TOML file or the name of a recipe in the package."""
+@click.pass_obj
+def command(group: Group | None, config: str, out: Path, tensorboard: bool) -> None:
+    """Train a learned optimizer from CONFIG, a TOML file or the name of a recipe in the package.
+
+    Under torchrun, the processes divide the problems of each meta-batch, or the pairs of evolution.
+    """
     text, where = _text(config)
     made = recipe.parse(text, where)
     check_writable(out / "history.jsonl")
-    follow(recipe.training(made, out), out, tensorboard)
+    follow(recipe.training(made, out, group), out, tensorboard, leads=group is None or group.leads)
 
 
-def follow(training: Training, out: Path, tensorboard: bool = False) -> None:
-    """Do what is left of a training, with a progress bar, a line for each event, and a history in its folder."""
-    writer = _tensorboard(out) if tensorboard else None
-    console = Console()
+def follow(training: Training, out: Path, tensorboard: bool = False, *, leads: bool = True) -> None:
+    """Do what is left of a training, with a progress bar, a line for each event, and a history in its folder.
+
+    Args:
+        training: what to do.
+        out: its folder.
+        tensorboard: also write a TensorBoard log.
+        leads: this process prints and writes; of several that share a training one does.
+    """
+    writer = _tensorboard(out) if tensorboard and leads else None
+    console = Console(quiet=not leads)
     if training.done:
         console.print(f"resuming after {training.done} of {training.total} unrolls", highlight=False)
     columns = (
@@ -44,7 +56,7 @@ def follow(training: Training, out: Path, tensorboard: bool = False) -> None:
 
         def report(told: TrainingReport) -> None:
             bars.update(bar, completed=told.done, description=told.brief)
-            if told.figures:
+            if told.figures and leads:
                 with (out / "history.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"done": told.done, **told.figures}) + "\n")
             for line in told.lines:

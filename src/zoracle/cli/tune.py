@@ -11,7 +11,7 @@ from rich.console import Console
 
 from zoracle.cli.attack_inputs import for_validation, input_options, take_inputs
 from zoracle.cli.function_options import function_options, take_function
-from zoracle.cli.options import workers_option
+from zoracle.cli.options import processes, workers_option
 from zoracle.cli.threat_options import Threat, task_for, threat_options
 from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.comparison.tune import GRIDS, tunable, tune
@@ -75,7 +75,7 @@ def command(
         read_tuned(out)  # something else must not be found there after hours
     console = Console()
     records = []
-    with started(workers) as pool:
+    with started(processes(workers)) as pool:
         for label, optimizer in optimizers_to_tune:
             record = tune(
                 made,

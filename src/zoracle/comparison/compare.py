@@ -18,9 +18,10 @@ from zoracle.comparison.rivals import Minimiser, run_rivals
 from zoracle.comparison.tune import Criterion
 from zoracle.errors import InputError, NonFiniteWarning, printable
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.pool import Pool
 from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.verification import Verified, verify
-from zoracle.evaluation.workers import Workers, check_workers, started
+from zoracle.evaluation.workers import check_workers, started
 from zoracle.objectives.attack import ImageAttack
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer
@@ -85,7 +86,7 @@ def compare(
     settings: Sequence[Tuned] = (),
     ensemble: Ensemble | None = None,
     rivals: Mapping[str, Minimiser] | None = None,
-    workers: int = 1,
+    workers: int | Pool = 1,
     out: str | Path | Output | None = None,
     console: Console | None = None,
     on_progress: OnProgress | None = None,
@@ -103,8 +104,8 @@ def compare(
         ensemble: the optimizers are attacks that share each image's budget, see :class:`Ensemble`; None gives each the
             whole budget, on all problems.
         rivals: minimisers of other libraries, by label, which get the same points and budget.
-        workers: processes that share the work; changes speed, and the batch where that is left open. A script has to
-            ask for more than one from under ``if __name__ == "__main__":``.
+        workers: processes that share the work, or a pool of them; results are the same bits for any number. A script
+            has to ask for more than one from under ``if __name__ == "__main__":``.
         out: the run folder, or that and what is written there; None writes nothing.
         console: where the table, notes and progress are printed; None prints nothing.
         on_progress: told after each step.
@@ -210,7 +211,7 @@ def _each(
     entries: Sequence[Entry],
     spec: RunSpec,
     run: RunFolder | None,
-    workers: Workers | None,
+    workers: Pool | None,
     display: Display,
 ) -> dict[str, Result]:
     """Each optimizer on all problems."""

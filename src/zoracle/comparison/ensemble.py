@@ -13,8 +13,8 @@ from zoracle.comparison.entries import Entry, folder
 from zoracle.comparison.progress import Display
 from zoracle.errors import BudgetError
 from zoracle.evaluation.evaluate import evaluate
+from zoracle.evaluation.pool import Pool
 from zoracle.evaluation.spec import RunSpec
-from zoracle.evaluation.workers import Workers
 from zoracle.objectives.attack import ImageAttack
 from zoracle.optimizers.base import Optimizer
 from zoracle.results.result import Result, join
@@ -78,7 +78,7 @@ def run_ensemble(
     specs: Sequence[RunSpec],
     ensemble: Ensemble,
     run: RunFolder | None,
-    workers: Workers | None,
+    workers: Pool | None,
     display: Display,
 ) -> dict[str, Result]:
     """Make the attacks one after the other; each has a folder for each seed among the run's pieces.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoracle.comparison.tune import Criterion, tunable, tune, untouched
+from zoracle.evaluation.pool import Pool
 from zoracle.evaluation.spec import RunSpec
-from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.results.tuned import Tuned, tuned
 from zoracle.tasks.base import Task
@@ -85,7 +85,7 @@ class FreshTuning(NamedTuple):
     criterion: Criterion
     pieces: Path | None
     """Where the run keeps what is done."""
-    workers: Workers | None
+    workers: Pool | None
     on_progress: OnProgress
 
     def tune(self, entries: Sequence[Entry], notes: list[str]) -> tuple[list[Entry], list[Tuned]]:

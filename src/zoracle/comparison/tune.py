@@ -12,8 +12,8 @@ import msgspec
 from zoracle import __version__
 from zoracle.errors import InputError
 from zoracle.evaluation.evaluate import OnProgress, evaluate
+from zoracle.evaluation.pool import Pool
 from zoracle.evaluation.spec import RunSpec
-from zoracle.evaluation.workers import Workers
 from zoracle.optimizers.base import Optimizer, directions_of, with_directions, with_settings
 from zoracle.optimizers.registry import REGISTRY, make
 from zoracle.results.metrics import summarise
@@ -87,7 +87,7 @@ def tune(
     grid: Sequence[Axis] | None = None,
     resume_dir: Path | None = None,
     on_progress: OnProgress | None = None,
-    workers: Workers | None = None,
+    workers: Pool | None = None,
 ) -> Tuned:
     """Choose the settings of a hand-designed optimizer on held-out problems.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from zoracle.evaluation.jobs import check_job, job
+from zoracle.evaluation.pool import Pool
 from zoracle.evaluation.running import run_shard
-from zoracle.evaluation.shards import Shard, cut, kept
+from zoracle.evaluation.shards import Shard, cell_size, cut, kept
 from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.status import OnProgress, OnStatus, Progress, Status
-from zoracle.evaluation.workers import Workers
 from zoracle.objectives.base import Objective
 from zoracle.optimizers.base import Optimizer, with_directions
 from zoracle.results.result import Result, join
@@ -30,7 +30,7 @@ def evaluate(
     on_progress: OnProgress | None = None,
     on_status: OnStatus | None = None,
     resume_dir: Path | None = None,
-    workers: Workers | None = None,
+    workers: Pool | None = None,
 ) -> Result:
     """Run an optimizer on problems of a task and say what it cost and reached.
 
@@ -60,7 +60,8 @@ def evaluate(
     spec = spec.settled(task, optimizer, objective)
     if workers is not None and resume_dir is None:
         resume_dir = workers.scratch()  # what they find comes back as files
-    repeats = cut(spec, resume_dir, 1 if workers is None else workers.number)
+    cell = cell_size(spec, remote=objective.remote)
+    repeats = cut(spec, resume_dir, 1 if workers is None else workers.parts, cell)
     shards = [shard for repeat in repeats for shard in repeat]
     fingerprints = [shard.fingerprint(optimizer, task) for shard in shards]
     progress = Progress(on_progress, on_status, spec)
@@ -87,7 +88,7 @@ def evaluate(
 
 
 def _distribute(
-    workers: Workers, optimizer: Optimizer[Any, Any], task: Task, shards: Sequence[Shard], progress: Progress
+    workers: Pool, optimizer: Optimizer[Any, Any], task: Task, shards: Sequence[Shard], progress: Progress
 ) -> None:
     """Have workers run shards; each leaves its result in its file."""
     jobs = [job(optimizer, task, shard) for shard in shards]

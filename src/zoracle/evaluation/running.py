@@ -45,7 +45,7 @@ def run_shard(
         on_step: shown every step.
     """
     spec, fingerprint = shard.spec, shard.fingerprint(optimizer, task)
-    oracle = Oracle(objective, budget=spec.budget)
+    oracle = Oracle(objective, budget=spec.budget, cell=shard.cell)
     x0 = task.start(shard.ids, seed=shard.seed, dtype=spec.torch_dtype, device=spec.device)
     clock = _Clock(shard.file(".seconds"))
     at_work = shard.file(".part")

@@ -34,10 +34,12 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         spec: settled, of these problems and this one seed.
         stem: the file that it is kept in, without a suffix; None keeps nothing.
+        cell: problems whose points go into calls of their own (:class:`~zoracle.rollout.oracle.Oracle`).
     """
 
     spec: RunSpec
     stem: str | None = None
+    cell: int | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -85,29 +87,58 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
                 path.unlink(missing_ok=True)
 
 
-def cut(spec: RunSpec, folder: Path | None, workers: int) -> list[list[Shard]]:
+#: Cells of the problems of one seed, at most, as long as a cell has no more than so many problems and no fewer.
+_CELLS, _MOST_IN_CELL, _LEAST_IN_CELL = 8, 32, 3
+#: Problems in a shard of a run whose problems take turns: at most, unless more run at once; and at least, so that there
+#: are some that wait for theirs.
+_MOST_IN_SHARD, _LEAST_IN_SHARD = 256, 8
+
+
+def cell_size(spec: RunSpec, *, remote: bool) -> int | None:
+    """Problems whose points go into calls of their own, so that shards made of whole cells give the same bits.
+
+    It follows the number of problems alone, and neither the number of processes nor that of shards. Each cell costs a
+    call a step: a fraction of a millisecond for a small network, much over a network. None where calls are not divided:
+    there, or where a batch was asked for, as calls then depend on whose turn it is.
+
+    Args:
+        spec: the run, settled.
+        remote: values come over a network.
+    """
+    assert spec.ids is not None
+    number = len(spec.ids)
+    if remote or spec.batch is not None:
+        return None
+    parts = min(_CELLS, math.ceil(number / _LEAST_IN_CELL))
+    return min(_MOST_IN_CELL, math.ceil(number / parts))
+
+
+def cut(spec: RunSpec, folder: Path | None, workers: int, cell: int | None = None) -> list[list[Shard]]:
     """The shards of a settled run: those of the first seed, of the second, and so on.
 
-    How many problems are in a shard follows the number of workers, and is noted in the folder: a run that continues
-    there, with fewer workers say, has the same shards.
+    A shard consists of whole cells, enough of them to give every worker as much to do. Where problems take turns it
+    consists of whole batches, whatever the number of workers. Either way, results are the same bits for any number of
+    workers. The number of problems in a shard is noted in the folder: a run that continues there has the same shards.
 
     Args:
         spec: the run, settled.
         folder: where shards are kept; None keeps none.
         workers: processes that share them.
+        cell: of :func:`cell_size`.
 
     Raises:
         CheckpointError: the folder holds something that this version did not write.
     """
     assert spec.ids is not None
     ids, seeds = spec.ids, spec.seed_list
-    size = _size(folder, shard_size(len(ids), len(seeds), workers))
+    size = _size(folder, _planned(spec, shard_size(len(ids), len(seeds), workers), cell))
     groups = [ids[start : start + size] for start in range(0, len(ids), size)]
     return [
         [
             Shard(
                 spec=msgspec.structs.replace(spec, ids=some, seeds=(seed,)),
                 stem=None if folder is None else str(folder / f"seed-{seed}-shard-{j}"),
+                cell=cell,
             )
             for j, some in enumerate(groups)
         ]
@@ -121,6 +152,17 @@ def shard_size(problems: int, seeds: int, workers: int) -> int:
         return problems
     parts = min(problems, workers // math.gcd(seeds, workers))
     return math.ceil(problems / parts)
+
+
+def _planned(spec: RunSpec, size: int, cell: int | None) -> int:
+    """The size of shards, a multiple of a cell, or where problems take turns of a batch."""
+    assert spec.ids is not None
+    if cell is not None:
+        return min(len(spec.ids), math.ceil(size / cell) * cell)
+    if spec.batch is None:
+        return size
+    least = max(_LEAST_IN_SHARD, min(_MOST_IN_SHARD, math.ceil(len(spec.ids) / _CELLS)))
+    return math.ceil(least / spec.batch) * spec.batch
 
 
 def _size(folder: Path | None, size: int) -> int:

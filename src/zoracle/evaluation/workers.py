@@ -25,24 +25,10 @@ from typing import Any
 import msgspec
 import torch
 
-from zoracle import errors
 from zoracle.calling.calls import MOST_WORKERS
 from zoracle.errors import InputError, WorkerError
 from zoracle.evaluation.jobs import Job
-from zoracle.evaluation.running import run_shard
-from zoracle.evaluation.status import counts, counts_of
-from zoracle.tasks.base import Task
-
-_TELL_SECONDS = 0.1
-
-
-class _Message(msgspec.Struct, frozen=True):
-    """What a worker tells: "ready", "counts", "done", "stopped", "warning", "error" or "crash"."""
-
-    kind: str
-    counts: tuple[int, ...] = ()
-    name: str = ""
-    text: str = ""
+from zoracle.evaluation.pool import TELL_SECONDS, Message, Pool, StoppedError, named, perform
 
 
 class _Worker:
@@ -79,7 +65,7 @@ class Workers:
             raise InputError(f"workers is {number}; expected at least 2, or none")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected at least 1")
-        self.number = number
+        self.number = self.parts = number
         self.threads = max(1, (threads or torch.get_num_threads()) // number)
         self._workers: list[_Worker] = []
         self._warned: set[str] = set()
@@ -164,7 +150,7 @@ class Workers:
         assert worker.job is not None
         job = jobs[worker.job]
         try:
-            message = msgspec.msgpack.decode(worker.replies.recv_bytes(), type=_Message)
+            message = msgspec.msgpack.decode(worker.replies.recv_bytes(), type=Message)
         except (EOFError, OSError):
             raise _death(worker, job) from None
         if message.kind == "ready":
@@ -179,34 +165,31 @@ class Workers:
         elif message.kind == "warning":
             if message.text not in self._warned:
                 self._warned.add(message.text)
-                warnings.warn(message.text, _named(message.name, UserWarning), stacklevel=5)
+                warnings.warn(message.text, named(message.name, UserWarning), stacklevel=5)
         elif message.kind == "error":
-            raise _named(message.name, InputError)(message.text)
+            raise named(message.name, InputError)(message.text)
         else:
             raise RuntimeError(f"a worker process failed in {job.shard.label}:\n{message.text}")
 
 
-def check_workers(number: int) -> None:
+def check_workers(number: int | Pool) -> None:
     """Raise an InputError where this is not a number of processes."""
-    if not 1 <= number <= MOST_WORKERS:
+    if isinstance(number, int) and not 1 <= number <= MOST_WORKERS:
         raise InputError(f"workers is {number}; expected 1 .. {MOST_WORKERS}, for example one per core")
 
 
 @contextmanager
-def started(number: int) -> Iterator[Workers | None]:
-    """So many workers as a context; None for 1, which is this process."""
+def started(number: int | Pool) -> Iterator[Pool | None]:
+    """So many workers as a context; None for 1, which is this process. A pool that is there already is left open."""
+    if not isinstance(number, int):
+        yield number
+        return
     check_workers(number)
     if number == 1:
         yield None
         return
     with Workers(number) as workers:
         yield workers
-
-
-def _named(name: str, default: type[Any]) -> Any:
-    """An error or a warning of this package by name."""
-    found = getattr(errors, name, default)
-    return found if isinstance(found, type) and issubclass(found, Exception) else default
 
 
 def _death(worker: _Worker, job: Job) -> WorkerError:
@@ -241,10 +224,6 @@ def _blocked() -> Iterator[None]:
 # What follows runs in a worker.
 
 
-class _StoppedError(Exception):
-    """The parent asked to stop, or is gone."""
-
-
 class _Parent:
     """The worker's ends of the pipes."""
 
@@ -253,25 +232,25 @@ class _Parent:
         self.told = time.monotonic()
         self.counts: tuple[int, ...] = ()
 
-    def tell(self, message: _Message) -> None:
+    def tell(self, message: Message) -> None:
         try:
             self.replies.send_bytes(msgspec.msgpack.encode(message))
         except OSError as error:
-            raise _StoppedError from error
+            raise StoppedError from error
 
     def step(self, counts: tuple[int, ...]) -> None:
         """After each step: tells how far it is, and hears whether to stop."""
         self.counts = tuple(counts)
         if self.commands.poll():
-            raise _StoppedError  # a worker at work is sent nothing: the pipe was closed
+            raise StoppedError  # a worker at work is sent nothing: the pipe was closed
         now = time.monotonic()
-        if now - self.told >= _TELL_SECONDS:
+        if now - self.told >= TELL_SECONDS:
             self.told = now
-            self.tell(_Message("counts", self.counts))
+            self.tell(Message("counts", self.counts))
 
     def warn(self, message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        with suppress(_StoppedError):
-            self.tell(_Message("warning", name=category.__name__, text=str(message)))
+        with suppress(StoppedError):
+            self.tell(Message("warning", name=category.__name__, text=str(message)))
 
 
 def _work(commands: Connection, replies: Connection, threads: int) -> None:
@@ -283,8 +262,8 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     parent = _Parent(commands, replies)
     warnings.showwarning = parent.warn
-    with suppress(_StoppedError, EOFError, OSError):
-        parent.tell(_Message("ready"))
+    with suppress(StoppedError, EOFError, OSError):
+        parent.tell(Message("ready"))
         known: tuple[Any, Any] | None = None
         while True:
             asked = msgspec.msgpack.decode(commands.recv_bytes(), type=Job)
@@ -293,25 +272,16 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
                 known = None
             try:
                 if commands.poll():
-                    raise _StoppedError  # asked to before it began
+                    raise StoppedError  # asked to before it began
                 made = asked.make_task() if known is None else known[1]
                 known = (asked.task, made)
-                _run(asked, made, parent)
-            except (_StoppedError, KeyboardInterrupt):
-                parent.tell(_Message("stopped"))
+                perform(asked, made, parent.step)
+            except (StoppedError, KeyboardInterrupt):
+                parent.tell(Message("stopped"))
                 return
             except InputError as error:
-                parent.tell(_Message("error", name=type(error).__name__, text=str(error)))
+                parent.tell(Message("error", name=type(error).__name__, text=str(error)))
             except Exception:
-                parent.tell(_Message("crash", text=traceback.format_exc()))
+                parent.tell(Message("crash", text=traceback.format_exc()))
             else:
-                parent.tell(_Message("done", parent.counts))
-
-
-def _run(asked: Job, task: Task, parent: _Parent) -> None:
-    shard = asked.shard
-    objective = shard.spec.objective(task)
-    result = run_shard(
-        asked.make_optimizer(), task, objective, shard, lambda step: parent.step(counts(step.trajectory, shard.steps))
-    )
-    parent.step(counts_of(result, shard.steps))
+                parent.tell(Message("done", parent.counts))

@@ -25,7 +25,7 @@ from zoracle.comparison import (
     use_of,
 )
 from zoracle.errors import CheckpointError, InputError
-from zoracle.evaluation import RunSpec, Workers, evaluate
+from zoracle.evaluation import Pool, RunSpec, evaluate
 from zoracle.experiments.work import Meter
 from zoracle.metatrain import TrainConfig, Trainer, UnrollReport
 from zoracle.optimizers import Loaded, Optimizer, Use, directions_of, with_directions, with_settings
@@ -94,7 +94,7 @@ class Context:
         settings: Any,
         quick: bool,
         optimizers: str | None,
-        workers: Workers | None,
+        workers: Pool | None,
         display: Display,
     ) -> None:
         self.run, self.settings, self.quick, self.optimizers = run, settings, quick, optimizers

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from zoracle.comparison import OnProgress, load_named_optimizers, shown
 from zoracle.errors import InputError, MissingExtraError, require
-from zoracle.evaluation import check_workers, started
+from zoracle.evaluation import Pool, check_workers, started
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
 from zoracle.optimizers import Use
@@ -44,7 +44,7 @@ def reproduce(
     quick: bool = False,
     settings: Any = None,
     optimizers: str | None = None,
-    workers: int = 1,
+    workers: int | Pool = 1,
     command: Mapping[str, Any] | None = None,
     console: Console | None = None,
     on_progress: OnProgress | None = None,
@@ -57,8 +57,7 @@ def reproduce(
         quick: the form that shows in a minute that it runs; its numbers say nothing.
         settings: other settings than those of its form.
         optimizers: names or folders of learned optimizers, separated by commas, where it takes any.
-        workers: processes that share evaluations; changes speed, and how problems are batched, hence the last bits of
-            what most networks answer.
+        workers: processes that share evaluations, or a pool of them; results are the same bits for any number.
         command: how it was asked for, JSON values; kept in the folder.
         console: where progress is shown; None shows none.
         on_progress: told after each step.

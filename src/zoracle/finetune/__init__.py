@@ -4,5 +4,6 @@ from zoracle.finetune.ledger import Ledger
 from zoracle.finetune.methods import METHODS
 from zoracle.finetune.optimizer import ZerothOrder, replay
 from zoracle.finetune.ranks import Ranks
+from zoracle.group import join
 
-__all__ = ["METHODS", "Ledger", "Ranks", "ZerothOrder", "replay"]
+__all__ = ["METHODS", "Ledger", "Ranks", "ZerothOrder", "join", "replay"]

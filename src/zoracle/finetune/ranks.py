@@ -11,11 +11,12 @@ import torch.distributed as dist
 
 from zoracle.errors import InputError
 from zoracle.finetune.methods.base import Probe
+from zoracle.group import Group
 
 Share = Literal["data", "directions"]
 
 
-class Ranks:
+class Ranks(Group):
     """The processes of a group of ``torch.distributed``, or this one alone where none was initialised.
 
     Args:
@@ -27,10 +28,8 @@ class Ranks:
     def __init__(self, share: Share = "data", group: dist.ProcessGroup | None = None) -> None:
         if share not in ("data", "directions"):
             raise InputError(f"share is {share!r}; expected 'data' or 'directions'")
-        self.share, self.group = share, group
-        there = dist.is_available() and dist.is_initialized()
-        self.size = dist.get_world_size(group) if there else 1
-        self.rank = dist.get_rank(group) if there else 0
+        super().__init__(group)
+        self.share = share
 
     def measure(self, probes: Sequence[Probe], evaluate: Callable[[Probe], float]) -> tuple[float, ...]:
         """The loss at each probe, the same numbers in every process; NaN where it is not finite in one of them."""
@@ -39,22 +38,21 @@ class Ranks:
         for i in own:
             value = evaluate(probes[i])
             losses[i] = value if math.isfinite(value) else math.nan
-        if self.size > 1:
-            losses = self._sum(losses)
-            if self.share == "data":
-                losses /= self.size
+        losses = self.sum(losses)
+        if self.share == "data":
+            losses = losses / self.size
         return tuple(losses.tolist())
 
     def agree(self, values: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
         """Rows of numbers as the first process has them; the others' own are ignored."""
         if self.size == 1:
             return [tuple(row) for row in values]
-        width = self._first(torch.tensor([len(values), len(values[0]) if values else 0], dtype=torch.int64))
+        width = self.first(torch.tensor([len(values), len(values[0]) if values else 0], dtype=torch.int64))
         rows, columns = (int(number) for number in width)
         table = torch.zeros((rows, columns), dtype=torch.float64)
-        if self.rank == 0 and values:
+        if self.leads and values:
             table = torch.tensor(values, dtype=torch.float64)
-        return [tuple(row) for row in self._first(table).tolist()]
+        return [tuple(row) for row in self.first(table).tolist()]
 
     def check_same(self, digest: str) -> None:
         """Refuse to begin where processes have other weights.
@@ -65,24 +63,7 @@ class Ranks:
         if self.size == 1:
             return
         number = int(digest[:15], 16)
-        first = int(self._first(torch.tensor([number], dtype=torch.int64))[0])
-        differ = self._sum(torch.tensor([float(first != number)], dtype=torch.float64))
+        first = int(self.first(torch.tensor([number], dtype=torch.int64))[0])
+        differ = self.sum(torch.tensor([float(first != number)], dtype=torch.float64))
         if float(differ):
             raise InputError("the processes start with different weights; load the same weights, or use the same seed")
-
-    def _sum(self, numbers: torch.Tensor) -> torch.Tensor:
-        moved = numbers.to(self._device())
-        dist.all_reduce(moved, group=self.group)
-        return moved.cpu()
-
-    def _first(self, numbers: torch.Tensor) -> torch.Tensor:
-        """What the first process has."""
-        moved = numbers.to(self._device())
-        source = 0 if self.group is None else dist.get_global_rank(self.group, 0)
-        dist.broadcast(moved, source, group=self.group)
-        return moved.cpu()
-
-    def _device(self) -> torch.device:
-        """Where the backend wants its tensors."""
-        nccl = dist.get_backend(self.group) == "nccl"
-        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoracle import keyed
 from zoracle.errors import InputError
+from zoracle.group import Group
 from zoracle.metatrain.families import TrainingFamily
 from zoracle.metatrain.gradients import GradientEstimator, Summary, Update
 from zoracle.metatrain.unroll import FamilyRun, Unroll
@@ -65,9 +66,13 @@ class Ascent(NamedTuple):
     """Mean meta-loss over all runs."""
     ratio: float
     """Mean final / initial loss over all runs."""
+    points: int
+    """Evaluated by all processes."""
 
 
-def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma: float, key: int) -> Ascent:
+def ascent(
+    module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma: float, key: int, group: Group | None = None
+) -> Ascent:
     r"""The gradient of the meta-loss F, smoothed by N(0, \sigma^2 I), from antithetic pairs.
 
     .. math:: g = \frac1n \sum_i \frac{F(\theta + \sigma e_i) - F(\theta - \sigma e_i)}{2 \sigma}\, e_i,
@@ -81,6 +86,7 @@ def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma
         pairs: n.
         sigma: by how much weights are moved.
         key: keys the draws.
+        group: the processes that share the pairs; they exchange what each pair gave. None is this one alone.
 
     Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017; for
     learned optimizers Metz et al., "Understanding and correcting pathologies in the training of learned optimizers",
@@ -90,27 +96,35 @@ def ascent(module: nn.Module, measure: Callable[[], Whole], *, pairs: int, sigma
     trained = [p.detach() for p in parameters if p.requires_grad]
     kept = [p.clone() for p in trained]
     slopes = [torch.zeros_like(p) for p in trained]
-    # One stream for all pairs of one key: the trained weights are few, and differ in shape from optimizer to optimizer.
-    generator = torch.Generator().manual_seed(key % 2**63)
-    values, ratios = [], []
-    for _ in range(pairs):
-        moves = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in trained]
-        ends = []
-        for side in (1.0, -1.0):
+    group = group or Group()
+    table = torch.zeros((pairs, 2, 3), dtype=torch.float64)
+    for pair, moves in enumerate(_moves(trained, pairs, key)):
+        if pair % group.size != group.rank:
+            continue
+        for end, side in enumerate((1.0, -1.0)):
             for p, centre, move in zip(trained, kept, moves, strict=True):
                 p.copy_(centre + side * sigma * move)
-            found = measure()
-            ends.append(found.value)
-            ratios.append(found.ratio)
-        values += ends
+            table[pair, end] = torch.tensor(measure(), dtype=torch.float64)
+    for p, centre in zip(trained, kept, strict=True):
+        p.copy_(centre)
+    table = group.sum(table)
+    # Drawn again rather than kept: every process adds up all pairs, in one order, to the same bits.
+    for ends, moves in zip(table[:, :, 0].tolist(), _moves(trained, pairs, key), strict=True):
         change = min(max(ends[0] - ends[1], -_MOST), _MOST)
         for slope, move in zip(slopes, moves, strict=True):
             slope.add_(move, alpha=change / (2 * sigma * pairs))
-    for p, centre in zip(trained, kept, strict=True):
-        p.copy_(centre)
     each = iter(slopes)
     gradient = [next(each) if p.requires_grad else None for p in parameters]
-    return Ascent(gradient, sum(values) / len(values), sum(ratios) / len(ratios))
+    value, ratio, points = (sum(column.tolist()) for column in table.flatten(0, 1).unbind(1))
+    return Ascent(gradient, value / (2 * pairs), ratio / (2 * pairs), round(points))
+
+
+def _moves(trained: Sequence[Tensor], pairs: int, key: int) -> Iterator[list[Tensor]]:
+    """How each pair moves the weights."""
+    # One stream for all pairs of one key: the trained weights are few, and differ in shape from optimizer to optimizer.
+    generator = torch.Generator().manual_seed(key % 2**63)
+    for _ in range(pairs):
+        yield [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in trained]
 
 
 class Evolution(GradientEstimator):
@@ -133,6 +147,7 @@ class Evolution(GradientEstimator):
                 found = ascent(
                     unroll.module,
                     partial(self._whole, number, family),
+                    group=unroll.group,
                     pairs=stage.pairs,
                     sigma=stage.sigma,
                     key=keyed.mix(seed, _STREAM, number_of_stage, number_of_unroll, number),
@@ -140,6 +155,7 @@ class Evolution(GradientEstimator):
             for p, slope in zip(unroll.module.parameters(), found.gradient, strict=True):
                 if slope is not None:
                     p.grad = share * slope if p.grad is None else p.grad + share * slope
+            unroll.spend("points", found.points)
             total += share * found.value
             ratios.append(found.ratio)
         yield Update(0, 1)
@@ -147,6 +163,4 @@ class Evolution(GradientEstimator):
 
     def _whole(self, number: int, family: TrainingFamily) -> Whole:
         """Whole runs of one family."""
-        found = whole(self.unroll.begin(number, family), self.unroll.stage.steps)
-        self.unroll.spend("points", found.points)
-        return found
+        return whole(self.unroll.begin(number, family), self.unroll.stage.steps)

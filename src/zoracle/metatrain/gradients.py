@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from zoracle.group import Group
+
+
+def add_over(group: Group, parameters: Sequence[nn.Parameter]) -> None:
+    """Add up what the processes of a group have in the ``grad`` of their weights; it is the sum in each of them then.
+
+    Args:
+        group: who shares the training.
+        parameters: those that are trained; where no process has a gradient, none has one afterwards.
+    """
+    if group.size == 1:
+        return
+    there = [p.grad is not None for p in parameters]
+    flat = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+    total = group.sum(torch.cat([*flat, torch.tensor(there).to(flat[0])]))
+    *slopes, counts = total.split([*(p.numel() for p in parameters), len(there)])  # type: ignore[no-untyped-call]
+    for p, slope, count in zip(parameters, slopes, counts.tolist(), strict=True):
+        p.grad = slope.view_as(p) if count else None
 
 
 class Update(NamedTuple):

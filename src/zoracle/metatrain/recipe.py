@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoracle.errors import InputError
+from zoracle.group import Group
 from zoracle.metatrain import config, controllers_training, spectral_training
 from zoracle.metatrain.config import TrainConfig
 from zoracle.metatrain.controllers_training import ControllersRecipe
@@ -55,9 +56,10 @@ class Training(ABC):
 class ByUnrolls(Training):
     """A training by unrolls of the optimizer."""
 
-    def __init__(self, recipe: TrainConfig, folder: Path) -> None:
+    def __init__(self, recipe: TrainConfig, folder: Path, group: Group | None = None) -> None:
         self.recipe = recipe
-        self.trainer = Trainer(recipe, [task(one.task, **one.settings) for one in recipe.drawn_from()], folder)
+        tasks = [task(one.task, **one.settings) for one in recipe.drawn_from()]
+        self.trainer = Trainer(recipe, tasks, folder, group)
 
     @property
     def total(self) -> int:
@@ -166,13 +168,20 @@ def parse(text: str, where: str = "config") -> Recipe:
     return spectral_training.parse(text, where) if "networks" in said else config.parse(text, where)
 
 
-def training(recipe: Recipe, folder: Path) -> Training:
+def training(recipe: Recipe, folder: Path, group: Group | None = None) -> Training:
     """The training that follows a recipe.
 
+    Args:
+        recipe: what to do.
+        folder: where the result goes.
+        group: processes that share it; None is this one alone.
+
     Raises:
-        InputError: the recipe does not fit the task or the optimizer.
+        InputError: the recipe does not fit the task or the optimizer, or cannot be shared.
         CheckpointError: the folder holds a training with another recipe.
     """
     if isinstance(recipe, TrainConfig):
-        return ByUnrolls(recipe, folder)
+        return ByUnrolls(recipe, folder, group)
+    if group is not None and group.size > 1:
+        raise InputError(f"{recipe.optimizer} is trained by one process; run the same command without torchrun")
     return ByCandidates(recipe, folder) if isinstance(recipe, ControllersRecipe) else ByLikelihood(recipe, folder)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoracle import __version__, keyed
 from zoracle.errors import InputError
+from zoracle.group import Group
 from zoracle.metatrain import checkpoint, validation
 from zoracle.metatrain.backprop import Backpropagation
 from zoracle.metatrain.card import card
@@ -67,14 +68,23 @@ class Trainer:
         config: what to do.
         tasks: one for each family of problems that the config names, in its order; a task alone where it is one.
         folder: where checkpoints and the result go; None keeps everything in memory.
+        group: processes that share the work; each has a Trainer, and all see the folder. They divide the problems of a
+            meta-batch, or the pairs of evolution, and add up gradients; the first one validates and writes.
 
     Raises:
         InputError: the config does not fit the task or the optimizer.
         CheckpointError: the folder holds a training with another config.
     """
 
-    def __init__(self, config: TrainConfig, tasks: Task | Sequence[Task], folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        tasks: Task | Sequence[Task],
+        folder: Path | None = None,
+        group: Group | None = None,
+    ) -> None:
         self.config = config
+        self.group = group or Group()
         self.tasks = (tasks,) if isinstance(tasks, Task) else tuple(tasks)
         self.folder = folder
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
@@ -118,7 +128,7 @@ class Trainer:
                 self._advance(stage, on_report)
             self._end_stage()
         self.module.requires_grad_(False)
-        if self.folder is not None:
+        if self.folder is not None and self.group.leads:
             save_optimizer(self.folder, self.config.optimizer, self.optimizer, self.provenance())
             parameters = sum(p.numel() for p in self.module.parameters())
             write_text(self.folder / CARD, card(self.config, self.provenance(), parameters))
@@ -153,16 +163,32 @@ class Trainer:
             stage,
             tuple(drawn),
             lambda number, family: self.begin(stage, number, family),
+            lambda number, family: self.own(stage, number, family),
             self.progress.count,
             (self.config.seed, self.progress.stage, number_of_unroll),
+            self.group,
         )
 
     def begin(self, stage: Stage, number: int, family: TrainingFamily) -> FamilyRun:
         """The start of the next unroll of one family."""
+        return self._start(stage, number, family, self._drawn(stage, family), 1.0)
+
+    def own(self, stage: Stage, number: int, family: TrainingFamily) -> FamilyRun | None:
+        """The start of the next unroll of this process's part of one family's problems; None where it has none."""
+        whole = self._drawn(stage, family)
+        rows = whole[self.group.rank :: self.group.size]
+        if not len(rows):
+            return None
+        return self._start(stage, number, family, rows, len(rows) / len(whole))
+
+    def _drawn(self, stage: Stage, family: TrainingFamily) -> Tensor:
+        at = self.progress
+        return family.draw(at.stage, at.unroll, family.meta_batch or stage.meta_batch)
+
+    def _start(self, stage: Stage, number: int, family: TrainingFamily, rows: Tensor, part: float) -> FamilyRun:
         at = self.progress
         words = (self.config.seed, _UNROLL, at.stage, at.unroll)
         seed = keyed.mix(*words, *(() if len(self.families) == 1 else (number,)))
-        rows = family.draw(at.stage, at.unroll, family.meta_batch or stage.meta_batch)
         start = family.begin(rows, seed)
         oracle = TrainingOracle(
             start.objective,
@@ -173,7 +199,8 @@ class Trainer:
         loss = stage.loss
         if family.displacement is not None:
             loss = msgspec.structs.replace(loss, displacement=family.displacement)
-        return begin(with_settings(self.optimizer, **stage.settings), oracle, loss, rows, start, seed, stage.steps)
+        optimizer = with_settings(self.optimizer, **stage.settings)
+        return begin(optimizer, oracle, loss, rows, start, seed, stage.steps, part)
 
     def validate(self, stage: Stage) -> float:
         """The criterion over validation problems, by real queries; keeps the best weights."""
@@ -181,9 +208,14 @@ class Trainer:
         trained = self.weights()
         self.module.load_state_dict(self.ema)
         optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
-        found = [validation.score(optimizer, f, config, self.config.seed, _VALIDATION) for f in self.families]
-        self.progress.count("validation", sum(each.points for each in found))
-        score = geometric_mean([each.value for each in found], [family.weight for family in self.families])
+        told = torch.zeros(2, dtype=torch.float64)
+        if self.group.leads:  # one says it for all, so that none goes by other last bits
+            found = [validation.score(optimizer, f, config, self.config.seed, _VALIDATION) for f in self.families]
+            mean = geometric_mean([each.value for each in found], [family.weight for family in self.families])
+            told = torch.tensor((mean, sum(each.points for each in found)), dtype=torch.float64)
+        told = self.group.first(told)
+        score = float(told[0])
+        self.progress.count("validation", int(told[1]))
         if score < self.progress.best:
             self.progress.best = score
             self.best_weights = self.weights()
@@ -250,7 +282,7 @@ class Trainer:
         return Descent(trained, stage.lr, beta2=stage.beta2, clip_norm=stage.clip_norm, clip_value=stage.clip_value)
 
     def _save(self) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self.group.leads:
             kept = Kept(self.weights(), self.best_weights, self.ema, self.descent.adam.state_dict()["state"])
             checkpoint.save(self.folder, self.config, self.progress, kept)
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoracle.group import Group
 from zoracle.metatrain.config import Stage
 from zoracle.metatrain.families import Beginning, TrainingFamily
+from zoracle.metatrain.gradients import add_over
 from zoracle.metatrain.loss import MetaLoss
 from zoracle.metatrain.oracle import TrainingOracle
 from zoracle.optimizers.base import Optimizer
@@ -20,7 +22,7 @@ _SMALLEST = 1e-12  # a ratio below it counts as it
 
 
 class FamilyRun:
-    """One family's unroll as it proceeds."""
+    """One family's unroll as it proceeds: of all its problems, or of the part that this process has."""
 
     def __init__(
         self,
@@ -30,6 +32,7 @@ class FamilyRun:
         state: Any,
         rows: Tensor,
         start: Beginning,
+        part: float = 1.0,
     ) -> None:
         self.optimizer = optimizer
         self.oracle = oracle
@@ -37,6 +40,7 @@ class FamilyRun:
         self.state = state
         self.rows = rows
         self.start = start
+        self.part = part
         self.previous: Tensor | None = None
         self.first: Tensor | None = None
 
@@ -57,10 +61,14 @@ class Unroll(NamedTuple):
     """Those whose turn it is, with their numbers."""
     begin: Callable[[int, TrainingFamily], FamilyRun]
     """Starts a run of a family; the same one however often it is asked for."""
+    own: Callable[[int, TrainingFamily], FamilyRun | None]
+    """Starts a run of this process's part of a family's problems; None where it has none."""
     spend: Callable[[str, int], None]
     """Is told what was evaluated, and how often."""
     words: tuple[int, int, int]
     """Seed, stage and unroll, which key what is drawn."""
+    group: Group
+    """The processes that share it."""
 
     def shares(self) -> list[float]:
         """The weight of each family in the mean over them."""
@@ -80,8 +88,9 @@ def begin(
     start: Beginning,
     seed: int,
     steps: int,
+    part: float = 1.0,
 ) -> FamilyRun:
-    """The start of one unroll of one family."""
+    """The start of one unroll of one family, or of so large a part of its problems."""
     objective, x0 = start.objective, start.x0
     state = optimizer.init(
         x0,
@@ -91,16 +100,17 @@ def begin(
         scale=objective.scale,
         space=objective.space(rows, x0),
     )
-    return FamilyRun(optimizer, oracle, loss, state, rows, start)
+    return FamilyRun(optimizer, oracle, loss, state, rows, start, part)
 
 
 @contextmanager
-def clipped(module: nn.Module, most: float | None) -> Iterator[None]:
+def clipped(module: nn.Module, most: float | None, group: Group) -> Iterator[None]:
     """What is added to a module's gradients within is clipped by itself; where it is not finite, nothing is added.
 
     Args:
         module: whose gradients.
-        most: largest norm of what is added; None clips nothing.
+        most: largest norm of what is added; None clips nothing, and leaves adding up over processes to the caller.
+        group: the processes whose gradients add up before that.
     """
     if most is None:
         yield
@@ -110,6 +120,7 @@ def clipped(module: nn.Module, most: float | None) -> Iterator[None]:
     for p in parameters:
         p.grad = None
     yield
+    add_over(group, parameters)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     factor = (most / norm.clamp(min=_SMALLEST)).clamp(max=1)
     for p, kept in zip(parameters, before, strict=True):

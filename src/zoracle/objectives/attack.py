@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -106,6 +107,7 @@ class Attack(ImageAttack):
         self.dim = math.prod(self.shape)
         self.num_problems = images.shape[0]
         self.differentiable = black_box.differentiable and threat.bits is None
+        self.remote = black_box.remote
         self.threat = self.rounding = threat
         self.constrained = self.ends_at_success = threat.ball
         self.outputs = outputs
@@ -163,11 +165,14 @@ class Attack(ImageAttack):
         """Predicted classes (N,) of the clipped images; one query per point, for the caller to count."""
         self.check(points, problem)
         _, adversarial = self._pair(points, problem)
-        return self._log_probabilities(adversarial).argmax(1)
+        return self._log_probabilities(adversarial, (points.shape[0],)).argmax(1)
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
+        return self._evaluate_cells(points, problem, step, (points.shape[0],))
+
+    def _evaluate_cells(self, points: Tensor, problem: Tensor, step: Tensor | None, cells: Sequence[int]) -> Evaluation:
         x, adversarial = self._pair(points, problem)
-        log_p = self._log_probabilities(adversarial)
+        log_p = self._log_probabilities(adversarial, cells)  # all else is done row by row
         gap = self._gap(log_p, problem)
         threat = self.threat
         loss = (gap + threat.confidence if threat.confidence else gap).clamp(min=0)
@@ -216,8 +221,14 @@ class Attack(ImageAttack):
         others = log_p.scatter(1, index, -torch.inf).amax(1)
         return own - others if self.targets is None else others - own
 
-    def _log_probabilities(self, adversarial: Tensor) -> Tensor:
-        outputs = self.black_box(adversarial.view(-1, *self.shape)).to(adversarial)
+    def _outputs(self, adversarial: Tensor, cells: Sequence[int]) -> Tensor:
+        """Outputs of the model, called for each cell by itself."""
+        images = adversarial.view(-1, *self.shape)
+        parts = [self.black_box(some) for some in torch.split(images, list(cells))]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(adversarial)
+
+    def _log_probabilities(self, adversarial: Tensor, cells: Sequence[int]) -> Tensor:
+        outputs = self._outputs(adversarial, cells)
         if self.num_classes is None:
             answers.check(outputs, self.outputs)
             self._learn_classes(outputs.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ class Objective(ABC):
             loop brings iterates back into it after each step.
         ends_at_success: whether nothing is left to win after a first success, so that runs stop there unless they
             are asked to continue.
+        remote: whether values come over a network (``BlackBox.remote``).
     """
 
     dim: int
@@ -53,6 +55,7 @@ class Objective(ABC):
     scale: float = 1.0
     constrained: bool = False
     ends_at_success: bool = False
+    remote: bool = False
 
     def own_part(self, points: Tensor, problem: Tensor) -> Tensor | None:
         """The part of the loss (N,) that follows from points (N, d) alone, a distance say, without any query.
@@ -89,7 +92,13 @@ class Objective(ABC):
         )
 
     def evaluate(
-        self, points: Tensor, problem: Tensor, step: Tensor | None = None, *, checked: bool = False
+        self,
+        points: Tensor,
+        problem: Tensor,
+        step: Tensor | None = None,
+        *,
+        checked: bool = False,
+        cells: Sequence[int] | None = None,
     ) -> Evaluation:
         """Losses of N points.
 
@@ -99,6 +108,8 @@ class Objective(ABC):
             step: (N,) int64, what a stochastic objective draws its sample by: all points of one step see the
                 same sample. None asks for the full, noiseless objective.
             checked: shapes and problems are known to be right, and not looked at again.
+            cells: sizes of groups of neighbouring points, N in all; each is answered as it is alone, to the last bit.
+                None is one group.
 
         Returns:
             Losses (N,), and whether each point is a success where the objective knows.
@@ -108,7 +119,9 @@ class Objective(ABC):
         """
         if not checked:
             self.check(points, problem)
-        return self._evaluate(points, problem, step)
+        if cells is None or len(cells) < 2:
+            return self._evaluate(points, problem, step)
+        return self._evaluate_cells(points, problem, step, cells)
 
     def gradient(
         self, points: Tensor, problem: Tensor, step: Tensor | None = None, *, checked: bool = False
@@ -130,6 +143,15 @@ class Objective(ABC):
     @abstractmethod
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
         """Losses of valid points."""
+
+    def _evaluate_cells(self, points: Tensor, problem: Tensor, step: Tensor | None, cells: Sequence[int]) -> Evaluation:
+        """Losses of valid points, each cell by itself."""
+        sizes = list(cells)
+        steps = [None] * len(sizes) if step is None else torch.split(step, sizes)
+        cut = zip(torch.split(points, sizes), torch.split(problem, sizes), steps, strict=True)
+        parts = [self._evaluate(*one) for one in cut]
+        successes = [part.success for part in parts if part.success is not None]
+        return Evaluation(torch.cat([part.loss for part in parts]), torch.cat(successes) if successes else None)
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -73,11 +74,11 @@ class DecisionAttack(Attack):
         """Labels (N,) of the clipped images; one query per point, for the caller to count."""
         self.check(points, problem)
         _, adversarial = self._pair(points, problem)
-        return self._labels(adversarial).long()
+        return self._labels(adversarial, (points.shape[0],)).long()
 
-    def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
+    def _evaluate_cells(self, points: Tensor, problem: Tensor, step: Tensor | None, cells: Sequence[int]) -> Evaluation:
         x, adversarial = self._pair(points, problem)
-        told = self._labels(adversarial)
+        told = self._labels(adversarial, cells)
         wanted = (self.labels if self.targets is None else self.targets).to(told.device)[problem.to(told.device)]
         beyond = told != wanted if self.targets is None else told == wanted
         order = {"l1": 1.0, "l2": 2.0, "linf": math.inf}[self.threat.norm]
@@ -86,9 +87,9 @@ class DecisionAttack(Attack):
         near = distance <= (math.inf if self.threat.eps is None else self.threat.eps + _SLACK)
         return Evaluation(torch.where(told.isnan(), torch.nan, loss), beyond & near & ~told.isnan())
 
-    def _labels(self, adversarial: Tensor) -> Tensor:
+    def _labels(self, adversarial: Tensor, cells: Sequence[int]) -> Tensor:
         """The class (N,) of each image, as a floating-point number; NaN where the answer is."""
-        told = self.black_box(adversarial.view(-1, *self.shape)).to(adversarial)
+        told = self._outputs(adversarial, cells)
         if told.shape[1] == 1:
             return told[:, 0]
         return told.argmax(1).to(told).masked_fill(told.isnan().any(1), torch.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,7 @@ class Reduced(ImageAttack):
         self.scale = inner.scale
         self.constrained = inner.constrained
         self.ends_at_success = inner.ends_at_success
+        self.remote = inner.remote
 
     @property
     def width(self) -> int:
@@ -95,6 +98,9 @@ class Reduced(ImageAttack):
 
     def _evaluate(self, points: Tensor, problem: Tensor, step: Tensor | None) -> Evaluation:
         return self.inner.evaluate(self.upsampling.up(points), problem, step, checked=True)
+
+    def _evaluate_cells(self, points: Tensor, problem: Tensor, step: Tensor | None, cells: Sequence[int]) -> Evaluation:
+        return self.inner.evaluate(self.upsampling.up(points), problem, step, checked=True, cells=cells)
 
     def _gradient(self, points: Tensor, problem: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
         loss, gradient = self.inner.gradient(self.upsampling.up(points), problem, step, checked=True)

@@ -28,6 +28,9 @@ class Oracle:
         budget: points for optimisation that each problem may cost at most, or None. Monitoring and meta-gradients
             are counted by themselves and not charged to it.
         chunk: points in one call of the objective at most; None chooses by dimension.
+        cell: rows k cell .. (k + 1) cell - 1 are one cell, whose points are answered without those of others. What a
+            network answers depends on the whole batch in its last bits; so problems have the same bits wherever their
+            cell is run whole. None is one cell of all.
 
     Attributes:
         counts: points evaluated so far, (P,) int64 for each purpose.
@@ -42,7 +45,9 @@ class Oracle:
         InputError: the budget or the chunk is not positive.
     """
 
-    def __init__(self, objective: Objective, *, budget: int | None = None, chunk: int | None = None) -> None:
+    def __init__(
+        self, objective: Objective, *, budget: int | None = None, chunk: int | None = None, cell: int | None = None
+    ) -> None:
         if budget is not None and budget < 1:
             raise InputError(f"budget is {budget}; expected at least 1 query per problem")
         if chunk is not None and chunk < 1:
@@ -50,6 +55,7 @@ class Oracle:
         self.objective = objective
         self.budget = budget
         self.chunk = chunk or max(1, CHUNK_NUMBERS // objective.width)
+        self.cell = cell
         self.counts = {p: torch.zeros(objective.num_problems, dtype=torch.int64) for p in Purpose}
         self.knows: dict[Purpose, bool] = {}
         self.journal: Journal | None = None
@@ -94,7 +100,7 @@ class Oracle:
         losses: list[Tensor] = []
         successes: list[Tensor] = []
         try:
-            for part in self._chunks(b * m):
+            for part in self._chunks(rows):
                 result = self._call(flat[part], rows[part], None if steps is None else steps[part], purpose)
                 losses.append(result.loss.detach())
                 if result.success is not None:
@@ -122,7 +128,7 @@ class Oracle:
             raise BudgetError(f"one more gradient would exceed the budget of {self.budget} per problem")
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
-        for part in self._chunks(x.shape[0]):
+        for part in self._chunks(problem):
             rows = problem[part]
             if self.journal is not None:
                 self.journal.ask(purpose, rows)
@@ -144,7 +150,7 @@ class Oracle:
             raise InputError(f"{type(objective).__name__} is not an attack on images; there is nothing to predict")
         objective.check(points, problem)
         classes: list[Tensor] = []
-        for part in self._chunks(points.shape[0]):
+        for part in self._chunks(problem):
 
             def call(points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
                 return Evaluation(objective.predict(points, rows).cpu().double())
@@ -167,7 +173,7 @@ class Oracle:
         """One call of the objective, or what it was answered before an interruption."""
 
         def call(points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
-            return self.objective.evaluate(points, rows, step, checked=True)
+            return self.objective.evaluate(points, rows, step, checked=True, cells=self._cells(rows))
 
         answer = self._asked(points, rows, step, purpose, call)
         return Evaluation(answer.loss.to(points.device), answer.success)
@@ -221,9 +227,26 @@ class Oracle:
         finally:
             self.calling = False
 
-    def _chunks(self, n: int) -> Iterator[slice]:
-        for start in range(0, n, self.chunk):
-            yield slice(start, min(start + self.chunk, n))
+    def _chunks(self, rows: Tensor) -> Iterator[slice]:
+        """Slices of points, of rows (N,): a chunk at most, and whole cells where they fit into one."""
+        begin = end = 0
+        for number in self._cells(rows):
+            if end > begin and end + number - begin > self.chunk:
+                yield slice(begin, end)
+                begin = end
+            end += number
+            while end - begin > self.chunk:
+                yield slice(begin, begin + self.chunk)
+                begin += self.chunk
+        if end > begin:
+            yield slice(begin, end)
+
+    def _cells(self, rows: Tensor) -> list[int]:
+        """How many points one after another are of the same cell."""
+        if self.cell is None or self.cell >= self.objective.num_problems:
+            return [rows.shape[0]]
+        counts: list[int] = torch.unique_consecutive(rows // self.cell, return_counts=True)[1].tolist()
+        return counts
 
 
 def _together(known: list[Known | None], asked: Evaluation | None) -> Evaluation:

@@ -15,6 +15,7 @@ import torch
 
 from zoracle import __version__
 from zoracle.errors import CheckpointError
+from zoracle.evaluation import Workers
 from zoracle.experiments.context import Context
 from zoracle.experiments.untuned.asking import Answer
 from zoracle.storage import read_tensors, write_tensors
@@ -53,7 +54,8 @@ def ran(context: Context, label: str, shards: Sequence[Shard], answer: Callable[
     found = {shard.path: kept for shard in shards if (kept := read(shard)) is not None}
     tell = context.display.steps_of(label)
     missing = [shard for shard in shards if shard.path not in found]
-    workers = 1 if context.workers is None else min(context.workers.number, len(missing))
+    own = isinstance(context.workers, Workers)  # other processes wait for shards of evaluations, which these are not
+    workers = min(context.workers.number, len(missing)) if context.workers is not None and own else 1
     with _pool(workers) if workers > 1 else nullcontext() as pool:
         made: Iterator[Ran]
         if pool is None:
