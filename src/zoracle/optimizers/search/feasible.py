@@ -54,10 +54,8 @@ def reflected(space: Space, points: Tensor) -> Tensor:
     A point that is farther outside than the box is wide is clipped.
     """
     low, high = space.low.unsqueeze(1), space.high.unsqueeze(1)
-    if bool(((points < low) | (points > high)).any()):
-        points = torch.where(points < low, 2 * low - points, points)
-        points = torch.where(points > high, 2 * high - points, points)
-        points = torch.minimum(torch.maximum(points, low), high)
+    inside = torch.clamp(points, low, high)
+    points = torch.clamp(inside + (inside - points), low, high)
     if bool(space.radius.isinf().all()):
         return points
     length = torch.linalg.vector_norm(points, dim=2, keepdim=True)

@@ -118,10 +118,10 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         size = (state.sigma.unsqueeze(1) * state.std).unsqueeze(1)
         drawn = torch.addcmul(state.x.unsqueeze(1), size, self.shaped(state, z))
         points = reflected(state.space, drawn)
-        inside = points == drawn
-        if not bool(inside.all()):
+        b, k, i = (points != drawn).nonzero(as_tuple=True)
+        if b.numel():
             # What a bound has turned back counts as if it had been drawn where it is now.
-            z = torch.where(inside, z, ((points - state.x.unsqueeze(1)) / size).clamp(-_FAR, _FAR))
+            z[b, k, i] = ((points[b, k, i] - state.x[b, i]) / size[b, 0, i]).clamp(-_FAR, _FAR)
         return Queries(points, z)
 
     def _tell(self, state: MAESState, queries: Queries, values: Tensor, gradients: Tensor | None) -> MAESState:
@@ -142,7 +142,7 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         growth = (decay / 2 * (path.square().mean(1) - 1)).clamp(-1, 1)
         std = state.std
         if self.config.separable:
-            spread = combine(weights, queries.directions.square() - 1)
+            spread = combine(weights, queries.directions.square()) - weights.sum(1, keepdim=True)
             learn = rate * (3 + math.log(d)) / (10 * math.sqrt(d))
             std = std * (0.5 * learn.unsqueeze(1) * spread).clamp(-0.5, 0.5).exp()
             size = std.log().mean(1, keepdim=True).exp()
@@ -174,13 +174,12 @@ class MAES(Optimizer[MAESState, MAESConfig]):
             kept = (1 - share) * kept
             sums = (1 - share)[:, None, None] * sums
             sums[:, :, j] += share.unsqueeze(1) * onto
-        turned: Tensor = kept[:, None, None] * z + torch.bmm(sums * size.transpose(1, 2), state.paths)
-        return turned
+        return torch.baddbmm(kept[:, None, None] * z, sums * size.transpose(1, 2), state.paths)
 
 
 def _followed(path: Tensor, moved: Tensor, rate: Tensor, mass: Tensor) -> Tensor:
     root = (mass.unsqueeze(-1) * rate * (2 - rate)).sqrt()
-    return (1 - rate) * path + root * moved
+    return torch.addcmul((1 - rate) * path, root, moved)
 
 
 def recombination(values: Tensor) -> tuple[Tensor, Tensor]:
