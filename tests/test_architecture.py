@@ -1,4 +1,4 @@
-"""Imports point down, never up, and never sideways between the two wings."""
+"""Imports point down, never up, and never between the problem side and the solver side."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The other rooms that a file imports, wherever in it."""
+    """The other first-level packages that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -65,7 +65,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_the_wings_do_not_know_each_other(path: Path) -> None:
+def test_problems_and_solvers_do_not_import_each_other(path: Path) -> None:
     other = {**dict.fromkeys(PROBLEM_WING, SOLVER_WING), **dict.fromkeys(SOLVER_WING, PROBLEM_WING)}
     wrong = sorted(imported(path) & other.get(room(path), set()))
     assert not wrong, f"zoracle.{room(path)} must not import {', '.join(wrong)}"
@@ -170,7 +170,7 @@ def listed(path: Path) -> set[str]:
 
 
 def not_public(tree: ast.AST) -> Iterator[str]:
-    """What is imported of other rooms and is not listed by the room itself."""
+    """Names imported from other packages that these do not list."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("zoracle."))

@@ -22,15 +22,15 @@ def test_picture_and_table_are_up_to_date() -> None:
     mend = "run python -m scripts.architecture"
     assert architecture.FIGURE.read_text(encoding="utf-8") == architecture.picture(graph), mend
     assert architecture.filled(PAGE, graph) == PAGE, mend
-    assert f"{len(graph)} rooms on {len(architecture.floors(graph))} floors" in PAGE
+    assert f"{len(graph)} packages in {len(architecture.floors(graph))} layers" in PAGE
 
 
-def test_every_room_is_described_in_a_line() -> None:
+def test_every_package_is_described_in_a_line() -> None:
     graph = architecture.import_graph()
     assert not [room for room in graph if not 10 <= len(architecture.described(room)) <= 120]
 
 
-def test_floors_and_lines_of_a_small_house(tmp_path: Path) -> None:
+def test_layers_and_lines_of_a_small_package(tmp_path: Path) -> None:
     house = tmp_path / "house"
     files = {
         "ground.py": '"""Ground."""\n',
@@ -47,7 +47,7 @@ def test_floors_and_lines_of_a_small_house(tmp_path: Path) -> None:
     assert architecture.floors(graph) == [["ground"], ["wall"], ["roof"]]
     assert architecture.reduced(graph) == {"ground": set(), "wall": {"ground"}, "roof": {"wall"}}
     assert architecture.described("wall", house) == "Wall"
-    with pytest.raises(ValueError, match="in a circle among roof, wall"):
+    with pytest.raises(ValueError, match="in a cycle among roof, wall"):
         architecture.floors({**graph, "wall": {"roof"}})
 
 

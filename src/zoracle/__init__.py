@@ -1,4 +1,4 @@
-"""Learned zeroth-order optimization: minimise what you can only query."""
+"""Learned zeroth-order optimization: minimise functions that you can only evaluate."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, each told in one line: what was given, what was expected, how to mend it."""
+"""User errors and warnings, each one line: what was given, what was expected, how to fix it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class InputError(ValueError):
-    """Something the caller gave is unusable; the command line prints it as one line and exits with code 2."""
+    """An argument or file is unusable; the command line prints the message as one line and exits with code 2."""
 
 
 class BudgetError(InputError):
@@ -38,7 +38,7 @@ class BlackBoxError(InputError):
 
 
 class CheckpointError(InputError):
-    """A checkpoint is missing, truncated, foreign, or made for something else."""
+    """A checkpoint is missing, truncated, of another format, or made for something else."""
 
 
 class WorkerError(InputError):
@@ -50,11 +50,11 @@ class MissingExtraError(InputError, ImportError):
 
 
 class DamagedWarning(UserWarning):
-    """The end of a file was damaged and cut off; what it held is requested again."""
+    """The damaged end of a file was cut off; the lost values are requested again."""
 
 
 class ChangedTargetWarning(UserWarning):
-    """A target does not answer a stored query as it did: it is another one now, or noisy."""
+    """A target gives another answer to a stored query: it has changed, or is noisy."""
 
 
 class MuTooSmallWarning(UserWarning):
@@ -62,27 +62,27 @@ class MuTooSmallWarning(UserWarning):
 
 
 class MisclassifiedWarning(UserWarning):
-    """A target is wrong on most images before the attack."""
+    """The target misclassifies most images before the attack."""
 
 
 class FailedCallWarning(UserWarning):
-    """A call of a user's function raised, and NaN was taken as its value, as the caller asked."""
+    """A call of the user's function raised, and its value is NaN, as requested."""
 
 
 class DivergenceWarning(UserWarning):
-    """The loss of a training run has risen above where it began."""
+    """The loss of a training has risen above its initial value."""
 
 
 class NoSignalWarning(UserWarning):
-    """F does not differ by more than its noise anywhere near the start: a result means little."""
+    """Near the start f does not vary by more than its noise: the result means little."""
 
 
 class RivalWarning(UserWarning):
-    """A minimiser of another library failed in a comparison, and ends with what it had found."""
+    """A minimiser of another library failed in a comparison; its best point so far counts."""
 
 
 class NonFiniteWarning(UserWarning):
-    """More than one in a hundred of f's values were NaN or infinite."""
+    """More than 1 % of the values of f were NaN or infinite."""
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -109,7 +109,7 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def printable(text: str) -> str:
-    """A text without what a terminal obeys: control and escape characters become spaces."""
+    """A text with control and escape characters replaced by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Settings, whoever wrote them: names, types and ranges are checked here, before anything is made of them."""
+"""Settings: their names, types and ranges are checked here before use, wherever they come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States are trees of NamedTuples with tensors as leaves; these few functions are all that is done to them."""
+"""States are trees of NamedTuples with tensors as leaves; these are the operations on them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The tensors that flow through the house.
+"""The tensors that optimizers, objectives and the rollout exchange.
 
-Shapes are law: problems B lead, directions are (B, q, d), points of one step (B, m, d), values (B, m),
-a trajectory is (T, B). One problem alone gives what the same problem gives in a batch.
+The batch dimension B comes first: directions are (B, q, d), points of one step (B, m, d), values (B, m); a trajectory
+is (T, B). A problem gives the same result alone and in a batch.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = [
 
 
 class Purpose(StrEnum):
-    """What a query was spent on. The oracle counts each purpose by itself."""
+    """The purpose of a query. The oracle counts each purpose separately."""
 
     OPTIMISE = "optimise"
-    """Points that an optimizer asked for: what a budget pays for."""
+    """Points requested by an optimizer; these are charged to the budget."""
     META_GRADIENT = "meta-gradient"
     """Points (or gradients, counted one each) that meta-training needs for the optimizee's gradient."""
     MONITOR = "monitor"
-    """Points evaluated only to report: the loss of the last iterate, a curve."""
+    """Points evaluated only for reporting: the loss of the last iterate, a curve."""
 
 
 class StopReason(IntEnum):
@@ -41,73 +41,73 @@ class StopReason(IntEnum):
     RUNNING = 0
     """It has not stopped."""
     STEPS = 1
-    """All steps that were asked for are done."""
+    """All requested steps are done."""
     BUDGET = 2
-    """The next step would have cost more queries than the budget has left."""
+    """The next step would have exceeded the budget."""
     SUCCESS = 3
-    """A point succeeded, and the caller asked to stop at the first success."""
+    """A point succeeded, and the run stops at the first success."""
     TARGET = 4
-    """A point reached the loss that the caller asked for."""
+    """A point reached the target loss."""
     NON_FINITE = 5
-    """Every value of a step was NaN or infinite: nothing is left to follow."""
+    """Every value of a step was NaN or infinite."""
     CALLBACK = 6
-    """The caller's callback asked to stop."""
+    """The callback stopped the run."""
     TIME = 7
     """The time limit was reached."""
     INTERRUPTED = 8
     """Ctrl-C."""
     LEFT_OUT = 9
-    """It was not begun: there was nothing left to do, since an earlier attack had broken the image, say."""
+    """It was not started, for example because an earlier attack had broken the image."""
 
 
 class Choice(IntEnum):
-    """What a run is left with."""
+    """Which point a run returns."""
 
     LOWEST = 0
-    """The point with the lowest value that was evaluated."""
+    """The evaluated point with the lowest value."""
     LAST = 1
-    """The last iterate: of a noisy function the lowest value is the luckiest one."""
+    """The last iterate, because the lowest value of a noisy function is biased."""
     START = 2
-    """The start: nothing better was found."""
+    """The starting point: nothing better was found."""
     REPEATED = 3
     """The point with the lowest value, which was also the lowest when evaluated again."""
 
 
 class Evaluation(NamedTuple):
-    """What an objective says of N points."""
+    """An objective's evaluation of N points."""
 
     loss: Tensor
-    """(N,) always minimised."""
+    """(N,) to be minimised."""
     success: Tensor | None = None
-    """(N,) bool: the point is a success (an adversarial example, say); None where the objective knows none."""
+    """(N,) bool: whether the point is a success, such as an adversarial example; None if the objective has none."""
 
 
 class Space(NamedTuple):
-    """Where points of B problems may lie, for optimizers that make use of it. Tensors, so that a state can keep it."""
+    """The feasible region of B problems, as tensors so that a state can hold it."""
 
     low: Tensor
-    """(B, d) lowest value of each coordinate; minus infinity where there is none."""
+    """(B, d) lower bound of each coordinate; minus infinity if there is none."""
     high: Tensor
-    """(B, d) highest value."""
+    """(B, d) upper bound of each coordinate."""
     radius: Tensor
-    """(B,) radius of the Euclidean ball around zero that points lie in as well; infinite where there is none."""
+    """(B,) radius of the Euclidean ball around zero that also contains the points; infinite if there is none."""
     shape: Tensor
     """(B, 3) int64: channels, height and width of a point as an image; (1, 1, d) where it is none."""
 
 
 class Queries(NamedTuple):
-    """What an optimizer asks for at one step."""
+    """The queries of one step of an optimizer."""
 
     points: Tensor
     """(B, m, d) points to evaluate. m is the optimizer's ``queries_per_step``."""
     directions: Tensor
-    """(B, q, d) directions that the points were made from, without the smoothing radius."""
+    """(B, q, d) directions of the points, without the smoothing radius."""
     aux: Any = ()
-    """What the optimizer's own ``tell`` needs again: a NamedTuple of tensors with leading B."""
+    """Data for the optimizer's own ``tell``: a NamedTuple of tensors with leading B."""
 
 
 class Key(NamedTuple):
-    """What the randomness of a step is keyed by; no generator is kept anywhere."""
+    """The key that determines the random numbers of a step; there is no generator with state."""
 
     seed: Tensor
     """(B,) int64."""
@@ -129,14 +129,14 @@ class Key(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What happened to B problems over at most T steps. Everything is a tensor on the CPU, so it saves and resumes.
+    """The record of B problems over at most T steps. Everything is a tensor on the CPU, so that it can be saved.
 
-    Rows of steps that a problem did not take hold NaN (``loss``), or, once it has stopped, repeat the last value
-    (``best``, ``queries``).
+    For steps that a problem did not take, ``loss`` is NaN, and ``best`` and ``queries`` repeat the last value once the
+    problem has stopped.
     """
 
     loss: Tensor
-    """(T, B) loss of the iterate at which step t began; NaN where the optimizer does not evaluate its iterate."""
+    """(T, B) loss of the iterate at the start of step t; NaN if the optimizer does not evaluate its iterate."""
     best: Tensor
     """(T, B) the lowest loss of any point evaluated up to and including step t."""
     queries: Tensor
@@ -173,13 +173,13 @@ class Trajectory(NamedTuple):
     non_finite: Tensor
     """(B,) int64, how many values were NaN or infinite."""
     start_point: Tensor
-    """(B, d) where the run began."""
+    """(B, d) the starting point."""
     noise: Tensor
     """(B,) standard deviation of f at the start, 0 where there is none but rounding; NaN if not measured."""
     mu: Tensor
-    """(B,) distance, a coordinate, from which on differences were ten times the noise; NaN where not measured."""
+    """(B,) distance per coordinate at which differences reach ten times the noise; NaN if not measured."""
     signal: Tensor
-    """(B,) differences at that distance over the noise; NaN where not measured."""
+    """(B,) differences at that distance divided by the noise; NaN if not measured."""
     chosen: Tensor
     """(B,) int64, a :class:`Choice`: what ``best_point`` is."""
 

@@ -1,4 +1,4 @@
-"""Images from smaller ones: linear maps that both wings use, for coarse perturbations and for coarse priors."""
+"""Linear maps from small images to large ones, for coarse perturbations and coarse priors."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def test_derivatives_are_not_used():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"options": {}}, r"there is no budget"),
-        ({"tol": 1e-3}, r"tol is 0.001; expected none"),
+        ({"options": {}}, r"the option budget is missing"),
+        ({"tol": 1e-3}, r"tol is 0.001; expected None"),
         ({"constraints": {"type": "eq", "fun": sum}}, r"constraints were given"),
         ({"constraints": [{"type": "eq", "fun": sum}]}, r"constraints were given"),
         ({"constraints": optimize.LinearConstraint(np.eye(8))}, r"constraints were given"),

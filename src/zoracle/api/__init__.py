@@ -1,4 +1,4 @@
-"""One call each: minimise a function, attack a model, load a trained optimizer."""
+"""The main functions: minimise a function, attack a model, load an optimizer."""
 
 from zoracle.api.attacking import attack
 from zoracle.api.loading import load

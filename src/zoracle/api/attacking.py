@@ -1,4 +1,4 @@
-"""Attack a model by calling it only."""
+"""Attack a model that can only be queried."""
 
 from __future__ import annotations
 
@@ -67,50 +67,50 @@ def attack(
     on_step: Callable[[Step], None] | None = None,
     **settings: Any,
 ) -> AttackResult:
-    """Look for perturbations that change what a model says, by calling it only: small ones, or any within a ball.
+    """Search for adversarial perturbations of images by queries only: small ones, or any within a ball.
 
     Minimises max(log p_y - max_j log p_j + confidence, 0) + c * ||clip(x + delta, 0, 1) - x|| for each image; with
-    ``eps`` the first term alone, over perturbations of that norm at most.
+    ``eps`` only the first term, over perturbations of at most that norm.
 
     Args:
-        model: a torch module, a :class:`BlackBox`, or a function of a batch of images. Outputs that are NaN are
-            survived and counted; a first step without any other is an error.
+        model: a torch module, a :class:`BlackBox`, or a function of a batch of images. NaN outputs are tolerated and
+            counted; if all outputs of the first step are NaN, that is an error.
         images: (P, ...) in [0, 1].
         labels: (P,) the true classes.
-        budget: points that may be evaluated for each image; never passed.
-        steps: steps of the optimizer instead, and one query more for the last iterate (and one to check the start);
-            one of both is needed.
-        optimizer: a name, a folder, or an optimizer; "zo-lstm" means within a ball "spectral-search".
-        targets: (P,) classes to reach; None for any other than the label.
+        budget: maximum number of points evaluated for each image.
+        steps: number of steps instead of a budget, plus one query for the last iterate (and one for the initial
+            check). Exactly one of ``budget`` and ``steps`` is required.
+        optimizer: a name, a folder, or an optimizer; within a ball "zo-lstm" means "spectral-search".
+        targets: (P,) target classes; None for an untargeted attack.
         c: weight of the distance.
-        norm: "l1" or "l2"; of a ball "l2" or "linf".
-        eps: radius of the ball that perturbations stay in; None asks for small ones instead.
-        confidence: by how much the wrong class has to lead, in nats.
-        bits: every image sent to the model is a picture of so many bits per channel, rounded within the
-            ball: 8 makes what succeeds do so as a saved picture. Images have to be such pictures themselves.
-        outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" tells it from the
-            first answer; "labels" goes with ``optimizer="rays"``. None uses what the :class:`BlackBox` was declared to
-            return, "auto" where it was not.
-        stop_on_success: leave an image at its first success instead of making the perturbation smaller; None does
+        norm: "l1" or "l2"; with ``eps`` "l2" or "linf".
+        eps: radius of the ball of allowed perturbations; None minimises the perturbation instead.
+        confidence: margin by which the wrong class has to lead, in nats.
+        bits: send only images of this many bits per channel to the model, rounded within the ball: with 8, a success
+            is a success as a saved picture. The given images must be such pictures themselves.
+        outputs: what the model returns: "logits", "probabilities" or "log-probabilities"; "auto" infers it from the
+            first answer; "labels" requires ``optimizer="rays"``. None uses the declaration of the :class:`BlackBox`,
+            or "auto" if there is none.
+        stop_on_success: stop an image at its first success instead of minimising the perturbation further; None stops
             within a ball.
-        check_start: evaluate each image itself first, for one query: one that succeeds as it is gets no more. None
-            does where images are left at their first success.
-        batch: images under attack at once; another begins as soon as one is done. None uses all.
-        seed: keys starting points and directions.
-        ids: (P,) stable ids that randomness is keyed by; 0 .. P - 1 by default.
+        check_start: first evaluate each original image, for one query; an image that already succeeds is not attacked.
+            None does so if images stop at their first success.
+        batch: number of images attacked at once; the next starts when one is finished. None attacks all at once.
+        seed: seed of starting points and directions.
+        ids: (P,) stable ids that key the random numbers; 0 .. P - 1 by default.
         start_std: standard deviation of the starting perturbations; None uses 1e-4, and 0 within a ball.
-        reduce: search among coarse perturbations only, upsampled to the images: "tile:2" (cells of 2 by 2 pixels),
-            "tile:14x14" (that many cells) or "bilinear:14" (a grid, interpolated).
-        framework: what a model that is a plain function takes; "auto" gives it what images are.
-        chunk: images in one call of the model at most.
-        checkpoint: a file that the run is kept in and resumed from, also after the model failed. It knows everything
-            that the numbers depend on but the model itself; on resuming, it evaluates one point again and warns where
-            the model says something else.
-        on_step: is shown every step.
+        reduce: search only among coarse perturbations, upsampled to the images: "tile:2" (cells of 2 by 2 pixels),
+            "tile:14x14" (14 by 14 cells) or "bilinear:14" (an interpolated grid).
+        framework: arrays passed to a model that is a plain function; "auto" uses the type of ``images``.
+        chunk: maximum number of images in one call of the model.
+        checkpoint: file to which the run is saved and from which it resumes, also after the model failed. It identifies
+            everything that determines the numbers except the model itself; on resuming, one point is evaluated again,
+            with a warning if the model's answer differs.
+        on_step: called after every step.
         settings: settings of the optimizer.
 
     Raises:
-        InputError: what was given cannot be used; BlackBoxError where the model failed.
+        InputError: an argument cannot be used; BlackBoxError if the model failed.
     """
     chosen = chosen_optimizer(optimizer, settings, Use(ball=None if eps is None else norm))
     if (budget is None) == (steps is None):

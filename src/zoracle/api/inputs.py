@@ -1,4 +1,4 @@
-"""What callers of the Python interface give, checked and turned into tensors before anything is queried."""
+"""Arguments of the Python interface, checked and converted to tensors before the first query."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any] | Tensor
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
-    """A tensor of what is one, or of what NumPy takes."""
+    """A tensor from a tensor, or from anything that NumPy accepts."""
     if isinstance(values, Tensor):
         if values.layout is not torch.strided or values.is_meta:
             raise InputError(f"{name} are a sparse tensor or one without data; expected a dense tensor")
@@ -33,18 +33,18 @@ def as_tensor(name: str, values: Any) -> Tensor:
 
 
 def framework_of(given: Any) -> Literal["numpy", "torch"]:
-    """The framework that something given belongs to; NumPy for what is neither."""
+    """The framework of an array, "numpy" for anything else."""
     return "torch" if isinstance(given, Tensor) else "numpy"
 
 
 def check_dtype(name: str, x: Tensor) -> None:
-    """Raise an InputError where the type is none to optimise in."""
+    """Raise an InputError if the type is not float32 or float64."""
     if x.dtype not in (torch.float32, torch.float64):
         raise InputError(f"{name} are {x.dtype}; expected float32 or float64")
 
 
 def as_ids(ids: Sequence[int] | Array | None, number: int) -> Tensor:
-    """Ids (B,) int64 on the CPU; 0 .. B - 1 where none are given."""
+    """Ids (B,) int64 on the CPU; 0 .. B - 1 by default."""
     if ids is None:
         return torch.arange(number)
     key = as_tensor("ids", ids)
@@ -56,7 +56,7 @@ def as_ids(ids: Sequence[int] | Array | None, number: int) -> Tensor:
 
 
 def whole(name: str, value: Any) -> int:
-    """A integer."""
+    """An integer."""
     try:
         number: int = index(value)
     except TypeError:
@@ -78,7 +78,7 @@ def real(name: str, value: Any) -> float:
 
 
 def affordable(budget: Any, optimizer: Optimizer[Any, Any], extra: int = 0) -> int:
-    """A budget that pays for one step of the optimizer at least, and so many points before it.
+    """A budget that covers at least one step of the optimizer and the given number of points before it.
 
     Raises:
         BudgetError: it does not.
@@ -95,7 +95,7 @@ def affordable(budget: Any, optimizer: Optimizer[Any, Any], extra: int = 0) -> i
 
 
 def amount(name: str, value: Any) -> float:
-    """A number of at least 0, as one that JSON knows."""
+    """A number of at least 0, as a JSON number."""
     if not is_amount(value):
         raise InputError(f"{name} is {value!r}; expected a number of at least 0")
     return float(value)

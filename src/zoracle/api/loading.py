@@ -1,4 +1,4 @@
-"""Optimizers by name, by folder, or as they are."""
+"""Optimizers by name, by folder, or as objects."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zoracle.optimizers.pretrained import Use, resolve
 
 
 def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
-    """A ready optimizer by name, or a learned one from its folder.
+    """Load an optimizer by name, or a learned one from its folder.
 
     Args:
-        name: what ``zoracle optimizers`` lists, or a folder that ``zoracle train`` wrote.
-        settings: settings changed on top of the optimizer's own (``num_directions=50``).
+        name: a name listed by ``zoracle optimizers``, or a folder written by ``zoracle train``.
+        settings: settings that override the optimizer's own (``num_directions=50``).
 
     Raises:
-        InputError: nothing has this name, or a setting is unknown.
+        InputError: the name or a setting is unknown.
         CheckpointError: the folder's weights cannot be used.
     """
     return resolve(str(name), **settings).optimizer
@@ -27,10 +27,10 @@ def load(name: str | Path = "zo-lstm", **settings: Any) -> Optimizer[Any, Any]:
 def chosen_optimizer(
     optimizer: str | Path | Optimizer[Any, Any], settings: dict[str, Any], use: Use
 ) -> Optimizer[Any, Any]:
-    """What a caller named or made, with these settings; the plain name "zo-lstm" goes by the use.
+    """An optimizer from a name, a folder or an object, with these settings; what "zo-lstm" means depends on the use.
 
     Raises:
-        InputError: it is neither a name, a folder nor an optimizer, or settings came with a made one.
+        InputError: it is neither a name, a folder nor an optimizer, or settings were given with an object.
     """
     if isinstance(optimizer, Optimizer):
         if settings:

@@ -1,4 +1,4 @@
-"""Minimise a function that can only be called."""
+"""Minimise a function that can only be evaluated."""
 
 from __future__ import annotations
 
@@ -55,46 +55,48 @@ def minimize(
     on_step: Callable[[Step], StopReason | None] | None = None,
     **settings: Any,
 ) -> Solution:
-    """Minimise a function that can only be called.
+    """Minimise a function that can only be evaluated.
 
     Args:
-        f: takes a batch of points (N, d) and returns their values (N,); with ``vectorized=False`` one point and its
-            value; or an :class:`Objective` of B problems. A value that is NaN or infinite is counted and otherwise
-            ignored; if every value of the first step is, that is an error.
-        x0: where to start, (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64. With three or more
-            axes it is one point, and f takes points of that shape.
-        budget: points that each run may evaluate; never passed.
-        optimizer: a name, a folder, or an optimizer. "portfolio" needs no setting: it measures the noise of f first,
-            and gives the budget to a quasi-Newton method or an evolution strategy, whichever promises more.
-        bounds: (low, high), each a number or an array of x0's shape; or as in SciPy a pair for each coordinate or a
-            ``scipy.optimize.Bounds``. None or an infinity leaves a side open. f sees no point outside.
-        scale: by how much a coordinate typically has to change, the unit in which optimizers step: a number, or an
-            array of x0's shape. "portfolio" and "zo-lstm" start from it and find their own.
-        shape: of one point, where x0 alone does not say: ``shape=(28, 28)`` makes an x0 of that shape one point.
-        target: stop at this value or a lower one.
+        f: function of a batch of points (N, d) that returns their values (N,); with ``vectorized=False`` of one point
+            that returns its value; or an :class:`Objective` of B problems. NaN and infinite values are counted and
+            otherwise ignored; if all values of the first step are, that is an error.
+        x0: starting point (d,), or (B, d) for B runs at once; NumPy or torch, float32 or float64. An array with three
+            or more axes is one point, and f takes points of that shape.
+        budget: maximum number of points evaluated in each run.
+        optimizer: a name, a folder, or an optimizer. "portfolio" needs no setting: it measures the noise of f and
+            divides the budget between a quasi-Newton method and an evolution strategy according to their progress.
+        bounds: (low, high), each a number or an array of x0's shape; or, as in SciPy, a pair for each coordinate or a
+            ``scipy.optimize.Bounds``. None or infinity means no bound. f is never evaluated outside.
+        scale: typical change of a coordinate, the unit of the optimizers' steps: a number, or an array of x0's shape.
+            "portfolio" and "zo-lstm" start from it and adapt.
+        shape: shape of one point, if x0 is ambiguous: with ``shape=(28, 28)`` an x0 of that shape is one point.
+        target: stop at this value or lower.
         vectorized: whether f takes a batch of points.
-        workers: evaluate in this many processes at once, or in an executor of ``concurrent.futures`` (threads, or a
-            pool of Dask, Ray or MPI). A process has to be able to import f.
-        on_error: what to do where f raises: "raise" (a BlackBoxError), or "nan", which counts as a lost value.
-        retries: calls that raised are repeated this often first. Repeats are not counted: nothing was answered.
-        time_limit: seconds after which no further step begins.
-        callback: is given the :class:`~zoracle.api.solutions.Progress` after each step; ends the run by returning
+        workers: evaluate in this many processes, or in an executor of ``concurrent.futures`` (threads, or a pool of
+            Dask, Ray or MPI). Processes must be able to import f.
+        on_error: what to do if f raises: "raise" (a BlackBoxError), or "nan", which counts as a lost value.
+        retries: number of times to repeat a call that raised. Repeats are not counted as queries.
+        time_limit: seconds after which no further step starts.
+        callback: called with a :class:`~zoracle.api.solutions.Progress` after each step; ends the run by returning
             True or raising StopIteration.
         progress: show a progress bar on a terminal.
-        seed: keys the random directions.
-        ids: (B,) ids of the runs, which randomness is keyed by too; 0 .. B - 1 by default. A run gives the same alone
-            and among others where its id is the same.
-        framework: what f takes; "auto" gives it what x0 is.
-        checkpoint: a file that the run is kept in and resumed from, also after f failed. It knows everything that the
-            numbers depend on but f itself; on resuming, it evaluates one point again and warns where f changed.
-        on_step: is shown every :class:`~zoracle.rollout.Step` with its tensors; may return a reason to stop.
+        seed: seed of the random directions.
+        ids: (B,) ids of the runs, which also key the random numbers; 0 .. B - 1 by default. A run with the same id
+            gives the same result alone and among others.
+        framework: arrays passed to f; "auto" uses the type of x0.
+        checkpoint: file to which the run is saved and from which it resumes, also after f failed. It identifies
+            everything that determines the numbers except f itself; on resuming, one point is evaluated again, with a
+            warning if f has changed.
+        on_step: called with every :class:`~zoracle.rollout.Step` and its tensors; may return a reason to stop.
         settings: settings of the optimizer (``num_directions=50``, ``lr=0.01``).
 
     Returns:
-        The best point evaluated, its value, what it cost and why it stopped. Ctrl-C returns the best so far.
+        The best evaluated point, its value, the number of queries and why the run stopped. Ctrl-C returns the best
+        point so far.
 
     Raises:
-        InputError: what was given cannot be used; BlackBoxError where f failed.
+        InputError: an argument cannot be used; BlackBoxError if f failed.
 
     Examples:
         >>> solution = minimize(lambda x: (x**2).sum(1), torch.ones(20), budget=2100, optimizer="zo-sgd", lr=0.1)
@@ -202,7 +204,7 @@ def minimize(
 
 
 def _objective(f: Any, points: Points, framework: Framework, given: dict[str, Any]) -> Objective:
-    """What is minimised: an objective as it is, or one that calls a function as the caller asked."""
+    """The objective: the one given, or one that calls the given function."""
     b, d = points.start.shape
     if not isinstance(f, Objective):
         return CallableObjective(f, d, b, shape=points.shape, framework=framework, **given)

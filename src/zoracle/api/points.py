@@ -1,4 +1,4 @@
-"""Starting points, bounds and units of any shape, turned into tensors (B, d) and (d,)."""
+"""Starting points, bounds and scales of any shape, as tensors (B, d) and (d,)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoracle.objectives.base import Bounds, Box
 
 
 class Points(NamedTuple):
-    """Starting points, and how results become what the caller gave."""
+    """Starting points, and how to convert results to the type and shape of x0."""
 
     start: Tensor
     """(B, d)."""
@@ -83,7 +83,7 @@ def _point_shape(x: Tensor, shape: Any, vectorized: bool) -> tuple[int, ...]:
 
 
 def as_limits(bounds: Any, points: Points) -> Bounds | Box | None:
-    """The bounds, which the starting points have to lie in: numbers, or a tensor (d,) each."""
+    """The bounds, which must contain the starting points: numbers, or a tensor (d,) each."""
     if bounds is None:
         return None
     low, high = (_limit(limit, infinite, points) for limit, infinite in zip(_ends(bounds), (-inf, inf), strict=True))
@@ -107,7 +107,7 @@ def as_limits(bounds: Any, points: Points) -> Bounds | Box | None:
 
 
 def _ends(bounds: Any) -> tuple[Any, Any]:
-    """The lower and the upper ends of what SciPy's users give too: (low, high), Bounds, or a pair per coordinate."""
+    """The lower and upper bounds from (low, high), SciPy's Bounds, or a pair per coordinate."""
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         return bounds.lb, bounds.ub
     expected = "expected (low, high), numbers or arrays of x0's shape, or a pair for each coordinate"

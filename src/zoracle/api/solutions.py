@@ -1,4 +1,4 @@
-"""What one call returns: of a function that was minimised, and of images that were attacked."""
+"""The results of :func:`minimize` and :func:`attack`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoracle.types import Choice, StopReason, Trajectory
 
 
 class Progress(NamedTuple):
-    """What a ``callback`` of :func:`minimize` is given after each step. With one starting point there is no B."""
+    """The argument of a ``callback`` of :func:`minimize`, after each step. With one starting point there is no B."""
 
     x: Array
     """(B, *shape) the best point evaluated so far."""
@@ -25,14 +25,14 @@ class Progress(NamedTuple):
     steps: Array | int
     """(B,) steps taken."""
     seconds: float
-    """Since the call of :func:`minimize`."""
+    """Seconds since the call of :func:`minimize`."""
 
 
 class Solution(NamedTuple):
-    """What :func:`minimize` found; it prints as a short table. With one starting point there is no B anywhere."""
+    """The result of :func:`minimize`; it prints as a short table. With one starting point there is no B."""
 
     x: Array
-    """(B, *shape) the best point, of the type that x0 had; ``chosen`` says which."""
+    """(B, *shape) the best point, of the same type as x0; ``chosen`` says which point it is."""
     value: Array | float
     """(B,) its value; under noise a mean of several."""
     queries: Array | int
@@ -40,40 +40,40 @@ class Solution(NamedTuple):
     reason: list[StopReason] | StopReason
     """Why each problem stopped."""
     last: Array
-    """(B, *shape) the last iterate; x where that ended above the start by more than the noise."""
+    """(B, *shape) the last iterate, or x if that lies above the start by more than the noise."""
     trajectory: Trajectory
-    """Step by step; always with its B, on the CPU."""
+    """The record of the run by step; always with B, on the CPU."""
     interrupted: Array | int = 0
     """(B,) points that were requested again after interruptions; they are not among ``queries``."""
     noise: Array | float = math.nan
-    """(B,) standard deviation of f as it was measured at the start, 0 where there is none; NaN if not measured."""
+    """(B,) standard deviation of the noise of f, measured at the start; 0 if there is none, NaN if not measured."""
     mu: Array | float = math.nan
-    """(B,) distance, a coordinate, in units of ``scale``, from which on differences stood out from the noise."""
+    """(B,) distance per coordinate, in units of ``scale``, at which differences exceed the noise."""
     signal_to_noise: Array | float = math.nan
-    """(B,) differences at that distance over the noise."""
+    """(B,) differences at that distance divided by the noise."""
     chosen: list[Choice] | Choice = Choice.LOWEST
-    """What x is. Of a noisy function the last iterate, the lowest point seen and the start were evaluated again."""
+    """Which point x is. For a noisy function, the last iterate, the lowest point and the start are evaluated again."""
     non_finite: Array | float = 0.0
     """(B,) share of the values that were NaN or infinite."""
     account: dict[str, Array | int] = {}  # noqa: RUF012  # never written to
-    """(B,) each: the queries that each member of a portfolio was given, and how often it restarted. Empty for other
-    optimizers, and where a run that had ended was read back."""
+    """(B,) each: the queries of each member of a portfolio, and its restarts. Empty for other optimizers, and for a
+    finished run that was read from a checkpoint."""
 
     def __repr__(self) -> str:
-        """A line for what was found, and one for each run: never the tensors."""
+        """A summary, with a line for each run; never the tensors."""
         return "\n".join(_told(self))
 
 
 class AttackResult(NamedTuple):
-    """What :func:`attack` found for P images."""
+    """The result of :func:`attack` for P images."""
 
     adversarial: Tensor
-    """(P, *shape) the successful image with the lowest loss, and the image with the lowest loss where none was."""
+    """(P, *shape) the successful image with the lowest loss, or the image with the lowest loss if none succeeded."""
     success: Tensor
     """(P,) bool, whether any evaluated point succeeded."""
     misclassified: Tensor
-    """(P,) bool, whether the image itself is known to succeed, so that there was nothing to attack: always known
-    with ``check_start``, and otherwise where the optimizer evaluates its first iterate."""
+    """(P,) bool, whether the original image is known to be a success already: always known with ``check_start``, and
+    otherwise if the optimizer evaluates its first iterate."""
     queries: Tensor
     """(P,) points evaluated."""
     queries_to_success: Tensor
@@ -81,7 +81,7 @@ class AttackResult(NamedTuple):
     loss: Tensor
     """(P,) loss of ``adversarial``."""
     distances: dict[str, Tensor]
-    """l1, l2 and linf of ``adversarial`` to the image, (P,) each."""
+    """l1, l2 and linf distances of ``adversarial`` from the image, (P,) each."""
     reason: list[StopReason]
     """Why each image's attack stopped."""
     trajectory: Trajectory
@@ -90,7 +90,7 @@ class AttackResult(NamedTuple):
     """(P,) points that were requested again after interruptions; they are not among ``queries``."""
 
     def __repr__(self) -> str:
-        """A few lines of what was found: never the tensors."""
+        """A summary in a few lines; never the tensors."""
         wrong = int(self.misclassified.sum())
         attacked = len(self.success) - wrong
         broken = int((self.success & ~self.misclassified).sum())
@@ -190,7 +190,7 @@ def _array(x: Array) -> str:
 
 
 def result_of(objective: ImageAttack, trajectory: Trajectory, interrupted: Tensor, *, has_budget: bool) -> AttackResult:
-    """The adversarial images of a trajectory and what they cost."""
+    """The adversarial images of a trajectory and their queries."""
     rows = torch.arange(objective.num_problems)
     success = trajectory.first_success > 0
     points = torch.where(success.unsqueeze(1), trajectory.success_point, trajectory.best_point)

@@ -1,4 +1,4 @@
-"""What looks on while a function is minimised: callbacks, a time limit, a progress bar."""
+"""Observers of a minimisation: callbacks, a time limit, a progress bar."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def shown(wanted: bool, budget: int) -> Iterator[Watch | None]:
 
 
 def doubts(record: Trajectory) -> None:
-    """Warns of what a caller has to know before believing a result."""
+    """Issue the warnings that qualify a result."""
     lost = float((record.non_finite / record.total_queries.clamp(min=1)).max())
     if lost > _MANY:
         warnings.warn(f"{lost:.0%} of the values were NaN or infinite; they were left out", NonFiniteWarning, 3)

@@ -1,1 +1,1 @@
-"""Calling a user's function: with the arrays that it was written for, one after another or in an executor."""
+"""Calls of the user's function: conversion of arrays, sequential or in an executor."""

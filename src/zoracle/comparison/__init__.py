@@ -1,4 +1,4 @@
-"""Several optimizers on the same problems: entries, tuning, and the run folder they share."""
+"""Several optimizers on the same problems: entries, tuning, and their common run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates from values: of gradients, and of noise. Pure functions."""
+"""Estimators of gradients and of noise, as pure functions of values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""How noisy a function is, and how far apart two points have to be for their difference to tell more than noise.
+r"""The noise of a function, and the distance of two points at which their difference exceeds it.
 
 Along a line the k-th differences of a smooth function vanish like h^k, while those of noise grow. ECnoise reads the
 noise from a few values at spacing h, whether it is random, rounding, or the last digits of a computation.
@@ -96,7 +96,7 @@ def ecnoise(values: Tensor) -> Noise:
 
 
 def clear_distance(distances: Tensor, differences: Tensor, noise: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """The shortest distance from which on differences stand out from the noise.
+    """The shortest distance from which on differences exceed the noise.
 
     Args:
         distances: (B, n), rising.

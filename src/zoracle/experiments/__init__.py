@@ -1,1 +1,1 @@
-"""The paper's experiments, each one command: what is run, on which problems, and what is written down of it."""
+"""The paper's experiments, one command each: what they run, on which problems, and what they report."""

@@ -1,4 +1,4 @@
-"""Training by forward passes only, in place, at the memory of inference: MeZO, what followed it, and a learned one."""
+"""Training with forward passes only, in place, at the memory of inference: MeZO, its successors, a learned method."""
 
 from zoracle.finetune.ledger import Ledger
 from zoracle.finetune.methods import METHODS

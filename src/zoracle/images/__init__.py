@@ -1,4 +1,4 @@
-"""Labelled images of the user: arrays in an ``.npz`` file, or a folder of pictures with a CSV of labels."""
+"""The user's labelled images: arrays in an ``.npz`` file, or a folder of pictures with a CSV of labels."""
 
 from __future__ import annotations
 

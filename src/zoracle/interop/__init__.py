@@ -1,1 +1,1 @@
-"""zoracle's optimizers inside other libraries: torch.optim, scipy.optimize, Foolbox, ART. Import the one you use."""
+"""Adapters for other libraries, one module each: torch.optim, SciPy, Nevergrad, Optuna, Foolbox, ART, Transformers."""

@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""Objectives: the functions to minimise."""
 
 from __future__ import annotations
 

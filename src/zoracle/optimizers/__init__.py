@@ -1,4 +1,4 @@
-"""The solver wing: everything that answers ``init``, ``ask`` and ``tell``."""
+"""Optimizers: everything that implements ``init``, ``ask`` and ``tell``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables, figures and pages, of runs and of experiments."""
+"""Tables, figures and pages for runs and experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation returns, and the definitions of the numbers made of it."""
+"""Results of evaluations, and the definitions of their metrics."""
 
 from __future__ import annotations
 

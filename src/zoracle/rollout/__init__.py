@@ -1,4 +1,4 @@
-"""The one optimization loop, the oracle that counts its queries, and what survives an interruption."""
+"""The optimization loop, the oracle that counts its queries, and checkpoints and journals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that users rely on: written whole, locked, hashed, never pickles."""
+"""Files that users rely on: written atomically, locked, with checksums, never pickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batteries that every optimizer, objective, task and black box has to pass, for authors outside the package too."""
+"""Checks that every optimizer, objective, task and black box must pass, also for code outside the package."""
 
 from zoracle.testing.blackboxes import check_black_box
 from zoracle.testing.objectives import check_objective, check_task
