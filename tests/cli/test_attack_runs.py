@@ -160,7 +160,7 @@ def test_resume_needs_the_folder_only_and_refuses_other_options(capsys):
         assert told.count("\n") == 1
         assert message in told
     run("attack", "--resume", "--out", "nowhere", code=2)
-    assert "nowhere holds no command.json" in capsys.readouterr().err
+    assert "nowhere contains no command.json" in capsys.readouterr().err
     assert not Path("nowhere").exists()
     Path("run/command.json").write_text("[]")
     run("attack", "--resume", "--out", "run", code=2)
@@ -247,7 +247,7 @@ def test_in_a_ball_several_attacks_run_where_none_is_named(capsys):
     rows = {row["optimizer"]: row for row in read("run/table.json")}
     assert list(rows) == [*labels, "worst case"]
     assert rows["zo-lstm"]["weights"] == "spectral-search", "which weights an alias meant"
-    assert "zo-lstm: the weights that ship as spectral-search" in told
+    assert "zo-lstm: shipped weights spectral-search" in told
     worst = arrays("run", "worst-case")
     assert (worst["queries"] <= 90).all()
     assert (worst["l2"] <= 0.8 + 1e-5).all()

@@ -104,7 +104,7 @@ def test_settings_behind_a_name():
     )
     assert named_optimizer("mine.py:Mine") == ("mine.py:Mine", {})
     assert named_optimizer("mine.py:Mine:on=true,kind=ball") == ("mine.py:Mine", {"on": True, "kind": "ball"})
-    with pytest.raises(InputError, match="gives lr twice"):
+    with pytest.raises(InputError, match="sets lr twice"):
         named_optimizer("zo-adam:lr=1,lr=2")
 
 

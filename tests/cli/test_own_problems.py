@@ -119,7 +119,7 @@ def test_settings_tuned_on_ones_own_target_are_read_by_attack(own, capsys):
     both = ["--target", "mine:classify", "--data", "own.npz"]
     run("attack", *both, "--optimizers", "zo-sgd", "--steps", "4", "--out", "first")
     told = " ".join(capsys.readouterr().out.split())
-    assert "`zoracle tune` tunes them on other images, and --settings reads its file" in told, "no dead end"
+    assert "tune them on other images with `zoracle tune`, and pass its file with --settings" in told, "no dead end"
     run("attack", *both, "--optimizers", "zo-sgd", "--steps", "4", "--tune", "--out", "none", code=2)
     assert "then pass --settings tuned.json" in capsys.readouterr().err
     run("tune", *both, "--optimizers", "zo-sgd", "--num-directions", "4", "--steps", "4", "--out", "tuned.json")

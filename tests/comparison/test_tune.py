@@ -82,7 +82,7 @@ def test_by_queries_to_success():
     task = FakeTask(dim=10, succeeds={10: 30, 11: 30})
     found = tune(task, "zo-signsgd", RunSpec(split="valid", **IDS), criterion="queries", grid=[Axis("lr", (0.1, 0.2))])
     assert found.criterion == "queries"
-    with pytest.raises(InputError, match="knows no success"):
+    with pytest.raises(InputError, match="has no successes"):
         tune(FakeTask(knows=False), "zo-sgd", RunSpec(split="valid", **IDS), criterion="queries")
 
 

@@ -76,7 +76,7 @@ def test_it_shows_what_it_says(digits):
     assert page.count('alt="original image') == 8
     assert page.count('alt="adversarial image') == 8
     assert page.count('alt="change of image') == 8
-    for word in ("queries to first success", "95 % interval", "How to repeat it"):
+    for word in ("queries to first success", "95 % interval", "Reproduction"):
         assert word in page
     best = found.rows[0]
     assert f"{best.ratio:.4f}" in page
@@ -116,7 +116,7 @@ def test_failures_and_negative_losses_are_drawn_without_a_warning(tmp_path):
     task = FakeTask(nan_after={20: 0, 21: 7, 22: 3})
     page = compare(task, [("a", sgd()), ("c", sgd(difference="central"))], out=tmp_path).paths["report"].read_text()
     assert "were NaN or infinite; " in page
-    assert "left out of the ratios alone" in page
+    assert "only the ratios exclude them" in page
 
 
 def test_pictures_are_what_they_are():
@@ -148,7 +148,7 @@ def test_an_attack_says_what_when_and_of_which_class_and_no_table_is_wider_than_
     assert "weights: of-a-kind" in page
     labels = task.pictures(spec.ids).labels.tolist()
     assert re.findall(r"label (\d)<br>predicted", page) == [str(label) for label in labels]
-    assert "broken when asked again" in page
+    assert "broken when verified" in page
     heads = [re.findall("<th[ >]", head) for head in re.findall("<thead>(.*?)</thead>", page)]
     assert max(map(len, heads)) <= 12
     for name in ("ratio", "l2", "robust accuracy", "success ever", "queries to success, mean"):

@@ -192,7 +192,7 @@ def test_paired_differences_remove_what_problems_share():
     assert (
         difference.high - difference.low < 1e-9 < metrics.summarise(one).ratio.high - metrics.summarise(one).ratio.low
     )
-    with pytest.raises(InputError, match="other problems or seeds"):
+    with pytest.raises(InputError, match="different problems or seeds"):
         metrics.paired(one, one._replace(ids=one.ids + 1))
 
 

@@ -117,7 +117,7 @@ def compare(
     _check(optimizers, tuning)
     check_workers(workers)
     output = out if isinstance(out, Output) else Output(out)
-    notes = [f"{label}: the weights that ship as {name}" for label, name in output.weights.items()]
+    notes = [f"{label}: shipped weights {name}" for label, name in output.weights.items()]
     objective = spec.objective(task)  # refuses unknown ids; queries nothing
     spec = _completed(spec, task, objective)
     if rivals and spec.budget is None:
@@ -202,8 +202,8 @@ def _how_to_tune(task: Task) -> str:
     try:
         task.ids("valid")
     except InputError:
-        return "`zoracle tune` tunes them on other images, and --settings reads its file"
-    return "--tune tunes them on validation problems"
+        return "tune them on other images with `zoracle tune`, and pass its file with --settings"
+    return "tune them on validation problems with --tune"
 
 
 def _each(

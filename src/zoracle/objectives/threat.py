@@ -141,11 +141,11 @@ class ThreatModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def sentence(self, targeted: bool) -> str:
         """What perturbations are allowed, and wanted, in words."""
-        goal = "a given class for each image" if targeted else "any other class than the label"
-        lead = f", by {self.confidence:g} nats at least" if self.confidence else ""
+        goal = "a given class for each image" if targeted else "any class other than the label"
+        lead = f", by at least {self.confidence:g} nats" if self.confidence else ""
         as_pictures = f"; images are pictures of {self.bits} bits per channel" if self.bits else ""
         if self.eps is None:
-            how = f"as small as possible: its {self.norm} norm weighs {self.weight:g}"
+            how = f"as small as possible ({self.norm} norm, weight {self.weight:g})"
             return f"{goal}{lead}, by a perturbation {how}{as_pictures}"
         return f"{goal}{lead}, by a perturbation whose {self.norm} norm is at most {self.eps:g}{as_pictures}"
 

@@ -1,4 +1,4 @@
-"""What an optimizer is: ``init``, ``ask``, ``tell`` over B problems at once, and a state that is tensors only."""
+"""The base of optimizers: ``init``, ``ask`` and ``tell`` over B problems at once, and a state of tensors only."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SamplingConfig(Config, frozen=True, kw_only=True):
 
 
 class State(Protocol):
-    """What every optimizer's state has, whatever else it has."""
+    """The fields that every optimizer's state has."""
 
     @property
     def x(self) -> Tensor:
@@ -61,11 +61,11 @@ class State(Protocol):
 
     @property
     def key(self) -> Key:
-        """What the randomness of the next step is keyed by."""
+        """The key of the random numbers of the next step."""
 
 
 class Start(NamedTuple):
-    """What a run begins with, checked."""
+    """The validated start of a run."""
 
     x: Tensor
     """(B, d)."""
@@ -75,11 +75,11 @@ class Start(NamedTuple):
     horizon: Tensor
     """(B,) steps that the run is planned for; 0 where that is open."""
     space: Space | None = None
-    """Where points may lie; None where the caller did not say."""
+    """The feasible region; None if not given."""
     scale: float = 1.0
     """Typical size of a coordinate."""
     radius: tuple[Radius, ...] = ()
-    """How far directions are probed over the run; empty where it is mu all the time."""
+    """The schedule of the smoothing radius; empty if it is mu throughout."""
 
 
 S = TypeVar("S")
@@ -91,7 +91,7 @@ C = TypeVar("C", bound=Config)
 
 
 class Optimizer(ABC, Generic[S, C]):
-    """Minimises B problems at once by asking for points and being told their values.
+    """Minimises B problems at once: ``ask`` returns points, ``tell`` takes their values.
 
     Settings are given by name, ``ZOSGD(lr=0.01)``, or as a config, ``ZOSGD(ZOSGDConfig(lr=0.01))``.
 
@@ -163,7 +163,7 @@ class Optimizer(ABC, Generic[S, C]):
     @property
     @abstractmethod
     def queries_per_step(self) -> int:
-        """How many points of each problem a step costs: m of :class:`Queries`."""
+        """The number of points per problem and step: m of :class:`Queries`."""
 
     @property
     def goes_by_mu(self) -> bool:
@@ -192,8 +192,8 @@ class Optimizer(ABC, Generic[S, C]):
             seed: what the randomness is keyed by, with the problem's id and the step.
             problem: stable ids (B,) int64; by default 0 .. B - 1.
             horizon: steps that the run is planned for, for optimizers that follow a schedule.
-            scale: typical size of a coordinate, which the default smoothing radius follows.
-            space: where points may lie, for optimizers that need to know (``Objective.space`` tells).
+            scale: typical size of a coordinate, which determines the default smoothing radius.
+            space: the feasible region, for optimizers that need it (see ``Objective.space``).
 
         Raises:
             InputError: wrong shape or type, values that are not finite, or the optimizer needs a space that there is
@@ -250,7 +250,7 @@ class Optimizer(ABC, Generic[S, C]):
         return {}
 
     def ask(self, state: S) -> Queries:
-        """The points to evaluate at this step. It changes nothing: asked twice, it answers the same."""
+        """The points to evaluate at this step. It has no side effects: calling it twice gives the same points."""
         return self._ask(state)
 
     def tell(self, state: S, queries: Queries, values: Tensor, gradients: Tensor | None = None) -> S:
@@ -317,7 +317,7 @@ def check_architecture(architecture: Config, settings: dict[str, Any]) -> None:
 
 
 def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
-    """The same optimizer with some settings changed; weights are shared, the given one is left as it was.
+    """The same optimizer with some settings changed; it shares weights with the given one, which is unchanged.
 
     Raises:
         InputError: a setting is unknown, of the wrong type, out of range, or part of the architecture.

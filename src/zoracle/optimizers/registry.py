@@ -39,22 +39,22 @@ class Entry(NamedTuple):
 
 REGISTRY: dict[str, Entry] = {
     "zo-sgd": Entry(ZOSGD, "gradient descent on the finite-difference estimate"),
-    "zo-signsgd": Entry(ZOSignSGD, "steps of one size along the signs of the estimate"),
+    "zo-signsgd": Entry(ZOSignSGD, "steps of constant size along the signs of the estimate"),
     "zo-adam": Entry(ZOAdam, "Adam on the finite-difference estimate"),
-    "zo-adamm": Entry(ZOAdaMM, "Adam whose denominator never falls, on the finite-difference estimate"),
-    "zo-lbfgs": Entry(ZOLBFGS, "quasi-Newton steps on full gradients, differences that follow the noise"),
+    "zo-adamm": Entry(ZOAdaMM, "Adam with a non-decreasing denominator, on the finite-difference estimate"),
+    "zo-lbfgs": Entry(ZOLBFGS, "quasi-Newton steps on full gradients, with differences adapted to the noise"),
     "nes": Entry(NES, "signed or normalised steps along an antithetic estimate"),
-    "bandits": Entry(Bandits, "two queries per step around a prior carried from step to step (Bandits-TD)"),
+    "bandits": Entry(Bandits, "two queries per step around a prior that persists between steps (Bandits-TD)"),
     "snes": Entry(SNES, "a separable natural evolution strategy"),
     "ma-es": Entry(MAES, "an evolution strategy with limited memory (Loshchilov et al., 2019)"),
     "portfolio": Entry(Portfolio, "zo-lbfgs, ma-es and zo-lstm-universal on one budget: the default of minimize"),
     "square": Entry(SquareAttack, "random squares at the bounds of a ball (Andriushchenko et al., 2020)"),
-    "simba": Entry(SimBA, "single coordinates, each way, kept where they help (Guo et al., 2019)"),
+    "simba": Entry(SimBA, "single coordinates in both directions, kept if they help (Guo et al., 2019)"),
     "simba-dct": Entry(
-        partial(SimBA, basis="dct"), "single frequencies, the lowest first, each way (Guo et al., 2019)"
+        partial(SimBA, basis="dct"), "single frequencies, lowest first, in both directions (Guo et al., 2019)"
     ),
     "sign-hunter": Entry(SignHunter, "flips ever smaller parts of the signs (Al-Dujaili and O'Reilly, 2020)"),
-    "rays": Entry(RayS, "the nearest boundary along rays of signs, by labels alone (Chen and Gu, 2020)"),
+    "rays": Entry(RayS, "the nearest boundary along rays of signs, from labels only (Chen and Gu, 2020)"),
     "zo-lstm": Entry(GuidedLSTM, "learned steps, queries along learned guesses of the gradient", learned=True),
     "spectral-search": Entry(
         SpectralSearch, "learned patterns, then a learned model of the gradient's spectrum", learned=True
@@ -80,7 +80,7 @@ RETIRED = dict.fromkeys(
         "zo-lstm-ball",
         *(f"zo-lstm-{norm}{task}" for norm in ("linf", "l2") for task in ("", "-digits", "-mnist")),
     ),
-    'within a ball "zo-lstm", that is spectral-search, took its place',
+    'use "zo-lstm" (spectral-search) within a ball',
 )
 
 

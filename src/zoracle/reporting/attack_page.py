@@ -49,7 +49,7 @@ class AttackPage(NamedTuple):
 
 #: The headings of ``AttackPage.counts``.
 COUNTS = (
-    "attacked", "broken", "broken when asked again", "misclassified already", "queries", "monitoring", "asked again",
+    "attacked", "broken", "broken when verified", "misclassified before", "queries", "monitoring", "interrupted",
 )  # fmt: skip
 
 
@@ -95,16 +95,16 @@ def _facts(objective: Attack, config: Mapping[str, Any], result: Result) -> list
         name += f" (SHA-256 of the file {task['target_file_sha256'][:16]}...)"
     shape = " x ".join(map(str, objective.shape))
     budget = config.get("budget")
-    stop = "at the first success" if config.get("stop_on_success") else "when the budget or all steps are spent"
+    stop = "the first success" if config.get("stop_on_success") else "the end of the budget or steps"
     facts = [
         ("target", name),
         ("images", f"{result.ids.shape[1]:,} of {shape}, repeats: {result.ids.shape[0]:,}"),
-        ("looking for", objective.threat.sentence(objective.targets is not None)),
+        ("goal", objective.threat.sentence(objective.targets is not None)),
         ("budget", f"{budget or int(result.allowance.max()):,} queries per image{_shared(config)}"),
-        ("an image is left", stop),
+        ("stops at", stop),
     ]
     if config.get("check_start"):
-        facts.append(("start", "each image was queried once, as it is; what was wrong already got no more queries"))
+        facts.append(("initial check", "each image was queried once; images already misclassified were not attacked"))
     return facts
 
 
@@ -121,7 +121,7 @@ def _counts(result: Result, again: Again | None, looked: bool) -> list[str]:
         f"{int(result.attacked.sum()):,}",
         f"{int((result.attacked & result.success_ever).sum()):,}",
         "-" if again is None else f"{int(again.holds.sum()):,}",
-        f"{int(result.misclassified.sum()):,}" if looked else "not looked",
+        f"{int(result.misclassified.sum()):,}" if looked else "not checked",
         f"{int(result.spent.sum()):,}",
         f"{int(result.monitored.sum()):,}",
         f"{int(result.lost.sum()):,}",

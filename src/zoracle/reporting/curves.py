@@ -86,7 +86,7 @@ def success_panels(name: str, title: str, panels: Mapping[str, Mapping[str, Resu
         legend(figure, grid.flat[0])
 
     caption = (
-        "Share of images and repeats that were broken within so many queries (log scale); who is never broken stays in "
+        "Share of images and repeats broken within this many queries (log scale); images never broken are included in "
         "the share."
     )
     return Figure(name, title, caption, draw, (3.1 * columns + 0.6, 2.6 * rows + 0.8))

@@ -176,11 +176,8 @@ def _lead(rows: Sequence[Row]) -> str:
     text += f"; the next, {second.optimizer}, at {second.ratio:.4f}{_within(second)}."
     if gap["low"] is None or gap["high"] is None:
         return text
-    apart = "clear of zero" if gap["low"] > 0 else "not clear of zero: this run does not tell the two apart"
-    return text + (
-        f" On the same problems and repeats the difference is {gap['mean']:.4f} "
-        f"[{gap['low']:.4f}, {gap['high']:.4f}], {apart}."
-    )
+    apart = "which excludes zero" if gap["low"] > 0 else "which includes zero: the difference is not significant"
+    return text + (f" The paired difference is {gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}], {apart}.")
 
 
 def accuracies(rows: Sequence[Row]) -> str:
@@ -207,7 +204,7 @@ def _within(row: Row) -> str:
 
 def _lead_stopping(first: Row, runs: str) -> str:
     if first.success_ever is None:
-        return f"{runs}. No success is defined, or there was nothing to attack."
+        return f"{runs}. No success is defined, or no image was attacked."
     text = f"{runs}. {first.optimizer} succeeds on {first.success_ever:.1%}"
     if first.queries_to_success_mean is not None:
         text += (
@@ -222,12 +219,14 @@ def _many(number: int, word: str) -> str:
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
-    told = [f"{lost}; {row.non_finite_finals:,} runs ended so." for row in rows if (lost := row.lost())]
+    told = [
+        f"{lost}; {row.non_finite_finals:,} runs ended with a non-finite loss." for row in rows if (lost := row.lost())
+    ]
     undefined = max((row.ratio_undefined for row in rows), default=0)
     if undefined:
-        told.append(f"{undefined:,} runs start at a loss that is not positive; they are left out of the ratios alone.")
+        told.append(f"{undefined:,} runs start at a loss that is not positive; only the ratios exclude them.")
     if len({row.queries_per_problem for row in rows}) > 1 and not all(row.stop_on_success for row in rows):
-        told.append("The optimizers did not spend the same number of queries; compare the curves, not only the ends.")
+        told.append("The optimizers spent different numbers of queries; compare the curves, not only the final values.")
     return told
 
 

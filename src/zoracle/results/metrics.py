@@ -1,4 +1,4 @@
-"""The definitions of the numbers that are reported.
+"""The definitions of the reported numbers.
 
 ========================  ==========================================================================================
 word                      meaning
@@ -27,15 +27,15 @@ queries_per_problem       points that the optimizer spent, the check of the star
                           monitoring is counted apart
 ========================  ==========================================================================================
 
-Failures stay in every mean. A final loss that is not finite counts as the largest finite loss that any iterate of the
-same run had, so at least as much as the starting point: a run gains nothing by blowing up. Where no evaluated point
-was finite, best is the starting point. A ratio needs a positive, finite initial loss; a problem without one is left
-out of the ratios alone. That depends on the starting point, not on the optimizer, and their number is reported.
+Failures are included in every mean. A non-finite final loss counts as the largest finite loss of any iterate of the
+same run, so at least as much as the starting point: divergence is never an advantage. If no evaluated point was finite,
+best is the starting point. A ratio needs a positive, finite initial loss; a problem without one is excluded from the
+ratios only. This depends on the starting point, not on the optimizer, and the number of such problems is reported.
 
-A problem that stops early (at its first success, where a run stops there) spends fewer queries than the whole budget;
-its loss stays what it was then in every curve.
+A problem that stops early (at its first success) spends fewer queries than the whole budget; in curves, its loss
+remains constant from then on.
 
-Of a stochastic objective, initial, final and best are losses of the full objective, evaluated to report.
+For a stochastic objective, initial, final and best are losses of the full objective, evaluated for reporting.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("ratio", "Mean over problems and repeats of final / initial loss. Lower is better."),
     (
         "final",
-        "The last iterate; its loss is evaluated only to report and counted as monitoring. Where runs stop at their "
-        "first success: that point, or the best failed one, and nothing is monitored.",
+        "The last iterate; its loss is evaluated only for reporting and counted as monitoring. If runs stop at their "
+        "first success: that point or the best failed one, without monitoring.",
     ),
-    ("best", "The best evaluated point, the last iterate included."),
+    ("best", "The best evaluated point, including the last iterate."),
     ("initial", "The starting point."),
     (
         "queries to first success",
-        "Points evaluated for a problem up to and including the first evaluated point that succeeds. Problems that "
-        "never succeed count at the whole budget.",
+        "Points evaluated for a problem up to and including the first success. Problems that never succeed count at "
+        "the whole budget.",
     ),
-    ("success (final, ever)", "Share of problems whose last iterate succeeds; of which any evaluated point did."),
+    ("success (final, ever)", "Share of problems whose last iterate succeeds, or for which any evaluated point did."),
     (
         "l1, l2, linf",
         "Distance of the last iterate from the original, mean over problems and repeats. Within a ball: of the "
@@ -71,23 +71,23 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "misclassified",
-        "Images that the model gets wrong as they are, found by one query each before the attack. They are in no "
-        "success rate, no queries to first success and no distance. Where no start was checked there is no such count.",
+        "Images that the model misclassifies before the attack, found with one query each. They are excluded from "
+        "success rates, queries to first success and distances. Without the initial check there is no such count.",
     ),
     (
         "clean, robust accuracy",
-        "Share of images that the model gets right as they are; and that are left after the attack: right, and broken "
-        "in no repeat. Of the worst case: by no attack. The interval is Wilson's for a share, over images.",
+        "Share of images that the model classifies correctly before the attack, and that are also not broken in any "
+        "repeat; in the worst case, by any attack. The interval is a Wilson interval over images.",
     ),
     (
         "95 % interval",
-        "Student's t over problems, each first averaged over its repeats: repeats of one problem are not independent "
-        "problems. With one problem it is over the repeats.",
+        "Student's t over problems, each first averaged over its repeats, because repeats of one problem are not "
+        "independent. With a single problem, over the repeats.",
     ),
     (
         "not finite",
-        "A final loss that is NaN or infinite counts as the largest finite loss of any iterate of the same run, the "
-        "starting point included. Failures stay in every mean.",
+        "A final loss that is NaN or infinite counts as the largest finite loss of any iterate of the same run, "
+        "including the starting point. Failures are included in every mean.",
     ),
 )
 
