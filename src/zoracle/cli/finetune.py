@@ -1,4 +1,4 @@
-"""`zoracle finetune`: a trained optimizer's weights, trained further on another task."""
+"""`zoracle finetune`: fine-tune a trained optimizer on another task."""
 
 from __future__ import annotations
 
@@ -22,44 +22,43 @@ _COUNT = click.IntRange(min=1)
 
 @click.command("finetune")
 @click.argument("name")
-@click.option("--task", "task_name", required=True, help="A task, with settings if needed, or my_file.py:MyTask.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; the same one resumes.")
-@click.option("--unrolls", type=_COUNT, default=_DEFAULTS.unrolls, show_default=True, help="Runs to train on.")
-@click.option("--steps", type=_COUNT, help="Steps of a run; by default the task's. Train for those that you will use.")
+@click.option("--task", "task_name", required=True, help="A task, optionally with settings, or my_file.py:MyTask.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; use the same one to resume.")
+@click.option("--unrolls", type=_COUNT, default=_DEFAULTS.unrolls, show_default=True, help="Number of unrolls.")
+@click.option("--steps", type=_COUNT, help="Steps of an unroll; default: the task's. Use those of your later runs.")
 @click.option(
-    "--meta-batch", type=_COUNT, default=_DEFAULTS.meta_batch, show_default=True, help="Problems in each run."
+    "--meta-batch", type=_COUNT, default=_DEFAULTS.meta_batch, show_default=True, help="Problems in each unroll."
 )
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
     default=_DEFAULTS.lr,
     show_default=True,
-    help="Adam's step size.",
+    help="Step size of Adam.",
 )
-@click.option("--problems", type=_COUNT, help="Problems of the training split; by default all.")
+@click.option("--problems", type=_COUNT, help="Number of training problems; default: all.")
 @click.option(
     "--validation",
     type=_COUNT,
     default=_DEFAULTS.validation,
     show_default=True,
-    help="Problems that choose the weights.",
+    help="Number of validation problems.",
 )
 @click.option(
     "--gradient",
     type=click.Choice(["auto", "true", "coordinatewise"]),
     default=_DEFAULTS.gradient,
     show_default=True,
-    help="Gradients of the task's objective: by autograd, by 2 d evaluations each, or as the objective allows.",
+    help="Gradients by autograd (true) or by 2 d evaluations each (coordinatewise); auto: by autograd if possible.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Keys everything.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Seed of the training.")
 @click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log (extra: tensorboard).")
 def command(name: str, task_name: str, out: Path, tensorboard: bool, **options: object) -> None:
-    """Train the weights of a learned optimizer further, on another task.
+    """Fine-tune the weights of a learned optimizer on another task.
 
-    NAME is a trained optimizer that ships (zo-lstm-universal, say), or the folder of a training. The folder gets the
-    new weights, a model card and a history; give it wherever an optimizer is named. `zoracle train` with `initial` in
-    its config does the same with every setting in your hand. To train a neural network by forward passes, see
-    zoracle.finetune in Python.
+    NAME is a shipped optimizer such as zo-lstm-universal, or a training folder. The output folder contains the new
+    weights, a model card and a history; pass it wherever an optimizer is expected. For full control, use `zoracle
+    train` with `initial` in the config. To train a neural network with forward passes, see zoracle.finetune in Python.
     """
     plain_task, settings = named_optimizer(task_name)
     made = task(plain_task, **settings)
@@ -72,7 +71,7 @@ def command(name: str, task_name: str, out: Path, tensorboard: bool, **options: 
     console, training = Console(), ByUnrolls(config, out)
     if config.gradient == "coordinatewise" and training.done == 0:
         console.print(
-            f"{task_name} has no gradient that can be taken: about {evaluations(config, made.dim):,} evaluations of it",
+            f"{task_name} has no gradient; training needs about {evaluations(config, made.dim):,} evaluations",
             highlight=False,
         )
     follow(training, out, tensorboard)
@@ -81,4 +80,4 @@ def command(name: str, task_name: str, out: Path, tensorboard: bool, **options: 
     if after < before:
         console.print(f"{told}, on {config.validation.problems} problems", highlight=False)
     else:
-        console.print(f"{told}: nothing did better, and the folder holds the weights of {initial}", highlight=False)
+        console.print(f"{told}: no improvement, so the folder contains the weights of {initial}", highlight=False)
