@@ -16,7 +16,7 @@ from zoracle.comparison.compare import Output, compare
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
 from zoracle.reporting.figures import styles
-from zoracle.reporting.pictures import grey_png, signed_png
+from zoracle.reporting.pictures import grey_png, signed_png, signed_words
 from zoracle.tasks.digits import DigitsAttack
 
 EVIL = '<script>alert("x")</script> & $x^{_'
@@ -126,6 +126,10 @@ def test_pictures_are_what_they_are():
     assert change[0, 0, 2] > change[0, 0, 0], "darker is blue"
     assert change[1, 0, 0] > change[1, 0, 2], "brighter is red"
     assert change[0, 1, :3].min() > 0.95, "no change is white"
+    assert "white unchanged" in signed_words(1)
+    unchanged = pixels(signed_png(torch.zeros(3, 2, 2), 0.2))
+    assert unchanged[..., :3] == pytest.approx(0.5, abs=0.01)
+    assert "grey is unchanged" in signed_words(3)
     colour = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(1))
     assert pixels(grey_png(colour))[..., :3] == pytest.approx(colour.permute(1, 2, 0).numpy(), abs=0.01)
 

@@ -32,6 +32,13 @@ def signed_png(change: Tensor, scale: float) -> str:
     return _png(np.clip(0.5 + 0.5 * pixels, 0, 1))
 
 
+def signed_words(channels: int) -> str:
+    """What the colours of :func:`signed_png` mean."""
+    if channels == 1:
+        return "red is brighter, blue darker, white unchanged"
+    return "grey is unchanged, and each colour channel brighter or darker around it"
+
+
 def _pixels(image: Tensor) -> Array:
     array = image.detach().cpu().double().numpy()
     pixels: Array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)[..., :3]

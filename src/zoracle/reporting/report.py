@@ -12,7 +12,7 @@ from zoracle.reporting.curves import curves
 from zoracle.reporting.figures import inline_svg, styles
 from zoracle.reporting.gallery import Gallery
 from zoracle.reporting.page import write_page
-from zoracle.reporting.pictures import grey_png, signed_png
+from zoracle.reporting.pictures import grey_png, signed_png, signed_words
 from zoracle.reporting.rows import Row
 from zoracle.reporting.tables import COLUMNS, WORST_CASE, cells, shown_columns
 from zoracle.results.result import Result
@@ -83,6 +83,7 @@ def write_report(
         drawn=list(ordered),
         strips=_strips(gallery, ordered),
         gallery=gallery,
+        colours="" if gallery is None else signed_words(gallery.originals.shape[1]),
         settings=[(row, json.dumps(row.settings, indent=1, sort_keys=True)) for row in rows if row.settings],
         config=json.dumps(config, indent=1, sort_keys=True),
         versions=versions,
