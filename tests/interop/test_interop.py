@@ -25,7 +25,7 @@ from zoracle.interop.images import ImageForm
 def test_a_missing_library_names_its_extra(monkeypatch, name, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"zoracle.interop.{name}", raising=False)
-    with pytest.raises(MissingExtraError, match=rf"^{package} is not installed.*zoracle\[{extra}\]'$"):
+    with pytest.raises(MissingExtraError, match=rf"^{package} is required but not installed.*zoracle\[{extra}\]'$"):
         import_module(f"zoracle.interop.{name}")
 
 
