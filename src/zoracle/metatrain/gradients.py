@@ -84,7 +84,7 @@ class Differentiated(GradientEstimator):
             value = self.loss(step)
             value.backward()  # type: ignore[no-untyped-call]
             yield Update(step, self.steps)
-            if step >= (1 - self.last) * self.steps:
+            if step >= min((1 - self.last) * self.steps, self.steps - 1):
                 seen.append(value.item())
         return Summary(sum(seen) / len(seen))
 

@@ -104,8 +104,8 @@ class ByLikelihood(Training):
 
     @property
     def total(self) -> int:
-        """Networks, and the fit."""
-        return len(self.recipe.networks) + len(self.recipe.targets) + 1
+        """Networks, the fit, and the balls of the validation."""
+        return len(self.recipe.networks) + len(self.recipe.targets) + 1 + len(self.recipe.validation)
 
     @property
     def done(self) -> int:

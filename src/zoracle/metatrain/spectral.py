@@ -24,11 +24,13 @@ class Example(NamedTuple):
     name: str
     shape: Shape
     energies: Tensor
-    """(n, M) squared coefficients of the margin's gradient at n images."""
+    """(n, M) squared coefficients of the margin's gradient at n images; n = 0 where they are not to be learned from."""
     reaches: tuple[float, ...]
     """By how much pixels may change."""
     margins: Tensor
     """(E, n, N) margins of the images with each pattern of the bank at each of E reaches; below zero is a success."""
+    weight: int = 1
+    """How often a step on patterns takes it, for each time that it takes one of weight 1."""
 
 
 def observe(
@@ -132,7 +134,8 @@ def pattern_loss(out: Tensor, warped: Tensor, asked: Tensor) -> Tensor:
 
 
 def _spectrum_loss(net: nn.Module, examples: Sequence[Example], traits: Tensor, step: int, seed: int) -> Tensor:
-    row = keyed.mix(seed, 1, step) % len(examples)
+    rows = [i for i, e in enumerate(examples) if len(e.energies)]
+    row = rows[keyed.mix(seed, 1, step) % len(rows)]
     example = examples[row]
     columns = torch.randperm(example.energies.shape[1], generator=keyed.generator(seed, 2, step))[:1024]
     out = net(torch.from_numpy(basis.features(example.shape))[columns])
@@ -141,7 +144,8 @@ def _spectrum_loss(net: nn.Module, examples: Sequence[Example], traits: Tensor, 
 
 
 def _pattern_loss(net: nn.Module, examples: Sequence[Example], step: int, seed: int) -> Tensor:
-    example = examples[keyed.mix(seed, 3, step) % len(examples)]
+    often = [example for example in examples for _ in range(example.weight)]
+    example = often[keyed.mix(seed, 3, step) % len(often)]
     number = keyed.mix(seed, 4, step) % len(example.reaches)
     out = net(torch.from_numpy(patterns.features(example.shape, example.reaches[number])))
     warped = example.margins[number].asinh()

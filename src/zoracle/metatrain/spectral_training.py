@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from zoracle import __version__
 from zoracle.errors import InputError
 from zoracle.metatrain.card import spoken
 from zoracle.metatrain.spectral import Example, fit, observe
+from zoracle.metatrain.spectral_validation import Ball, Row, table, validate
 from zoracle.metatrain.zoo import Images, Member, images_of, trained
+from zoracle.optimizers.learned.spectral.patterns import bank
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.pretrained import CARD, save_optimizer
 from zoracle.optimizers.registry import make
-from zoracle.settings import Number, Positive, convert, read_toml
-from zoracle.storage.files import write_text
+from zoracle.settings import Number, Positive, Size, convert, read_toml
+from zoracle.storage.files import read_tensors, write_tensors, write_text
 from zoracle.tasks.cifar10 import classifier
 
 NAME = "spectral-search"
@@ -37,6 +42,31 @@ class Reaches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     grey: tuple[Positive, ...] = (25, 51, 76)
 
 
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network of the task cifar10, trained on all of its images, that is looked at beside the zoo.
+
+    Attributes:
+        name: of the network.
+        stem: each pixel that it reads is the mean of stem x stem pixels of the image, as a strided first layer's is.
+        copies: the image holds copies x copies mirrored copies, of which the network takes the mean: a large image
+            with details as fine as a photograph's.
+        images: how many are looked at; None takes as many as of other networks.
+        weight: how often a step on patterns takes it, for each time that it takes a network of the zoo.
+    """
+
+    name: str
+    stem: Size = 1
+    copies: Size = 1
+    images: Number | None = None
+    weight: Number = 1
+
+    @property
+    def label(self) -> str:
+        """The name, and the side of the image where it is not the network's own."""
+        side = 32 * self.stem * self.copies
+        return self.name if side == 32 else f"{self.name}-{side}"
+
+
 class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a spectral search is trained.
 
@@ -44,7 +74,8 @@ class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         optimizer: its name in the registry.
         settings: of the optimizer.
         networks: the zoo.
-        targets: networks of the task cifar10 that are looked at as well.
+        targets: networks that are looked at as well.
+        validation: balls in which the trained search is tried at the end, for its card.
         reaches: of the patterns.
         images: how many of each network.
         steps: of Adam, for either part.
@@ -54,7 +85,8 @@ class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     optimizer: str
     networks: tuple[Member, ...]
     settings: dict[str, Any] = {}
-    targets: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+    validation: tuple[Ball, ...] = ()
     reaches: Reaches = Reaches()
     images: Number = 40
     steps: Number = 4000
@@ -77,37 +109,33 @@ def parse(text: str, where: str = "config") -> SpectralRecipe:
 
 
 def train(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None] = print) -> SpectralSearch:
-    """Train a spectral search; networks that are done already are taken from the folder.
+    """Train a spectral search; networks, and what they told, are taken from the folder where they are done already.
 
     Args:
         recipe: what to do.
-        folder: where ``networks/`` and the result go.
+        folder: where ``networks/``, ``observed/`` and the result go.
         told: is called with a line about each thing done.
     """
     begun = time.monotonic()
     optimizer = make(recipe.optimizer, **recipe.settings)
     if not isinstance(optimizer, SpectralSearch):
         raise InputError(f"optimizer {recipe.optimizer!r} is not {NAME}")
+    looks = [*_zoo(recipe, folder, told), *map(_target, recipe.targets)]
+    known = sum((folder / "observed" / f"{look.name}.safetensors").is_file() for look in looks)
     examples = []
-    for member in recipe.networks:
-        network, images = trained(
-            member,
-            folder / "networks",
-            seed=recipe.seed,
-            report=lambda name, right: told(f"{name}: {right:.1%} of images that it was not trained on"),
-        )
-        examples.append(_look(member.name, network, images, recipe))
-        told(_line(examples[-1]))
-    for name in recipe.targets:
-        images = images_of(Member(name=name, task="cifar10", side=32, kind="conv"))
-        examples.append(_look(name, classifier(name), images, recipe))
+    for look in looks:
+        examples.append(_observed(look, folder / "observed", recipe))
         told(_line(examples[-1]))
     spectrum, odds = fit(optimizer, examples, steps=recipe.steps, seed=recipe.seed)
     told(f"negative log-likelihood: {spectrum:.4f} a coefficient; loss of the patterns' chances {odds:.4f}")
+    rows = validate(optimizer, recipe.validation, recipe.seed, told)
     training = {
         "config": msgspec.to_builtins(recipe),
         "spectrum_loss": spectrum,
         "pattern_loss": odds,
+        "networks": len(looks),
+        "known": known,
+        "validation": msgspec.to_builtins(rows),
         "seconds": round(time.monotonic() - begun),
         "threads": torch.get_num_threads(),
         "zoracle": __version__,
@@ -121,8 +149,11 @@ def train(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None] = pr
 def card(recipe: SpectralRecipe, training: dict[str, Any], parameters: int) -> str:
     """The model card in Markdown."""
     rows = "\n".join(
-        f"| {m.name} | {m.task} | {m.side} | {m.kind} | {f'linf {m.eps:g}' if m.eps else 'no'} |"
+        f"| {m.name} | {m.task} | {m.side} | {m.kind} | {f'linf {m.eps:g}' if m.eps else 'no'} | 1 |"
         for m in recipe.networks
+    )
+    others = "\n".join(
+        f"| {t.label} | cifar10 | {32 * t.stem * t.copies} | {t.name} | no | {t.weight} |" for t in recipe.targets
     )
     reaches = recipe.reaches
     return f"""# {recipe.optimizer}
@@ -134,20 +165,31 @@ Weights: `optimizer.safetensors`, settings and the whole recipe in its metadata.
 
 Two small networks were fitted by maximum likelihood: one foretells the variance of each cosine coefficient of a
 classifier's gradient, up to {recipe.settings.get("traits", 6)} traits that differ from network to network; the other
-the margins that periodic patterns lead to. Both saw {recipe.images} images, at most, of each of these networks, which
-the recipe trains (white boxes, in training only), and of {", ".join(recipe.targets) or "no others"}:
+the margins that periodic patterns lead to. Both saw {recipe.images} images, at most, of each of these networks (white
+boxes, in training only). The recipe trains them, but for the ResNets, which were trained on all of CIFAR-10. A step on
+patterns takes a network as often as its weight says. Where a ResNet reads larger images, each pixel of its own is the
+mean of a square, images are mirrored copies side by side, and no gradients were learned from:
 
-| network | images of | side | kind | adversarially trained |
-| --- | --- | --- | --- | --- |
+| network | images of | side | kind | adversarially trained | weight |
+| --- | --- | --- | --- | --- | --- |
 {rows}
+{others}
 
 Patterns were tried at {", ".join(f"{r:g}" for r in reaches.coloured)} / 255 on colour images and
 {", ".join(f"{r:g}" for r in reaches.grey)} / 255 on grey ones. {recipe.steps:,} steps of Adam each, seed {recipe.seed};
 {spoken(training["seconds"])} on {training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch
-{training["torch"]}), most of it for the networks that were not there yet. Final losses:
-{training["spectrum_loss"]:.4g} a coefficient and {training["pattern_loss"]:.4g} a pattern.
+{training["torch"]}), where {training["known"]} of {training["networks"]} networks had been observed before. Final
+losses: {training["spectrum_loss"]:.4g} a coefficient and {training["pattern_loss"]:.4g} a pattern.
 
 Validation and test images of the tasks were not among them.
+
+## Validation
+
+Images of the validation splits that the network reads correctly; one seed; a failure counts as the whole budget. Beside
+it, Square Attack at its default settings. The networks of `digits`, `mnist` and `imagenet` were not seen in training;
+`resnet32` was, by other images.
+
+{table(msgspec.convert(training["validation"], list[Row]))}
 
 ## Use
 
@@ -156,13 +198,69 @@ with a flat one.
 """
 
 
-def _look(name: str, network: Any, images: Images, recipe: SpectralRecipe) -> Example:
+_FORMAT = "zoracle-observed"
+
+
+class _Look(NamedTuple):
+    """A network that is to be looked at."""
+
+    name: str
+    grey: bool
+    make: Callable[[], tuple[Callable[[Tensor], Tensor], Images]]
+    images: int | None = None
+    weight: int = 1
+    spectrum: bool = True
+
+
+def _zoo(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None]) -> Iterator[_Look]:
+    def report(name: str, right: float) -> None:
+        told(f"{name}: {right:.1%} of images that it was not trained on")
+
+    for member in recipe.networks:
+        make_it = partial(trained, member, folder / "networks", seed=recipe.seed, report=report)
+        yield _Look(member.name, member.task != "cifar10", make_it)
+
+
+def _target(target: Target) -> _Look:
+    def make_it() -> tuple[Callable[[Tensor], Tensor], Images]:
+        network, images = classifier(target.name), images_of(Member(name="", task="cifar10", side=32, kind="conv"))
+        rest = enlarged(images.rest, target.stem, target.copies)
+        return lambda x: network(avg_pool2d(x, target.stem)), images._replace(rest=rest)
+
+    # Behind a stem that takes means, gradients are constant over its squares: no spectrum to learn from.
+    plain = target.stem == target.copies == 1
+    return _Look(target.label, False, make_it, target.images, target.weight, plain)
+
+
+def enlarged(images: Tensor, stem: int, copies: int) -> Tensor:
+    """Images (n, C, h, w), mirrored copies side by side, each pixel a square: (n, C, h stem copies, w stem copies)."""
+    for axis in (2, 3):
+        parts = [images if number % 2 == 0 else images.flip(axis) for number in range(copies)]
+        images = torch.cat(parts, axis).repeat_interleave(stem, axis)
+    return images
+
+
+def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
+    """What a network tells, from the folder where it was asked the same; else it is asked, and that is kept there."""
+    reaches = recipe.reaches.grey if look.grey else recipe.reaches.coloured
+    count = recipe.images if look.images is None else look.images
+    asked = {"format": _FORMAT, "images": count, "reaches": list(reaches), "seed": recipe.seed}
+    path = folder / f"{look.name}.safetensors"
+    if path.is_file():
+        tensors, told = read_tensors(path, sealed=True)
+        if told.get("asked") == asked and tensors["margins"].shape[2] == len(bank(tuple(told["shape"]))):
+            shape, radii = tuple(told["shape"]), tuple(told["reaches"])
+            return Example(look.name, shape, tensors["energies"], radii, tensors["margins"], look.weight)
+    network, images = look.make()
     with torch.no_grad():
-        some = network(images.rest[: 4 * recipe.images]).argmax(1)
-    right = (some == images.rest_labels[: len(some)]).nonzero().squeeze(1)[: recipe.images]
-    wanted = recipe.reaches.coloured if images.rest.shape[1] == 3 else recipe.reaches.grey
+        some = torch.cat([network(part).argmax(1) for part in torch.split(images.rest[: 4 * count], 32)])
+    right = (some == images.rest_labels[: len(some)]).nonzero().squeeze(1)[:count]
     x, y = images.rest[right], images.rest_labels[right]
-    return observe(name, network, x, y, [r / 255 for r in wanted], seed=recipe.seed)
+    found = observe(look.name, network, x, y, [r / 255 for r in reaches], seed=recipe.seed)
+    found = found._replace(energies=found.energies[: len(right) if look.spectrum else 0], weight=look.weight)
+    tensors = {"energies": found.energies, "margins": found.margins}
+    write_tensors(path, tensors, {"asked": asked, "shape": found.shape, "reaches": found.reaches})
+    return found
 
 
 def _line(example: Example) -> str:

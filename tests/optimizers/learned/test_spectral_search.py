@@ -11,12 +11,14 @@ import torch
 from problems import Fenced
 from zoracle.errors import InputError
 from zoracle.metatrain import spectral as training
-from zoracle.metatrain.spectral_training import parse
+from zoracle.metatrain.spectral_training import enlarged, parse, train
+from zoracle.metatrain.spectral_validation import Ball, table, validate
 from zoracle.optimizers.learned.spectral import basis, patterns
 from zoracle.optimizers.learned.spectral.belief import Belief
 from zoracle.optimizers.learned.spectral.nets import Odds, Prior
 from zoracle.optimizers.learned.spectral.problem import Problem
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
+from zoracle.optimizers.learned.spectral.state import WINDOW
 from zoracle.rollout.loop import take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Space
@@ -258,3 +260,81 @@ def test_a_flat_spectrum_has_no_favourites() -> None:
         first[spectrum] = np.abs(made.forward(asked[1, 0].float().numpy())).argmax()
     assert first["flat"] == 0
     assert first["learned"] != 0
+
+
+def test_weights_and_missing_gradients_of_what_is_observed() -> None:
+    one, other = observed(0.2), observed(0.05)
+
+    def patterns_of(*examples: training.Example) -> torch.Tensor:
+        optimizer = SpectralSearch(hidden=8, traits=2)
+        training.fit(optimizer, examples, steps=20)
+        return torch.cat([p.flatten() for p in optimizer.nets.patterns.parameters()])
+
+    assert not torch.equal(patterns_of(one, other), patterns_of(one, other._replace(weight=5)))
+    first, second = SpectralSearch(hidden=8, traits=2), SpectralSearch(hidden=8, traits=2)
+    training.fit(first, [one, other._replace(energies=other.energies[:0])], steps=20)
+    training.fit(second, [one, other._replace(energies=other.energies[:0], margins=-other.margins)], steps=20)
+    for a, b in zip(first.nets.spectrum.parameters(), second.nets.spectrum.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_mosaics_are_continuous_and_pool_back() -> None:
+    image = torch.rand((1, 2, 3, 3), generator=torch.Generator().manual_seed(0))
+    made = enlarged(image, 2, 3)
+    assert made.shape == (1, 2, 18, 18)
+    small = torch.nn.functional.avg_pool2d(made, 2)
+    torch.testing.assert_close(small[..., :3, :3], image)
+    torch.testing.assert_close(small[..., :3, 3:6], image.flip(3))
+    torch.testing.assert_close(small[..., 6:, 6:], image)
+
+
+def test_training_goes_on_where_networks_were_looked_at(tmp_path) -> None:
+    recipe = parse(
+        'optimizer = "spectral-search"\nimages = 4\nsteps = 3\nsettings = { hidden = 4, traits = 2 }\n'
+        '[[validation]]\ntask = "digits"\nimages = 3\nbudget = 4\nsettings = { norm = "linf", eps = 0.3 }\n'
+        '[[networks]]\nname = "a"\ntask = "digits"\nside = 8\nkind = "mlp"\nepochs = 1\n'
+    )
+    lines: list[str] = []
+    first = train(recipe, tmp_path, lines.append)
+    seen = (tmp_path / "observed" / "a.safetensors").stat().st_mtime_ns
+    again = train(recipe, tmp_path, lines.append)
+    assert (tmp_path / "observed" / "a.safetensors").stat().st_mtime_ns == seen
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert "| digits: linf 0.3 | 3 | 4 |" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    train(parse('optimizer = "spectral-search"\nimages = 5\nsteps = 3\nsettings = { hidden = 4, traits = 2 }\n'
+                '[[networks]]\nname = "a"\ntask = "digits"\nside = 8\nkind = "mlp"\nepochs = 1\n'),
+          tmp_path, lines.append)  # fmt: skip
+    assert (tmp_path / "observed" / "a.safetensors").stat().st_mtime_ns != seen
+
+
+def test_a_ball_whose_data_are_missing_is_left_out(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("ZORACLE_DATA", str(tmp_path))
+    monkeypatch.setenv("ZORACLE_CACHE", str(tmp_path))
+    lines: list[str] = []
+    balls = [Ball(task="imagenet", settings={"norm": "linf", "eps": 0.05}), Ball(task="quadratic", images=2)]
+    assert validate(SpectralSearch(hidden=4, traits=2), balls, 0, lines.append) == []
+    assert lines[0].startswith("no validation on imagenet: ")
+    assert "is no attack" in lines[1]
+    assert len(table([]).splitlines()) == 2
+
+
+def test_windows_take_the_texture_of_good_patterns() -> None:
+    optimizer = SpectralSearch(patterns=2, chance=0.0, windows=1)
+    space = space_of(0.1, problems=8, shape=(1, 8, 8))
+    state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=10_000, seed=3)
+    asked, windows = [], []
+    for _ in range(60):
+        queries = optimizer.ask(state)
+        asked.append(queries.points[:, 0].sign().view(-1, 8, 8))
+        windows.append(queries.aux.kind == WINDOW)
+        # No move is better than the first pattern, so that all windows are cut into that one.
+        state = optimizer.tell(state, queries, torch.ones((8, 1), dtype=torch.float64))
+    textured = 0
+    for planes, is_window in zip(asked, windows, strict=True):
+        for plane, first, second in zip(planes[is_window], asked[0][is_window], asked[1][is_window], strict=True):
+            rows, columns = (plane != first).nonzero().unbind(1)
+            if len(rows):
+                box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+                textured += torch.equal(plane[box], second[box]) or torch.equal(plane[box], -second[box])
+    assert textured > 3

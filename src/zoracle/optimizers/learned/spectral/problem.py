@@ -26,6 +26,8 @@ from zoracle.optimizers.search.feasible import is_round
 
 # How often a probe that moves no pixel is made larger.
 _LARGER = 6
+# Of how many patterns, the best, windows take their textures.
+_TEXTURES = 4
 
 
 class Problem:
@@ -117,18 +119,24 @@ class Problem:
         return point
 
     def _window(self) -> Array:
-        """The best point with one window at other bounds, that which the model likes best of a few."""
+        """The best point with one window at other bounds, that which the model likes best of a few.
+
+        A third of them each: a good pattern's signs, the opposite of what is there, and one sign a channel.
+        """
         slope = self.basis.inverse(self.coefficients).reshape(self.shape)
         low, high, x = (a.reshape(self.shape) for a in (self.low, self.high, self.x))
         draws = torch.rand((self.config.windows, 5), generator=generator(*self.words, 3), dtype=torch.float64).numpy()
         signs = torch.randint(
             0, 2, (self.config.windows, self.shape[0], 1, 1), generator=generator(*self.words, 4)
         ).numpy()
-        least, chosen = math.inf, None
-        for (size, up, left, kind, _), sign in zip(draws, signs, strict=True):
+        least, chosen, textures = math.inf, None, self._textures()
+        for (size, up, left, kind, which), sign in zip(draws, signs, strict=True):
             place = self._place(size, up, left)
             lower, upper, old = low[place], high[place], x[place]
-            rises = (2 * old < lower + upper) if kind < 0.5 else sign > 0
+            if 3 * kind < 1 and textures:
+                rises = (textures[int(which * len(textures))][place] > 0) == (sign[0] > 0)
+            else:
+                rises = (2 * old < lower + upper) if 3 * kind < 2 else sign > 0
             new = np.where(rises, upper, lower)
             promise = float(np.vdot(slope[place], new - old))
             if promise < least and not np.array_equal(new, old):
@@ -137,6 +145,13 @@ class Problem:
         if chosen is not None:
             point[chosen[0]] = chosen[1]
         return point.reshape(-1)
+
+    def _textures(self) -> list[Array]:
+        """The patterns (C, h, w) that led to the lowest losses."""
+        answers = self.state.answers[self.row].tolist()
+        known = sorted((value, i) for value, i in zip(answers, self.asked, strict=False) if math.isfinite(value))
+        bank = patterns.bank(self.shape)
+        return [patterns.signs(bank[abs(i) - 1], self.shape).reshape(self.shape) for _, i in known[:_TEXTURES]]
 
     def _place(self, size: float, up: float, left: float) -> tuple[slice, slice, slice]:
         """A window whose side falls from 0.6 of the image to a few pixels as the run proceeds, a factor 2 each way."""

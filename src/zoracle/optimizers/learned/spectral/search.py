@@ -42,9 +42,9 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
     whether the move was kept or not, and z and s by a step of their likelihood. The next candidate is the point of
     the ball that minimises the linear model, with one probe in it of the coefficient that is least known.
 
-    *Windows*: in a box or linf ball a part of the queries sets a square window to its bounds, one sign per channel, or
-    to the opposite ones: of a few random ones that which the model likes best. How large a part follows from what
-    either kind of move has won.
+    *Windows*: in a box or linf ball a part of the queries sets a square window to its bounds, by the signs of one of
+    the best patterns, one sign per channel, or to the opposite ones: of a few random ones that which the model likes
+    best. How large a part follows from what either kind of move has won.
 
     Args:
         config: settings.
