@@ -20,6 +20,7 @@ BENCHMARKS = {
     "training-memory": "benchmarks.training_memory",
     "package": "benchmarks.package",
     "scaling": "benchmarks.scaling",
+    "ranks": "benchmarks.ranks",
     "finetune": "benchmarks.finetune",
     "gpu": "benchmarks.gpu",
 }

@@ -86,8 +86,10 @@ def main(argv: list[str] | None = None) -> int:
             from zoracle.cli import torchrun
 
             given = sys.argv[1:] if argv is None else argv
-            together = next((part for part in given if part in _COMMANDS), None) == "train"
-            return torchrun.together(partial(_run, argv)) if together else torchrun.shared(partial(_run, argv))
+            name = next((part for part in given if part in _COMMANDS), None)
+            if name == "train":
+                return torchrun.together(partial(_run, argv))
+            return torchrun.shared(partial(_run, argv), None if name is None else _COMMANDS[name].module)
         return _run(argv)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -14,15 +15,18 @@ from zoracle.evaluation.torchrun import Ranks
 from zoracle.group import Group, join
 
 
-def shared(run: Callable[[Pool], int]) -> int:
+def shared(run: Callable[[Pool], int], module: str | None = None) -> int:
     """Run a command in the first process, with all of them as its pool; the exit code of this one.
 
     Args:
         run: the command, told the pool.
+        module: where the command is; what it imports is loaded before there is work, not after.
     """
     ranks = Ranks()
     if ranks.rank:
         try:
+            if module is not None:
+                import_module(module)
             return ranks.serve()
         except KeyboardInterrupt:
             return 130
