@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 import pytest
 import torch
@@ -125,6 +126,55 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path, method):
         assert torch.equal(value, weights(again.model)[name]), name
 
 
+@pytest.mark.parametrize("method", ["mezo", "mezo-adam"])
+def test_adapters_go_on_bit_for_bit(tmp_path, method):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+
+    def adapted():
+        config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+        return peft.get_peft_model(causal(), config)
+
+    saving = {"save_strategy": "steps", "save_steps": 3, "method": method, "learning_rate": 1e-3}
+    whole = trainer(tmp_path, adapted(), **saving)
+    whole.train()
+    again = trainer(tmp_path, adapted(), **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert again.optimizer.optimizer.forwards == whole.optimizer.optimizer.forwards / 2
+    assert not all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), adapted().parameters(), strict=True))
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, weights(again.model)[name]), name
+
+
+def test_a_short_last_group_of_micro_batches_is_a_step_of_its_own(tmp_path):
+    class Counting(ZerothOrderTrainer):
+        calls: ClassVar[list[int]] = []
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            self.calls.append(len(inputs["input_ids"]))
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    # 16 rows in batches of 2 are eight micro-batches: groups of 3, 3 and 2.
+    made = trainer(
+        tmp_path, causal(), steps=6, kind=Counting, per_device_train_batch_size=2, gradient_accumulation_steps=3,
+        learning_rate=1e-6,
+    )  # fmt: skip
+    made.train()
+    assert made.optimizer.optimizer.steps == 6
+    assert Counting.calls == [2] * (2 * 2 * (3 + 3 + 2))
+    assert losses(made) == pytest.approx([losses(made)[0]] * 6, rel=0.05), "of the last group's two, not of three"
+
+
+def test_learned_has_no_setting_but_a_factor_of_one(tmp_path):
+    made = trainer(tmp_path, causal(), steps=80, method="learned", learning_rate=1.0, lr_scheduler_type="constant")
+    made.train()
+    assert made.optimizer.optimizer.method.config.horizon == 80
+    assert sum(losses(made)[-10:]) / 10 < sum(losses(made)[:3]) / 3 - 0.1
+    with pytest.raises(InputError, match="which learned multiplies its own steps by") as raised:
+        trainer(tmp_path, causal(), method="learned", learning_rate=0.005)
+    assert "learning_rate is 0.005" in str(raised.value)
+    assert "learning_rate=1" in str(raised.value)
+
+
 def test_a_loss_without_a_gradient(tmp_path):
     class Wrong(ZerothOrderTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -143,6 +193,10 @@ def test_what_needs_gradients_is_refused(tmp_path):
     made = trainer(tmp_path, model)
     with pytest.raises(InputError, match="an optimizer was given"):
         ZerothOrderTrainer(model=model, args=made.args, optimizers=(torch.optim.SGD(model.parameters()), None))
+    with pytest.raises(InputError, match="an optimizer was given"):  # by place, as its eleventh argument
+        ZerothOrderTrainer(model, made.args, *[None] * 8, (torch.optim.SGD(model.parameters()), None))
+    with pytest.raises(InputError, match="an optimizer was given"):
+        ZerothOrderTrainer(model=model, args=made.args, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 1.0}))
     made.args.fp16 = True
     with pytest.raises(InputError, match="fp16"):
         ZerothOrderTrainer(model=model, args=made.args)

@@ -89,7 +89,6 @@ class Engine:
             flat = slot.flat()
             reach = self.method.next_reach(slot, probed)
             decay = float(slot.group.get("weight_decay", 0.0)) * float(slot.group["lr"])
-            key = Draw(probed.seed, probed.step, 0).key(slot.index, _ROUNDING)
             for first, count in slot.blocks():
                 block = flat[first : first + count]
                 if back is not None and leave is not None:
@@ -106,6 +105,7 @@ class Engine:
                 wide.add_(toward, alpha=reach)
                 bits = wide.view(torch.int32)
                 below = 1 << _DROPPED[slot.parameter.dtype]
+                key = Draw(probed.seed, probed.step, 0).key(slot.index, _ROUNDING)
                 dither = uniforms(key, first, count, block.device).mul_(below).to(torch.int32)
                 bits.add_(dither).bitwise_and_(-below)
                 block.copy_(wide.sub_(toward, alpha=reach))

@@ -7,6 +7,7 @@ on its own, in any order, from integer operations alone, so that a direction is 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +35,14 @@ class Draw(NamedTuple):
 
     def key(self, tensor: int, stream: int = 0) -> int:
         """The key of a tensor's words, a signed 64-bit number; the stream distinguishes a direction's draws."""
-        words = (self.seed, self.step, self.direction, tensor, stream)
-        key = keyed.mix(*words) << 32 | keyed.mix(*words, 1)
-        return key - (1 << 64) if key >> 63 else key
+        return _key(self.seed, self.step, self.direction, tensor, stream)
+
+
+@lru_cache(maxsize=4096)
+def _key(*words: int) -> int:
+    """A direction is gone along several times a step, and mixing costs as much as moving a small tensor."""
+    key = keyed.mix(*words) << 32 | keyed.mix(*words, 1)
+    return key - (1 << 64) if key >> 63 else key
 
 
 def words(key: int, first: int, count: int, device: torch.device | str = "cpu", ramp: Tensor | None = None) -> Tensor:

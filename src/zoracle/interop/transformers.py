@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,16 @@ for _needed in ("transformers", "accelerate"):
     require(_needed, "transformers")
 import transformers  # noqa: E402
 
+_LEAST_FACTOR = 0.01  # of the learned method's steps; rates for gradients are below it
+
 
 class ZerothOrderTrainer(transformers.Trainer):
     """A ``transformers.Trainer`` whose steps call the loss only; everything else is the Trainer's.
 
     A step takes the ``gradient_accumulation_steps`` micro-batches that a step with gradients would, and evaluates all
     of them at each probe, with the model in ``eval()`` mode: all calls of a step have to see the same dropout masks.
-    ``learning_rate``, ``weight_decay`` and the scheduler of the arguments hold; ``learned`` wants ``learning_rate=1``.
+    ``learning_rate``, ``weight_decay`` and the scheduler of the arguments hold. To ``learned`` the learning rate is a
+    factor of its own steps, so that it wants ``learning_rate=1``; its horizon is the number of steps of the training.
     What is trained is what requires gradients, so that a PEFT model trains its adapters. For a loss without a gradient,
     overwrite ``compute_loss``. Checkpoints resume bit for bit. Under ``torchrun`` each process evaluates its own part
     of a batch, and only losses are exchanged.
@@ -32,7 +36,8 @@ class ZerothOrderTrainer(transformers.Trainer):
         given: as of ``transformers.Trainer``.
 
     Raises:
-        InputError: an optimizer is given as well, or an argument that needs gradients.
+        InputError: an optimizer is given as well, an argument that needs gradients, or to ``learned`` a learning rate
+            that would all but stop it.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -40,17 +45,25 @@ class ZerothOrderTrainer(transformers.Trainer):
     def __init__(
         self, *given: Any, method: str = "mezo", method_settings: dict[str, Any] | None = None, **named: Any
     ) -> None:
-        if any(part is not None for part in named.get("optimizers", (None, None))[:1]):
+        asked = inspect.signature(transformers.Trainer.__init__).bind(self, *given, **named).arguments
+        if (asked.get("optimizers") or (None,))[0] is not None or asked.get("optimizer_cls_and_kwargs") is not None:
             raise InputError("an optimizer was given; expected none: the method is the optimizer (method=)")
         super().__init__(*given, **named)
-        self._refuse()
         self._method, self._settings = method, dict(method_settings or {})
+        self._refuse()
         self._micro: list[tuple[dict[str, Any], Any]] = []
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """As the Trainer does; in versions where it calls this, the state does not have the number of steps yet."""
+        self.state.max_steps = num_training_steps
+        super().create_optimizer_and_scheduler(num_training_steps)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The method, with weight decay where the Trainer has it."""
         if self.optimizer is None:
             model = self.model if model is None else model
+            if self._method == "learned" and self.state.max_steps > 0:
+                self._settings.setdefault("horizon", self.state.max_steps)
             decayed = set(self.get_decay_parameter_names(model))
             named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
             groups = [
@@ -105,6 +118,11 @@ class ZerothOrderTrainer(transformers.Trainer):
                 raise InputError(
                     f"TrainingArguments({name}=...) scales or divides gradients, and there are none; {mend}"
                 )
+        if self._method == "learned" and self.args.learning_rate < _LEAST_FACTOR:
+            raise InputError(
+                f"learning_rate is {self.args.learning_rate:g}, which learned multiplies its own steps by; expected "
+                f"TrainingArguments(learning_rate=1), or {_LEAST_FACTOR:g} at least"
+            )
 
 
 class _Deferred(ZerothOrder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -64,11 +65,12 @@ class MethodConfig(Config, frozen=True, kw_only=True):
     mu: Positive = 1e-3
 
 
-class Method:
+class Method(ABC):
     """How the loss is probed, and how the weights move by what it says.
 
-    A subclass sets ``Config`` and ``probes`` and writes :meth:`mover`. Directions are signs, 1 or -1 with equal chance
-    for each weight (Spall, 1992; their estimate has less variance than a Gaussian one), where it says nothing else.
+    A subclass sets ``Config`` and writes :attr:`probes`, :meth:`usable` and :meth:`mover`. Directions are signs, 1 or
+    -1 with equal chance for each weight (Spall, 1992; their estimate has less variance than a Gaussian one), where it
+    says nothing else.
 
     Args:
         config: settings; the defaults where left out.
@@ -86,9 +88,9 @@ class Method:
         """Numbers that are kept from step to step, apart from those of each tensor."""
 
     @property
+    @abstractmethod
     def probes(self) -> Sequence[Probe]:
         """Where a step evaluates the loss, in order."""
-        raise NotImplementedError
 
     def mu(self, slot: Slot) -> float:
         """The smoothing radius of a tensor, a power of two."""
@@ -103,17 +105,17 @@ class Method:
         """By how much a probe moves each number of a tensor at most: a power of two, and exactly that for signs."""
         return self.mu(slot)
 
-    def begin(self, slots: Sequence[Slot]) -> None:
+    def begin(self, slots: Sequence[Slot]) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """What has to be known of all tensors before the first step."""
 
-    def before(self, probed: ProbeLosses) -> None:
+    def before(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """What is taken in of a step before the tensors move."""
 
     def next_reach(self, slot: Slot, probed: ProbeLosses) -> float:
         """The reach of the step after this one."""
         return self.reach(slot)
 
-    def prepare(self, slot: Slot, seed: int, step: int) -> None:
+    def prepare(self, slot: Slot, seed: int, step: int) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """What has to be known of the weights at the iterate, before the first probe of a step."""
 
     def perturbation(self, slot: Slot, draw: Draw) -> Move:
@@ -150,15 +152,15 @@ class Method:
 
         return Move(total, 1.0)
 
+    @abstractmethod
     def usable(self, probed: ProbeLosses) -> int:
         """How many directions the losses say something about; 0 and nothing moves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """What is subtracted from a tensor at the end of a step, in the type that :func:`working` names."""
-        raise NotImplementedError
 
-    def after(self, probed: ProbeLosses) -> None:
+    def after(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """What is kept of a step, once all tensors have moved."""
 
     def loss(self, probed: ProbeLosses) -> float:

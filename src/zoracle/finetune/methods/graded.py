@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor
 
 from zoracle.finetune.methods.base import Block, Move, Pairs
@@ -19,9 +21,9 @@ class Graded(Pairs):
     back exactly: to the nearest one, and in half precision, where that may be most of it, up or down at random.
     """
 
+    @abstractmethod
     def span(self, slot: Slot) -> float:
         """How large a number of the direction can be; larger ones are cut to it."""
-        raise NotImplementedError
 
     def reach(self, slot: Slot) -> float:
         """Of the largest number of a direction."""

@@ -33,7 +33,7 @@ class LearnedConfig(MethodConfig, frozen=True, kw_only=True):
 
     lr: Positive = 1.0
     horizon: Directions = 1000
-    num_directions: Directions = 4
+    num_directions: Directions = 8
     weights: str | None = None
 
 
