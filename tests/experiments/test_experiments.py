@@ -66,6 +66,12 @@ TINY = {
         "methods": ("minimize", "scipy-powell", "ars"),
         "problems": 2,
     },
+    "finetune": {
+        "tasks": ("digits", "lora"),
+        "methods": ("zero-shot", "mezo", "learned"),
+        "forwards": 12,
+        "pieces": 16,
+    },
     "bbob": {"budgets": (3,), "functions": (1,), "methods": ("minimize", "scipy-powell"), "noisy_dimensions": ()},
 }
 
@@ -396,8 +402,8 @@ def test_all_changes_the_settings_that_each_has():
     every = [registry.experiment(name) for name in NAMES]
     made = changed(every, True, ["panels=0", "problems=5"])
     assert made["mnist-attack"].panels == 0
-    assert {name for name, form in made.items() if not hasattr(form, "problems")} == {"bbob"}  # functions, instances
-    assert all(form.problems == 5 for name, form in made.items() if name != "bbob")
+    assert {name for name, form in made.items() if not hasattr(form, "problems")} == {"bbob", "finetune"}
+    assert all(form.problems == 5 for form in made.values() if hasattr(form, "problems"))
     assert made["dimension"].dimensions == registry.experiment("dimension").quick.dimensions
 
 

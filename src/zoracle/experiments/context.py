@@ -282,13 +282,13 @@ class Context:
         return Trained(optimizer, history, at.validated, at.seconds, dict(at.spent))
 
     def kept(
-        self, key: str, made: Task, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+        self, key: str, made: Task | None, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Tensors that are computed once, and read from the folder from then on.
 
         Args:
             key: names them within the experiment.
-            made: the task that they were computed on.
+            made: the task that they were computed on; None where it is none of ours.
             about: JSON values; what else they depend on.
             compute: makes them.
 
@@ -296,7 +296,7 @@ class Context:
             CheckpointError: what is kept there was computed for something else.
         """
         path = self.run.pieces / f"{key}.safetensors"
-        asked = {"zoracle": release_series(), "task": task_config(made), **about}
+        asked = {"zoracle": release_series(), "task": None if made is None else task_config(made), **about}
         asked = json.loads(json.dumps(asked))
         if path.is_file():
             tensors, metadata = read_tensors(path)

@@ -23,6 +23,7 @@ EXPERIMENTS: dict[str, str] = {
     "transfer": "transfer:EXPERIMENT",
     "bbob": "bbob:EXPERIMENT",
     "black-boxes": "black_boxes:EXPERIMENT",
+    "finetune": "finetune:EXPERIMENT",
 }
 
 

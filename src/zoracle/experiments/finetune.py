@@ -1,0 +1,233 @@
+"""Fine-tuning by forward passes: small transformers and a CNN that the experiment makes, tuned and untuned methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from zoracle.errors import InputError
+from zoracle.experiments.base import Experiment, Outcome
+from zoracle.experiments.context import Context
+from zoracle.experiments.finetuning import training
+from zoracle.experiments.finetuning.tasks import TASKS, Sizes, pretrained, problem
+from zoracle.experiments.finetuning.training import GRADIENTS, GRIDS, START, fine_tuned, searched
+from zoracle.experiments.work import Work
+from zoracle.finetune import METHODS
+from zoracle.reporting import Array, Line, Table, panels_figure, records_table
+from zoracle.results import clustered
+
+_PRETRAINED = {"causal": "causal", "lora": "causal", "encoder": "encoder"}
+ROWS = (START, GRADIENTS, "mezo", "fzoo", "lozo", "hizoo", "learned")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the experiment.
+
+    Attributes:
+        tasks: of TASKS.
+        methods: of ROWS.
+        seeds: repeats.
+        forwards: evaluations of the loss in a run on a transformer.
+        forwards_digits: in a run of the CNN.
+        width: of the transformers.
+        layers: of the transformers.
+        pretraining: steps with gradients that they are made by.
+        pieces: of text in training; as many hundredths of them as 15 and 25 are validated and tested on.
+        fine: whether the search for step sizes has its second round.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    methods: tuple[str, ...] = ROWS
+    seeds: int = 3
+    forwards: int = 600
+    forwards_digits: int = 2500
+    width: int = 128
+    layers: int = 4
+    pretraining: int = 300
+    pieces: int = 2000
+    fine: bool = True
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of networks and data."""
+        n = self.pieces
+        return Sizes(self.width, self.layers, n, max(8, n * 15 // 100), max(8, n // 4), self.pretraining)
+
+    def budget(self, name: str) -> int:
+        """Evaluations of a run on a task."""
+        return self.forwards_digits if name == "digits" else self.forwards
+
+
+def checked(s: Settings) -> None:
+    """Refuse what is unknown.
+
+    Raises:
+        InputError: a task or a method.
+    """
+    for what, given, known in (("task", s.tasks, TASKS), ("method", s.methods, (*ROWS, *METHODS))):
+        for name in given:
+            if name not in known:
+                raise InputError(f"{what} {name!r} is unknown; expected one of {', '.join(dict.fromkeys(known))}")
+
+
+def weights_of(context: Context, name: str) -> dict[str, Tensor]:
+    """The pretrained transformer of a task; nothing where it has none."""
+    s: Settings = context.settings
+    if name not in _PRETRAINED:
+        return {}
+    kind = _PRETRAINED[name]
+    about = {"width": s.width, "layers": s.layers, "steps": s.pretraining, "kind": kind}
+    tell = context.display.steps_of(f"pretraining {kind}")
+    kept = context.kept(f"{kind}-pretrained", None, about, lambda: pretrained(s.sizes, kind == "causal", 0, tell))
+    return {key: value for key, value in kept.items() if key != "seconds"}
+
+
+def measured(
+    context: Context, name: str, weights: dict[str, Tensor], method: str, forwards: int, seed: int, lr: float | None
+) -> training.Outcome:
+    """One fine-tuning, from the folder where it was done."""
+    s: Settings = context.settings
+    settings: dict[str, Any] = {} if lr is None else {"lr": lr}
+
+    def compute() -> dict[str, Tensor]:
+        made = problem(name, s.sizes, seed, weights)
+        tell = context.display.steps_of(f"{name} {method}, seed {seed}" + ("" if lr is None else f", lr {lr:.2g}"))
+        found = fine_tuned(made, method, forwards, seed, settings, tell)
+        seconds = torch.tensor(found.seconds, dtype=torch.float64)
+        return {
+            "curve": found.curve,
+            "forwards": found.forwards,
+            "validated": found.validated,
+            "steps_seconds": seconds,
+        }
+
+    about: dict[str, Any] = {"fine-tuned": name, "method": method, "forwards": forwards, "seed": seed, **settings}
+    about["sizes"] = None if name == "digits" else [*s.sizes]
+    size = "" if lr is None else f"-{lr:.3g}"
+    key = f"{name}-{method.replace(', ', '-')}-{forwards}-{seed}{size}"
+    kept = context.kept(key, None, about, compute)
+    found = training.Outcome(kept["curve"], kept["forwards"], kept["validated"], float(kept["steps_seconds"]))
+    context.meter.add("fine-tuning", int(found.forwards[-1]))
+    context.meter.time(found.seconds, int(found.forwards[-1]), pace=found.seconds > 0)
+    return found
+
+
+def row(context: Context, name: str, weights: dict[str, Tensor], method: str) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """A row of a task's table, and the curves: accuracies (S, PARTS + 1) at so many evaluations (PARTS + 1,)."""
+    s: Settings = context.settings
+    budget, lr, search = s.budget(name), None, 0.0
+    if method in GRIDS:
+        # On a seed that no row is measured with.
+        found = searched(
+            lambda lr, forwards: measured(context, name, weights, method, forwards, 1000, lr), method, budget, s.fine
+        )
+        lr, search = found.lr, found.forwards
+    runs = [measured(context, name, weights, method, budget, seed, lr) for seed in range(s.seeds)]
+    curves = torch.stack([run.curve for run in runs])
+    record: dict[str, Any] = {"method": method, "lr": lr, "search": search, "forwards": float(runs[0].forwards[-1])}
+    for key, at in (("half", training.PARTS // 2), ("accuracy", training.PARTS)):
+        interval = clustered(curves[:, at : at + 1])
+        record |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    record["worst"] = float(curves[:, -1].min())
+    record["below_start"] = int((curves[:, -1] < curves[:, 0] - 0.02).sum())
+    record["seconds"] = sum(run.seconds for run in runs) / len(runs)
+    record["memory"] = METHODS[method].extra_memory if method in METHODS else "none"
+    if method == GRADIENTS:
+        record["memory"] = "3 numbers a weight that moves, and all activations"
+    return record, curves, runs[0].forwards
+
+
+def run(context: Context) -> Outcome:
+    """Run the experiment."""
+    s: Settings = context.settings
+    checked(s)
+    tables: list[Table] = []
+    curves: dict[str, Array] = {}
+    panels: dict[str, dict[str, Line]] = {}
+    findings = []
+    for name in s.tasks:
+        weights = weights_of(context, name)
+        records = []
+        panels[name] = {}
+        for method in s.methods:
+            record, accuracies, spent = row(context, name, weights, method)
+            records.append(record)
+            curves[f"{name}/{method}/accuracy"], curves[f"{name}/{method}/forwards"] = accuracies.numpy(), spent.numpy()
+            panels[name][method] = _line(accuracies, spent, s.budget(name))
+        columns = [
+            ("method", "method", ""), ("step size", "lr", ".2g"), ("forwards", "forwards", ",.0f"),
+            ("forwards of the search", "search", ",.0f"), ("accuracy", "accuracy", ".1%"), ("at half", "half", ".1%"),
+            ("worst seed", "worst", ".1%"), ("seeds below the start", "below_start", "d"),
+            ("seconds", "seconds", ".1f"), ("memory besides the weights", "memory", ""),
+        ]  # fmt: skip
+        tables.append(records_table(name, f"{name}: {s.seeds} seeds, test data", columns, records))
+        findings.append(_finding(name, records))
+    figure = panels_figure(
+        "curves", "Accuracy on the test data", "Mean over seeds and its 95 % interval; scored at the start and after "
+        "each quarter of a run.", panels, x="evaluations of the loss", y="accuracy", log_y=False,
+    )  # fmt: skip
+    context.note("A step with gradients counts as three evaluations. Text differs a little from one Python to another.")
+    return Outcome(tables, [figure], curves, [text for text in findings if text])
+
+
+def _line(accuracies: Tensor, spent: Tensor, budget: int) -> Line:
+    """Mean and interval over seeds; a network that is not trained is drawn from end to end."""
+    x = spent if float(spent[-1]) else torch.linspace(0, budget, len(spent), dtype=torch.float64)
+    bands = [clustered(accuracies[:, at : at + 1]) for at in range(accuracies.shape[1])]
+    mean, low, high = (torch.tensor([band[i] for band in bands]).numpy() for i in range(3))
+    return Line(x.numpy(), mean, low, high)
+
+
+def _finding(name: str, records: list[dict[str, Any]]) -> str:
+    """The learned controller against tuned MeZO, as the table has them."""
+    known = {record["method"]: record for record in records}
+    if not {"mezo", "learned"} <= set(known):
+        return ""
+    ours, theirs = known["learned"], known["mezo"]
+    return (
+        f"{name}: learned, untuned, {ours['accuracy']:.1%} and {ours['half']:.1%} at half of its forwards; mezo, "
+        f"tuned, {theirs['accuracy']:.1%}."
+    )
+
+
+def work(s: Settings) -> Work:
+    """What a form has to do."""
+    checked(s)
+    total = 0.0
+    for name in s.tasks:
+        for method in s.methods:
+            if method != START:
+                runs = s.seeds + (0 if method not in GRIDS else len(GRIDS[method]) / 4 + len(training.FINE) * s.fine)
+                total += runs * s.budget(name)
+    return Work(total)
+
+
+FULL = Settings()
+EXPERIMENT = Experiment(
+    "finetune",
+    "Fine-tuning by forward passes: small transformers and a CNN, tuned methods and the learned one, untuned.",
+    f"""digits: a CNN of 1,898 weights from drawn ones, on the 8x8 digits that ship with the package, \
+{FULL.forwards_digits:,} evaluations of the loss on batches of 64. The others begin with a transformer of 0.8 million \
+weights over bytes, which the experiment pretrains with gradients, {FULL.pretraining} steps, on files of Python's \
+standard library, and take {FULL.forwards:,} evaluations on batches of 16. causal: is a piece of 40 bytes prose \
+(docstrings) or code, asked as a prompt behind it and answered by the next byte; all weights move. lora: the same with \
+adapters of rank 4 beside the maps into attention, nothing else moves. encoder: which of three packages a piece is \
+from, by a new linear head on a transformer that was pretrained to fill in hidden bytes.
+
+Training, validation and test data are from different files (different images). Step sizes are chosen by the accuracy \
+on validation data with a seed of their own: a grid by tens at a quarter of the evaluations, then its best one and \
+three times more and less at all of them. The learned controller has no setting; it is given the number of steps. \
+fzoo and learned use their default number of directions, the others one. \
+Seeds 0 to {FULL.seeds - 1} draw batches, directions, pieces of text and new weights; intervals are over seeds. \
+Seconds are of the processor, in steps.""",
+    FULL,
+    Settings(
+        tasks=("digits", "causal"), methods=(START, GRADIENTS, "mezo", "learned"), seeds=1, forwards=24,
+        forwards_digits=48, width=32, layers=1, pretraining=5, pieces=64, fine=False,
+    ),
+    run,
+    work,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts of the experiment ``finetune``: text, networks, tasks and single trainings."""
