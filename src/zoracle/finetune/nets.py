@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from zoracle import keyed
 from zoracle.tasks.digits import read_digits
 
 _SPLITS = {"train": 0, "valid": 1}
+Draws = Callable[[int, int], int]
+"""From the lowest and the highest to an integer."""
 _WHOLE = 256  # samples that a run's first and last loss are measured on
 
 
@@ -63,7 +66,7 @@ class Reader(nn.Module):
     def __init__(self, tokens: int, length: int, width: int, layers: int, classes: int, causal: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width)
-        self.position = nn.Parameter(torch.randn(length, width) * 0.1)
+        self.position = nn.Parameter(torch.empty(length, width))
         self.blocks = nn.ModuleList(Attention(width, causal) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
         self.causal = causal
@@ -86,38 +89,59 @@ def problem(split: str, number: int, seed: int) -> Net:
     g = keyed.generator(seed, 11, _SPLITS[split], number)
 
     def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=g))
+        return int(torch.randint(low, high + 1, (), generator=g, device="cpu"))
 
-    kind = number % 4
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(keyed.mix(seed, 12, _SPLITS[split], number))
-        if kind < 3:
-            images, labels = read_digits()
-            half = images[_SPLITS[split] :: 2].float() / 16, labels[_SPLITS[split] :: 2].long()
-            inputs, classes = half[0].reshape(-1, 1, 8, 8), 10
-            targets = half[1]
-            module = _mlp(draw) if kind == 0 else _cnn(draw) if kind == 1 else _mlp(draw, deep=True)
-        else:
-            tokens, length, classes = draw(8, 32), draw(8, 16), draw(2, 4)
-            inputs = torch.randint(tokens, (1024, length), generator=g)
-            # The class is that of which group of tokens there are most of.
-            groups = torch.randint(classes, (tokens,), generator=g)
-            targets = nn.functional.one_hot(groups[inputs], classes).sum(1).argmax(1)
-            module = Reader(tokens, length, 2 * draw(4, 16), draw(1, 2), classes, bool(draw(0, 1)))
-        before = (0, 20, 80)[draw(0, 2)]
-        order = torch.randperm(len(targets), generator=g)
-        inputs, targets = inputs[order], targets[order]
-        net = Net(module, inputs, targets, (16, 32, 64)[draw(0, 2)])
-        _train(net, before, g)
-        if before:
-            moved = torch.arange(classes)
-            moved[:3] = moved[:3].roll(1)
-            net = net._replace(labels=moved[targets])
+    kind, own = number % 4, keyed.generator(seed, 12, _SPLITS[split], number)
+    if kind < 3:
+        images, labels = read_digits()
+        half = images[_SPLITS[split] :: 2].float() / 16, labels[_SPLITS[split] :: 2].long()
+        inputs, classes = half[0].reshape(-1, 1, 8, 8), 10
+        targets = half[1]
+        module = _drawn(lambda: _mlp(draw) if kind == 0 else _cnn(draw) if kind == 1 else _mlp(draw, deep=True), own)
+    else:
+        tokens, length, classes = draw(8, 32), draw(8, 16), draw(2, 4)
+        inputs = torch.randint(tokens, (1024, length), generator=g)
+        # The class is that of which group of tokens there are most of.
+        groups = torch.randint(classes, (tokens,), generator=g)
+        targets = nn.functional.one_hot(groups[inputs], classes).sum(1).argmax(1)
+        module = _drawn(lambda: Reader(tokens, length, 2 * draw(4, 16), draw(1, 2), classes, bool(draw(0, 1))), own)
+    before = (0, 20, 80)[draw(0, 2)]
+    order = torch.randperm(len(targets), generator=g)
+    inputs, targets = inputs[order], targets[order]
+    net = Net(module, inputs, targets, (16, 32, 64)[draw(0, 2)])
+    _train(net, before, g)
+    if before:
+        moved = torch.arange(classes)
+        moved[:3] = moved[:3].roll(1)
+        net = net._replace(labels=moved[targets])
     return net
 
 
-def _mlp(draw: object, deep: bool = False) -> nn.Module:
-    assert callable(draw)
+def _drawn(make: Callable[[], nn.Module], g: torch.Generator) -> nn.Module:
+    """A network with torch's own initial weights, but of a generator that is given."""
+    with torch.device("meta"):  # where making it draws nothing
+        module = make()
+    module = module.to_empty(device="cpu")
+    layers = list(module.modules())
+    if sum(isinstance(layer, nn.Linear) for layer in layers) == 3 and isinstance(module, nn.Sequential):
+        # The hidden layer's weights first: the controller that ships was trained on networks drawn in this order.
+        layers[2], layers[4] = layers[4], layers[2]
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=g)
+            assert layer.bias is not None
+            bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))
+            nn.init.uniform_(layer.bias, -bound, bound, generator=g)
+        elif isinstance(layer, nn.LayerNorm):
+            layer.reset_parameters()
+        elif isinstance(layer, nn.Embedding):
+            nn.init.normal_(layer.weight, generator=g)
+            if isinstance(module, Reader):
+                module.position.data.copy_(torch.randn(module.position.shape, generator=g) * 0.1)
+    return module
+
+
+def _mlp(draw: Draws, deep: bool = False) -> nn.Module:
     width = draw(8, 48)
     middle = [nn.Linear(width, width), nn.ReLU()] if deep else []
     return nn.Sequential(
@@ -125,8 +149,7 @@ def _mlp(draw: object, deep: bool = False) -> nn.Module:
     )
 
 
-def _cnn(draw: object) -> nn.Module:
-    assert callable(draw)
+def _cnn(draw: Draws) -> nn.Module:
     a, b = draw(4, 12), draw(4, 16)
     return nn.Sequential(
         nn.Conv2d(1, a, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(a, b, 3, padding=1), nn.ReLU(),
