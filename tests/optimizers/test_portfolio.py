@@ -8,6 +8,7 @@ import torch
 import zoracle
 from zoracle.optimizers.base import on_device, with_settings
 from zoracle.optimizers.portfolio import Portfolio
+from zoracle.types import Space
 
 
 def waves(x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +64,19 @@ def test_a_budget_below_two_sweeps_is_for_the_recurrent_optimizer() -> None:
     found = zoracle.minimize(bowl, start, budget=300)
     assert found.account["zo-lstm-universal"] > 0.9 * found.queries
     assert found.value < zoracle.minimize(bowl, start, budget=300, optimizer="ma-es").value
+
+
+def test_the_recurrent_iterate_may_leave_the_box_and_the_recommended_point_may_not() -> None:
+    made, x0 = Portfolio(num_directions=9), torch.zeros(1, 100, dtype=torch.float64)
+    box = Space(x0, x0 + 1, torch.full((1,), torch.inf, dtype=torch.float64), torch.tensor([[1, 1, 100]]))
+    goal = torch.tensor([-0.5, 0.5], dtype=torch.float64).repeat(50)
+    state = made.init(x0, horizon=12, space=box)
+    for _ in range(12):
+        queries = made.ask(state)
+        state = made.tell(state, queries, (queries.points.clamp(0, 1) - goal).square().sum(2))
+    assert state.recurrent.x.min() < 0
+    assert state.x.min() >= 0
+    assert (state.x - goal).square().sum() < 0.9 * goal.square().sum()
 
 
 def test_a_run_alone_gives_what_it_gives_beside_one_of_another_member() -> None:

@@ -224,8 +224,8 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _recurrent(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         queries = queries._replace(directions=queries.directions[:, :-1])
+        # Its iterate may leave the box, as when it runs by itself: held at a bound it finds next to nothing.
         recurrent = self.recurrent._tell(state.recurrent, queries, values, None)
-        recurrent = recurrent._replace(x=within(state.space, recurrent.x))
         value, point = found(state, RECURRENT, queries.points, values.to(state.x))
         noisy = state.noise > 0
         here = values[:, 0].to(state.x).nan_to_num(nan=torch.inf)
