@@ -55,7 +55,7 @@ test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
 chaos: $(READY)
-	OMP_NUM_THREADS=1 ZORACLE_CHAOS=2000 $(BIN)/python -m pytest tests/laws/test_chaos.py
+	OMP_NUM_THREADS=1 ZORACLE_CHAOS=2000 $(BIN)/python -m pytest tests/laws/test_chaos.py tests/laws/test_chaos_runs.py
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks all --out runs/bench

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from valleys import FakeTask
+from valleys import FakeTask, M
 from zoracle import comparison as module
 from zoracle.comparison.tune import Axis, tune
 from zoracle.errors import InputError
@@ -113,8 +113,11 @@ def test_an_interrupted_tuning_goes_on(tmp_path):
     before = task.seen
     task.raise_at = -1
     found = tune(task, "zo-sgd", RunSpec(split="valid", **IDS), resume_dir=tmp_path)
-    assert found.scores == tune(FakeTask(dim=10), "zo-sgd", RunSpec(split="valid", **IDS)).scores
-    assert task.seen - before < found.queries
+    plain = tune(FakeTask(dim=10), "zo-sgd", RunSpec(split="valid", **IDS)).scores
+    assert [score._replace(lost=0) for score in found.scores] == plain
+    assert task.seen - before < found.queries == task.seen
+    points = 4 * M  # of the call that did not return: it may have been seen
+    assert found.interrupted == sum(score.lost for score in found.scores) == points
 
 
 def test_stored_settings_are_found_again(tmp_path, monkeypatch):

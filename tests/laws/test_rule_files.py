@@ -197,6 +197,19 @@ def test_an_archive_unpacks_to_no_more_than_it_may(tmp_path):
     assert read_labelled(good).images.shape == (2, 1, 400, 400)
 
 
+def test_tuning_removes_what_is_its_own_only(tmp_path, capsys):
+    run = ["tune", "--optimizers", "zo-signsgd", "--problems", "1", "--steps", "1", "--num-directions", "1"]
+    theirs = tmp_path / "mine.json.pieces" / "precious"
+    theirs.parent.mkdir()
+    theirs.touch()
+    assert main([*run, "--out", str(tmp_path / "mine.json")]) == 2
+    assert "mine.json.pieces is not empty" in capsys.readouterr().err
+    assert names(tmp_path) == ["mine.json.pieces"]
+    assert names(theirs.parent) == ["precious"]
+    assert main([*run, "--out", str(tmp_path / "other.pieces")]) == 0
+    assert names(tmp_path) == ["mine.json.pieces", "other.pieces"]
+
+
 def test_resume_keeps_the_batch_of_the_run(tmp_path):
     out = tmp_path / "run"
     attack(*SMALL, "--batch", "1", "--out", str(out))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,12 @@ from safetensors.torch import save_file
 
 import zoracle
 from zoracle.cli.main import main
-from zoracle.errors import CheckpointError, InputError
+from zoracle.errors import BlackBoxError, CheckpointError, InputError
 from zoracle.evaluation.spec import RunSpec
 from zoracle.metatrain.recipe import parse
 from zoracle.optimizers.pretrained import load_optimizer, resolve, shipped
 from zoracle.optimizers.registry import REGISTRY, make
+from zoracle.results.tuned import Score, Tuned, read_tuned
 from zoracle.settings import beyond
 from zoracle.storage.files import read_tensors, write_tensors
 
@@ -107,7 +111,7 @@ def test_numbers_at_any_depth():
     assert "nested too deeply" in beyond({"a": [[[]]] * 3 + [eval("[" * 40 + "]" * 40)]})
 
 
-@pytest.mark.parametrize("long", ["n" * 300, "n" * 300 + ".py:X", "n/" * 3000])
+@pytest.mark.parametrize("long", ["n" * 300, "n" * 300 + ".py:X", "n/" * 1900, "n/" * 3000])
 def test_names_that_no_file_can_have(long, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("f.py").write_text("def f(x):\n    return float((x**2).sum())\n")
@@ -128,6 +132,63 @@ def test_names_that_no_file_can_have(long, tmp_path, capsys, monkeypatch):
         assert told.count("\n") == 1
     with pytest.raises(InputError, match=r"unknown|cannot be read"):
         resolve(long.replace("n", "\0"))
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_names_of_folders_that_are_no_names_of_files(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("f.py").write_text("def f(x):\n    raise AssertionError\n")
+    for option in ("--checkpoint", "--out"):
+        assert main(["minimize", "f.py:f", "--dim", "2", "--budget", "50", option, name]) == 2
+        told = capsys.readouterr().err
+        assert "it is a folder" in told
+        assert told.count("\n") == 1
+
+
+def test_what_was_given_by_the_thousand_characters_is_not_repeated_whole(capsys):
+    assert main(["minimize", "f:f", "--dim", "9" * 5000, "--budget", "50"]) == 2
+    assert len(capsys.readouterr().err) < 2100
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), GeneratorExit(), BaseException("x"), UnspeakableError(), RuntimeError("a\nb")]
+)
+def test_whatever_a_function_raises_is_one_line(error):
+    def f(x):
+        raise error
+
+    for settings in ({}, {"vectorized": False}, {"workers": ThreadPoolExecutor(1)}):
+        with pytest.raises(BlackBoxError) as caught:
+            zoracle.minimize(f, torch.ones(3), budget=30, **settings)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(BlackBoxError):
+        zoracle.attack(f, torch.full((1, 4), 0.5), torch.tensor([0]), budget=30)
+    error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        zoracle.minimize(f, torch.ones(3), budget=30)
+
+
+@pytest.mark.parametrize("field", [*Tuned._fields[:-1], *Score._fields])
+@pytest.mark.parametrize("value", [-(10**30), "x", [[]], {"a": [1]}, float("nan")], ids=str)
+def test_files_of_tuned_settings(tmp_path, field, value):
+    """A value of another type is told, whichever it is; what a field may hold reads as it is."""
+    text = (files("zoracle") / "assets" / "tuned" / "digits.json").read_text()
+    content = json.loads(text)
+    record = content["tuned settings"][0]
+    (record["scores"][0] if field in Score._fields and field not in Tuned._fields else record)[field] = value
+    (tmp_path / "tuned.json").write_text(json.dumps(content))
+    told = ""
+    try:
+        read_tuned(tmp_path / "tuned.json")
+    except InputError as error:
+        told = str(error)
+    assert "\n" not in told
+    assert told or isinstance(value, str | dict)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from zoracle.cli.attack_inputs import for_validation, input_options, take_inputs
 from zoracle.cli.function_options import function_options, take_function
 from zoracle.cli.options import processes, workers_option
 from zoracle.cli.threat_options import Threat, task_for, threat_options
+from zoracle.comparison.entries import folder
 from zoracle.comparison.named import named_optimizers, use_of
 from zoracle.comparison.tune import GRIDS, tunable, tune
 from zoracle.errors import InputError
@@ -20,6 +21,7 @@ from zoracle.evaluation.spec import RunSpec
 from zoracle.evaluation.workers import started
 from zoracle.results.tuned import read_tuned, write_tuned
 from zoracle.storage.files import check_writable
+from zoracle.storage.runfolder import locked, open_run
 from zoracle.tasks import Task
 
 
@@ -75,19 +77,21 @@ def command(
         read_tuned(out)  # something else must not be found there after hours
     console = Console()
     records = []
-    with started(processes(workers)) as pool:
-        for label, optimizer in optimizers_to_tune:
+    pieces = out.with_name(f"{out.name}.pieces")  # what an interrupted search goes on from
+    with locked(pieces), started(processes(workers)) as pool:
+        open_run(pieces, {"kind": "tuning"})
+        for i, (label, optimizer) in enumerate(optimizers_to_tune):
             record = tune(
                 made,
                 optimizer,
                 spec,
                 criterion=asked.criterion,
-                resume_dir=out.with_suffix(".pieces") / label,
+                resume_dir=pieces / folder(i, label),
                 workers=pool,
             )
             records.append(record)
             chosen = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
             console.print(f"{label}: {chosen} ({len(record.scores)} settings tried)", highlight=False)
             write_tuned(out, records)
-    shutil.rmtree(out.with_suffix(".pieces"), ignore_errors=True)  # what an interrupted search would continue from
+        shutil.rmtree(pieces, ignore_errors=True)
     console.print(f"settings: {out}; use them with --settings {out}", highlight=False, soft_wrap=True)

@@ -140,6 +140,7 @@ def tune(
             summary.queries_to_success_mean,
             loss if math.isfinite(loss) else None,
             int((result.spent + result.monitored).sum()),
+            int(result.lost.sum()),
         )
 
     axes = GRIDS[name] if grid is None else tuple(grid)
@@ -163,6 +164,7 @@ def tune(
         scores=list(search.scores.values()),
         queries=sum(tried.points for tried in search.scores.values()),
         version=__version__,
+        interrupted=sum(tried.lost for tried in search.scores.values()),
     )
 
 

@@ -252,6 +252,7 @@ def _ledger(
         "interrupted": {
             **{label: int(result.lost.sum()) for label, result in results.items()},
             **({"verify": sum(one.lost for one in found.verified.values())} if found.verified else {}),
+            **({"tuning": sum(record.interrupted for record in records)} if records else {}),
             "pictures": 0 if gallery is None else gallery.lost,
         },
         **({"target": target} if target else {}),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from zoracle.errors import InputError
+from zoracle.errors import InputError, one_line
+from zoracle.settings import beyond
 from zoracle.storage.files import read_json, write_json
 
 
@@ -23,6 +24,8 @@ class Score(NamedTuple):
     final_loss: float | None
     points: int
     """Points evaluated for it, monitoring included."""
+    lost: int = 0
+    """Points that were asked for again after interruptions; they are not among ``points``."""
 
 
 class Tuned(NamedTuple):
@@ -50,6 +53,11 @@ class Tuned(NamedTuple):
     """Points that the tuning evaluated in all, monitoring included."""
     version: str
     """zoracle's."""
+    interrupted: int = 0
+    """Points that were asked for again after interruptions; they are not among ``queries``."""
+
+
+T = TypeVar("T", Score, Tuned)
 
 
 def tuned(task: dict[str, Any], optimizer: str, steps: int, num_directions: int | None) -> Tuned | None:
@@ -98,12 +106,25 @@ def read_tuned(path: Path) -> list[Tuned]:
 
 def _records(content: Any, name: str) -> list[Tuned]:
     try:
+        if wrong := beyond(content, depth=10):
+            raise ValueError(wrong)
         return [
-            Tuned(**{**record, "scores": [Score(**score) for score in record["scores"]]})
+            _read(Tuned, {**record, "scores": [_read(Score, score) for score in record["scores"]]})
             for record in content["tuned settings"]
         ]
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{name} does not hold tuned settings of this version ({error!r}); tune again") from error
+    except (TypeError, KeyError, ValueError) as error:  # msgspec's are ValueErrors
+        raise InputError(
+            f"{name} does not hold tuned settings of this version ({one_line(error)}); tune again"
+        ) from error
+
+
+def _read(kind: type[T], record: dict[str, Any]) -> T:
+    """A record with a value of the right type for each field, and no others."""
+    fields, defaults = kind._fields, kind._field_defaults
+    if unknown := set(record) - set(fields):
+        raise KeyError(min(unknown))
+    found: T = msgspec.convert([record[name] if name in record else defaults[name] for name in fields], kind)
+    return found
 
 
 def _slot(record: Tuned) -> tuple[dict[str, Any], str, int, int | None]:

@@ -22,7 +22,7 @@ from zoracle.rollout.journal import Journal
 from zoracle.rollout.loop import Queue, Snapshot, Step, rollout, stopped_at
 from zoracle.rollout.oracle import Oracle
 from zoracle.rollout.record import blank
-from zoracle.storage.files import sweep
+from zoracle.storage.files import check_writable, sweep
 from zoracle.types import Purpose, StopReason, Trajectory
 
 _WRITING = 20  # at most one part in so many of the time goes into checkpoints
@@ -167,6 +167,7 @@ class _Kept:
         """Within, every call is in a journal, where a checkpoint is kept or the caller has one."""
         oracle, mine = self.oracle, self.path is not None and self.oracle.journal is None
         if self.path is not None:
+            check_writable(self.path)
             sweep(self.path.parent, self.path.name)
             if mine:
                 oracle.journal = Journal(checkpoint.journal_path(self.path))

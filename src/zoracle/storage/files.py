@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         InputError: the folder cannot be written to.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # Not tempfile: its files are for the owner's eyes only, and a run folder is often shown to others.
         temporary = _unfinished(path)
         try:
@@ -52,6 +53,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except RecursionError:  # one in a thousand others
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path)) from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -138,7 +151,7 @@ def check_writable(path: Path) -> None:
     try:
         if path.is_dir():
             raise InputError(f"cannot write {path}: it is a folder; pass a file name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         probe = _unfinished(path)
         probe.touch()
         probe.unlink()

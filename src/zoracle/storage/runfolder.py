@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoracle.errors import InputError
-from zoracle.storage.files import lock, read_json, sweep, write_bytes, write_json
+from zoracle.storage.files import lock, make_folder, read_json, sweep, write_bytes, write_json
 from zoracle.storage.fingerprint import config_hash, differences, versions
 from zoracle.storage.owned import is_at, open_owned
 
@@ -185,7 +185,7 @@ def _note_command(path: Path, command: Mapping[str, Any] | None) -> None:
 
 def _check_writable(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
