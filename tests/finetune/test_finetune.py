@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from zoracle.errors import CheckpointError, InputError
+from zoracle.errors import CheckpointError, DamagedWarning, InputError
 from zoracle.finetune import METHODS, ZerothOrder, replay
 from zoracle.finetune.engine import Engine
+from zoracle.finetune.ledger import Entry, Ledger, read
 from zoracle.finetune.noise import BLOCK, Draw, Signs, normals, uniforms, words
 from zoracle.finetune.tensors import nearest_power_of_two, power_of_two, slots, snap
 
@@ -391,7 +391,8 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path):
     run(cut, 5, two)
     with cut.open("a") as file:
         file.write('{"losses":[1.2')  # the process died while it wrote
-    resumed = run(cut, 9, three)
+    with pytest.warns(DamagedWarning, match="the last 14 bytes of .* are part of a step"):
+        resumed = run(cut, 9, three)
     assert resumed.forwards == 8
     assert all(torch.equal(p, q) for p, q in zip(one, three, strict=True))
     assert cut.read_text() == whole.read_text()
@@ -407,12 +408,30 @@ def test_a_log_of_something_else_is_refused(tmp_path):
         replay(log, parameters(seed=5))
     with pytest.raises(CheckpointError, match="not the log of a training"):
         replay(_written(tmp_path / "other.jsonl", "{}\n"), parameters())
-    lines = log.read_text().splitlines()
-    short = json.dumps({**json.loads(lines[1]), "losses": [1.0]})
+    short = Ledger(tmp_path / "short.jsonl", {k: v for k, v in read(log)[0].items() if k not in ("format", "version")})
+    short.append(Entry((1.0,), ((1e-3, 0.0),)))
     with pytest.raises(CheckpointError, match="has 1 losses"):
-        replay(_written(log, "\n".join([lines[0], short]) + "\n"), parameters())
-    with pytest.raises(CheckpointError, match=r"line 2 of .* is damaged"):
-        replay(_written(log, lines[0] + "\n[1]\n"), parameters())
+        replay(short.path, parameters())
+
+
+def test_a_damaged_log_is_never_used(tmp_path):
+    log = tmp_path / "run.jsonl"
+    params = parameters()
+    optimizer = made(params, "mezo", ledger=log)
+    for _ in range(3):
+        optimizer.step(quadratic(params))
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(0, len(whole) - 1, 7)]
+    for content in [*damaged, lines[0] + lines[2], b"".join([*lines, lines[3]]), lines[0] + b"[1]\n"]:
+        log.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"damaged|not the log|version"):
+            replay(log, parameters())
+    log.unlink()
+    log.symlink_to(_written(tmp_path / "theirs", "mine"))
+    with pytest.raises(InputError):
+        optimizer.step(quadratic(params))
+    assert (tmp_path / "theirs").read_text() == "mine"
 
 
 def _written(path, text):

@@ -1,6 +1,7 @@
 """The log of a training: its start, then the losses of each step. As directions are keyed by a seed, it is all of it.
 
-A file of JSON lines, some tens of bytes per step. A line that a crash cut off is dropped when the file is read.
+A file of JSON lines, some tens of bytes per step, each with a checksum of everything up to it. A line that a crash cut
+off is dropped with a warning when the file is read; any other damage is refused.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoracle.errors import CheckpointError, InputError
-from zoracle.storage.files import write_text
+from zoracle.errors import CheckpointError, DamagedWarning, InputError
+from zoracle.storage.files import write_bytes
+from zoracle.storage.owned import open_owned
 
 FORMAT = "zoracle-finetune"
-VERSION = 1
+VERSION = 2
 
 
 class Entry(NamedTuple):
@@ -45,7 +49,7 @@ class Ledger:
         header = {"format": FORMAT, "version": VERSION, **header}
         self.entries: list[Entry] = []
         if self.path.is_file():
-            found, self.entries, self._whole = read(self.path)
+            found, self.entries, self._whole, self._check = read(self.path)
             if different := sorted(key for key in header | found if header.get(key) != found.get(key)):
                 key = different[0]
                 raise CheckpointError(
@@ -53,8 +57,9 @@ class Ledger:
                     f"{_short(header.get(key))}; choose another file, or the same settings and starting weights"
                 )
         else:
-            write_text(self.path, json.dumps(header) + "\n")
-            self._whole = self.path.stat().st_size
+            data, self._check = _sealed(header, 0)
+            write_bytes(self.path, data)
+            self._whole = len(data)
         self._groups = self.entries[-1].groups if self.entries else None
 
     def append(self, entry: Entry) -> None:
@@ -62,10 +67,9 @@ class Ledger:
         line: dict[str, Any] = {"losses": [value if math.isfinite(value) else None for value in entry.losses]}
         if entry.groups != self._groups:
             line["groups"] = entry.groups
-            self._groups = entry.groups
-        data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        data, check = _sealed(line, self._check)
         try:
-            with self.path.open("r+b") as file:
+            with os.fdopen(open_owned(self.path), "r+b") as file:
                 file.seek(self._whole)  # over what a crash cut off
                 file.write(data)
                 file.truncate()
@@ -76,10 +80,11 @@ class Ledger:
                 f"cannot write {self.path}: {error.strerror}; the weights are as before the step"
             ) from error
         self._whole += len(data)
+        self._check, self._groups = check, entry.groups
 
 
-def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int]:
-    """The header, the steps, and the length in bytes of what is whole.
+def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int, int]:
+    """The header, the steps, the length in bytes of what is whole, and its checksum.
 
     Raises:
         CheckpointError: the file is missing, or none of ours, or of a newer version.
@@ -89,31 +94,56 @@ def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; expected the log of a training") from error
     whole = data.rfind(b"\n") + 1
-    lines = data[:whole].splitlines()
+    lines = data[:whole].split(b"\n")[:-1]
     try:
         header = json.loads(lines[0])
         known = header.get("format") == FORMAT
-    except (IndexError, ValueError, AttributeError):
+    except (IndexError, ValueError, AttributeError, RecursionError):
         known = False
     if not known:
         raise CheckpointError(
             f"{path} is not the log of a training; expected a file written by ZerothOrder(ledger=...)"
         )
     if header.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has version {header.get('version')}; this zoracle reads {VERSION}: upgrade zoracle"
-        )
+        raise CheckpointError(f"{path} has version {header.get('version')}; this version of zoracle reads {VERSION}")
     entries: list[Entry] = []
+    check = 0
     groups: tuple[tuple[float, float], ...] = ()
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record, check = _unsealed(line, check)
+            if number == 1:
+                header = record
+                continue
             groups = tuple((float(lr), float(decay)) for lr, decay in record.get("groups", groups))
             losses = tuple(math.nan if value is None else float(value) for value in record["losses"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"line {number} of {path} is damaged; expected the losses of a step") from error
         entries.append(Entry(losses, groups))
-    return header, entries, whole
+    if whole < len(data):
+        warnings.warn(
+            f"the last {len(data) - whole} bytes of {path} are part of a step that was not written to its end; the "
+            "step is repeated",
+            DamagedWarning,
+            stacklevel=5,
+        )
+    return header, entries, whole, check
+
+
+def _sealed(record: dict[str, Any], before: int) -> tuple[bytes, int]:
+    """A line that ends with a checksum (CRC-32) of it and of all lines before, and the checksum."""
+    body = json.dumps(record, separators=(",", ":")).encode()
+    check = zlib.crc32(body, before)
+    return body[:-1] + b',"check":%d}\n' % check, check
+
+
+def _unsealed(line: bytes, before: int) -> tuple[dict[str, Any], int]:
+    body, mark, told = line.rpartition(b',"check":')
+    check = zlib.crc32(body + b"}", before)
+    if not mark or told != b"%d}" % check:
+        raise ValueError
+    found: dict[str, Any] = json.loads(body + b"}")
+    return found, check
 
 
 def checked(entries: Sequence[Entry], probes: int, groups: int, path: Path | str) -> None:

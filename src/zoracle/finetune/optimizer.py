@@ -255,7 +255,7 @@ def replay(ledger: Path | str, params: Any) -> ZerothOrder:
     Raises:
         CheckpointError: the file is none of ours, or the parameters are not those that the training began with.
     """
-    header, _, _ = read(ledger)
+    header = read(ledger)[0]
     optimizer = ZerothOrder(params, header["method"], seed=header["seed"], ledger=ledger, **header["settings"])
     optimizer._ledger = None
     return optimizer
