@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import zoracle
 from problems import Bowls
+from zoracle.cli.main import main
 from zoracle.errors import BlackBoxError, ChangedTargetWarning, InputError
 from zoracle.optimizers.registry import make
 from zoracle.rollout.oracle import Oracle
@@ -111,7 +114,22 @@ def test_a_target_that_changed_is_noticed(tmp_path):
     with pytest.warns(ChangedTargetWarning, match="it is another one now, or noisy"):
         found = zoracle.minimize(f, torch.ones(4), **run)
     assert found.interrupted == 1
+    assert "1 more repeated after interruptions" in repr(found)
     assert zoracle.minimize(f, torch.ones(4), **run).interrupted == 1, "a finished run asks nothing"
+
+
+def test_the_command_line_tells_what_interruptions_cost(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("f.py").write_text(
+        "def f(x):\n    with open('seen', 'a') as file:\n        file.write('1')\n        seen = file.tell()\n"
+        "    if seen == 30:\n        raise OSError('gone')\n    return float((x**2).sum())\n"
+    )
+    run = ["minimize", "f.py:f", "--dim", "3", "--budget", "60", "--checkpoint", "run", "--out", "found.json"]
+    assert main(run) == 2
+    assert main(run) == 0
+    told = json.loads(Path("found.json").read_text())
+    assert told["queries"] + told["interrupted"] == len(Path("seen").read_text())
+    assert told["interrupted"] == 1
 
 
 def test_what_cannot_be_noted_is_not_asked(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -143,6 +144,23 @@ def test_names_of_folders_that_are_no_names_of_files(name, tmp_path, capsys, mon
         told = capsys.readouterr().err
         assert "it is a folder" in told
         assert told.count("\n") == 1
+
+
+def _npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.ones(2))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x93NUMPY", b"\x80\4]", _npz(), b"0" * 99], ids=len)
+def test_files_of_points(content, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("f.py").write_text("def f(x):\n    raise AssertionError\n")
+    Path("x.npy").write_bytes(content)
+    assert main(["minimize", "f.py:f", "--start", "x.npy", "--budget", "50"]) == 2
+    told = capsys.readouterr().err
+    assert "--start x.npy cannot be read (" in told
+    assert told.count("\n") == 1
 
 
 def test_what_was_given_by_the_thousand_characters_is_not_repeated_whole(capsys):

@@ -94,9 +94,10 @@ class AttackResult(NamedTuple):
         wrong = int(self.misclassified.sum())
         attacked = len(self.success) - wrong
         broken = int((self.success & ~self.misclassified).sum())
+        spent = f"{int(self.queries.sum()):,}, at most {int(self.queries.max()):,} an image"
         lines = [
             f"AttackResult: {broken} of {attacked} images broken",
-            f"  queries     {int(self.queries.sum()):,}, at most {int(self.queries.max()):,} an image",
+            f"  queries     {spent}{_again(self.interrupted)}",
         ]
         if wrong:
             lines.insert(1, f"  misclassified already: {wrong}")
@@ -142,11 +143,12 @@ def _told(solution: Solution) -> list[str]:
     values = record.best_loss.tolist()
     reason = solution.reason if isinstance(solution.reason, list) else [solution.reason]
     if not isinstance(solution.reason, list):
+        more = _again(solution.interrupted)
         lines = [
             f"Solution: {because(reason[0])}",
             f"  value       {values[0]:.6g}",
             f"  x           {_array(solution.x)}",
-            f"  queries     {int(record.total_queries[0]):,} in {int(record.steps[0]):,} steps",
+            f"  queries     {int(record.total_queries[0]):,} in {int(record.steps[0]):,} steps{more}",
         ]
     else:
         shape = "x".join(map(str, tuple(solution.x.shape)[1:])) or "1"
@@ -173,6 +175,12 @@ def _told(solution: Solution) -> list[str]:
         share = lost / max(1, int(record.total_queries.sum()))
         lines.append(f"  not finite  {lost:,} values, {share:.1%} of all")
     return lines
+
+
+def _again(interrupted: Array | int) -> str:
+    """What interruptions cost beside the queries, where they cost anything."""
+    lost = sum(_numbers(interrupted))
+    return f", {lost:,} more repeated after interruptions" if lost else ""
 
 
 def _numbers(value: Array | int) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 from zoracle.api import minimize
 from zoracle.api.solutions import Solution
 from zoracle.blackboxes.function import load_callable
-from zoracle.errors import InputError
+from zoracle.errors import InputError, one_line
 from zoracle.optimizers.spelling import named_optimizer
 from zoracle.storage.files import check_writable, write_text
 from zoracle.types import Choice, StopReason
@@ -108,9 +108,13 @@ def _numbers(flag: str, text: str) -> np.ndarray[Any, Any]:
     """A number, or the array of an .npy file."""
     if text.endswith(".npy"):
         try:
-            found = np.load(text, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{flag} {text} cannot be read ({error}); expected an .npy file of numbers") from error
+            with Path(text).open("rb") as file:  # np.load leaves a damaged one open
+                found = np.load(file, allow_pickle=False)
+        except Exception as error:  # what damaged files raise is not documented, and of many kinds
+            told = one_line(error)
+            raise InputError(f"{flag} {text} cannot be read ({told}); expected an .npy file of numbers") from error
+        if not isinstance(found, np.ndarray):
+            raise InputError(f"{flag} {text} cannot be read (it is an archive); expected an .npy file of numbers")
         if found.dtype.kind not in "fiu":
             raise InputError(f"{flag} {text} holds {found.dtype}; expected numbers")
         return np.asarray(found, dtype=np.float64)
@@ -129,6 +133,7 @@ def _plain(solution: Solution) -> dict[str, Any]:
         "x": np.asarray(solution.x).tolist(),
         "last": np.asarray(solution.last).tolist(),
         "queries": solution.queries,
+        "interrupted": solution.interrupted,
         "steps": int(solution.trajectory.steps[0]),
         "not_finite": int(solution.trajectory.non_finite[0]),
         "reason": solution.reason.name.lower(),
