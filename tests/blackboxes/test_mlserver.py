@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 
 import zoracle
+from server_processes import free_ports, running
 from zoracle.blackboxes import OpenInference, TorchModule
 from zoracle.errors import BlackBoxError, InputError
 from zoracle.tasks import task
@@ -62,16 +60,6 @@ class Digits(MLModel):
 """
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The address of a server with the models ``digits``, which has metadata, and ``bare``, which has none."""
@@ -90,31 +78,9 @@ def server(tmp_path_factory):
         (folder / name / "model-settings.json").write_text(json.dumps(model))
     weights = str(ASSETS / "digits_target.safetensors")
     environment = {**os.environ, "PYTHONPATH": str(folder), "DIGITS_WEIGHTS": weights, "OMP_NUM_THREADS": "1"}
-    with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-c", "from mlserver.cli import main; main()", "start", str(folder)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
-    url = f"http://127.0.0.1:{http}"
-    try:
-        wait_until_ready(url, process, folder / "log")
+    command = [sys.executable, "-c", "from mlserver.cli import main; main()", "start", str(folder)]
+    with running(command, http, folder, environment, seconds=60) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    import httpx
-
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            if httpx.get(f"{url}/v2/health/ready", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"the server does not become ready: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +22,7 @@ import torch
 
 import zoracle
 from classifiers import CLASSES, IMAGES, LABELS, SHAPE, WEIGHT
+from server_processes import free_ports, running
 from zoracle.blackboxes import OpenInference, PythonFunction
 from zoracle.errors import BlackBoxError, InputError
 
@@ -79,16 +78,6 @@ def linear(images):
     return (flat @ torch.from_numpy(WEIGHT).double()).float()
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def install(folder: Path) -> Path:
     """An environment with Triton's binaries; the test is skipped where there can be none."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -141,33 +130,8 @@ def server(tmp_path_factory):
             *("--http-address", "127.0.0.1", "--http-port", str(http)),
             *("--allow-grpc", "false", "--allow-metrics", "false"),
         ]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
-        url = f"http://127.0.0.1:{http}"
-        try:
-            wait_until_ready(url, process, folder / "log")
+        with running(command, http, folder, environment, seconds=120) as url:
             yield url
-            process.terminate()
-            assert process.wait(60) == 0, (folder / "log").read_text()[-2000:]
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait(10)
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    import httpx
-
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            if httpx.get(f"{url}/v2/health/ready", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"the server does not become ready: {log.read_text()[-2000:]}")
 
 
 def statistics(url: str) -> dict[str, int]:
