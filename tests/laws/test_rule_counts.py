@@ -34,9 +34,9 @@ class Failing(Bowls):
         return result
 
 
-def until_it_ends(path, objective, budget, chunk, **options):
+def until_it_ends(path, objective, budget, chunk, cell=None, **options):
     for attempt in range(9):
-        oracle = Oracle(objective, budget=budget, chunk=chunk)
+        oracle = Oracle(objective, budget=budget, chunk=chunk, cell=cell)
         x0 = torch.full((objective.num_problems, 4), 0.5, dtype=torch.float64)
         settings = {"fingerprint": {}, "seed": 3, "every": 1e9, "final": Purpose.OPTIMISE, "check_start": True}
         optimizer = make("zo-sgd", num_directions=4)
@@ -47,15 +47,17 @@ def until_it_ends(path, objective, budget, chunk, **options):
     raise AssertionError("it failed more often than it was to")
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 7])
-@pytest.mark.parametrize("budget", [12, 13, 17, 22])
-def test_a_failure_at_any_call(tmp_path, chunk, budget):
+@pytest.mark.parametrize(
+    ("budget", "chunk", "cell"),
+    [*((budget, chunk, None) for budget in (12, 13, 17, 22) for chunk in (1, 4, 7)), (13, 20, 1), (22, 20, 2)],
+)
+def test_a_failure_at_any_call(tmp_path, budget, chunk, cell):
     """One look at the start, steps of five points, as many as the budget pays for, and the last iterate."""
-    whole, oracle, _ = until_it_ends(None, Failing(()), budget, chunk)
+    whole, oracle, _ = until_it_ends(None, Failing(()), budget, chunk, cell)
     calls = oracle.objective.calls
     for fails in range(1, calls + 1):
         objective = Failing({fails, fails + 3})
-        found, oracle, failed = until_it_ends(tmp_path / f"run-{fails}", objective, budget, chunk)
+        found, oracle, failed = until_it_ends(tmp_path / f"run-{fails}", objective, budget, chunk, cell)
         seen = objective.points_seen()
         assert failed >= 1
         assert oracle.lost.tolist() == [0] * 3

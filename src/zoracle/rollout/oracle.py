@@ -175,8 +175,14 @@ class Oracle:
         def call(points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
             return self.objective.evaluate(points, rows, step, checked=True, cells=self._cells(rows))
 
-        answer = self._asked(points, rows, step, purpose, call)
-        return Evaluation(answer.loss.to(points.device), answer.success)
+        # Each cell is a call of the black box: where one fails, those after it are not made, and not counted.
+        sizes = [points.shape[0]] if self.journal is None else self._cells(rows)
+        steps = [None] * len(sizes) if step is None else torch.split(step, sizes)
+        parts = zip(torch.split(points, sizes), torch.split(rows, sizes), steps, strict=True)
+        answers = [self._asked(*part, purpose, call) for part in parts]
+        loss = torch.cat([answer.loss.to(points.device) for answer in answers])
+        successes = [answer.success.to(points.device) for answer in answers if answer.success is not None]
+        return Evaluation(loss, torch.cat(successes) if successes else None)
 
     def _asked(
         self,
