@@ -151,7 +151,7 @@ def test_without_the_extra_one_line_and_all_go_on(monkeypatch, tmp_path, capsys)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(registry, "names", lambda: ("bbob",))
     assert main(["reproduce", "all", "--quick", "--out", str(tmp_path)]) == 0
-    assert "skipped: cocoex is not installed" in capsys.readouterr().out
+    assert "skipped: cocoex is required but not installed" in capsys.readouterr().out
     assert main(["reproduce", "all", "--out", str(tmp_path)]) == 2
 
 
@@ -270,7 +270,7 @@ def test_augmented_random_search_is_for_policies():
 def test_a_kind_that_cannot_run_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     done = black_boxes(tmp_path / "out", kinds=("pendulum", "rover"), problems=2)
-    assert any(note.startswith("pendulum was left out: gymnasium is not installed") for note in done.notes)
+    assert any(note.startswith("pendulum was skipped: gymnasium is required") for note in done.notes)
     with pytest.raises(InputError, match="none of pendulum can run"):
         black_boxes(tmp_path / "none", kinds=("pendulum",))
     with pytest.raises(InputError, match="problem 'rovr' is unknown"):

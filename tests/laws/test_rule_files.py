@@ -327,6 +327,7 @@ def test_numbers_beyond_all_bounds_are_one_line(tmp_path, capsys, argv, message)
     assert told.count("\n") == 1
 
 
+@pytest.mark.filterwarnings("ignore::zoracle.errors.NonFiniteWarning")
 def test_a_target_that_answers_no_number_is_told(own, capsys):
     Path("mine.py").write_text("import numpy as np\n\ndef classify(x):\n    return np.full((len(x), 2), np.nan)\n")
     attack("--target", "mine.py:classify", *own, "--out", "run", code=2)

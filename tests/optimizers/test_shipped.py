@@ -81,7 +81,7 @@ def test_the_plain_name_means_the_task_at_hand() -> None:
 
 @pytest.mark.parametrize("name", ["zo-lstm-linf", "zo-lstm-l2-mnist", "zo-lstm-ball"])
 def test_names_of_before_are_told_in_a_line(name: str, tmp_path: Path) -> None:
-    told = "was removed from zoracle: within a ball"
+    told = 'was removed from zoracle: use "zo-lstm"'
     with pytest.raises(InputError, match=told):
         resolve(name, Use("mnist", ball="linf"))
     with pytest.raises(InputError, match=told):

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def as_black_box(model: BlackBox | nn.Module | Callable[..., Any]) -> BlackBox:
-    """A black box of whatever can be called: itself, a torch module, or any callable.
+    """A black box from a black box, a torch module, or any callable.
 
     Raises:
         InputError: it cannot be called.

@@ -1,4 +1,4 @@
-"""What a black box is: a batch in, outputs out; nothing else is known."""
+"""The base of black boxes: a batch in, outputs out; nothing else is known."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def check_outputs(outputs: str) -> None:
 
 
 class BlackBox(ABC):
-    """A model that can only be called. Retries, timeouts and rate limits live here, below the meter.
+    """A model that can only be called. Retries, timeouts and rate limits happen here and are not counted as queries.
 
-    A class that an answer leaves out (a model that tells the k best only) is minus infinity in the outputs. Of a black
-    box that is declared to return "labels" these are (N, 1), the numbers of classes.
+    A class missing from a top-k answer has the output minus infinity. If a black box is declared to return "labels",
+    its outputs are (N, 1), class numbers.
 
     Attributes:
         differentiable: whether autograd passes through (white box, used in meta-training only).
-        outputs: what the model returns, where whoever made the black box declared it; "auto" otherwise.
+        outputs: what the model returns, if declared; "auto" otherwise.
         remote: whether it is asked over a network: calls are kept large then, and one process makes them.
     """
 
@@ -56,7 +56,7 @@ class BlackBox(ABC):
         return outputs
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Say before the first query where inputs of this shape (without N) cannot be given; it costs none.
+        """Check, before the first query and without one, that inputs of this shape (without N) fit.
 
         Raises:
             InputError: they cannot.
@@ -64,11 +64,11 @@ class BlackBox(ABC):
         del shape  # most take what they are given, and the model says what it thinks of it
 
     def report(self) -> dict[str, Any]:
-        """What there is to report beside the outputs, as JSON values: where it is, and network attempts, say."""
+        """A description as JSON values, for example the address and the network attempts."""
         return {}
 
     def close(self) -> None:
-        """Let go of connections and files. A black box without any needs none."""
+        """Release connections and files, if any."""
         return
 
     def __enter__(self) -> Self:

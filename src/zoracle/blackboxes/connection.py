@@ -64,7 +64,7 @@ class Connection:
         attempts: where requests are counted.
         requests_per_second: None for no limit.
         images_per_second: None for no limit.
-        clock: what waiting is measured by.
+        clock: the clock that measures waiting.
         secure: whether the server is asked over TLS.
 
     Raises:

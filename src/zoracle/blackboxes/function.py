@@ -17,19 +17,19 @@ from zoracle.storage.code import is_named, load_named
 
 
 class PythonFunction(BlackBox):
-    """Any callable that takes a batch of inputs and returns a row of outputs for each. It has no gradient.
+    """A callable that maps a batch of inputs to one row of outputs each. It has no gradient.
 
     Args:
         fn: inputs (N, ...) to outputs (N, classes), or to a :class:`~zoracle.blackboxes.TopK`; called once a batch,
             with a copy that it may overwrite.
-        framework: what the inputs are given as, "numpy" or "torch"; "auto" reads it from the function's code
-            (:func:`zoracle.calling.frameworks.choose`) and makes no call to find out.
+        framework: type of the inputs, "numpy" or "torch"; "auto" infers it from the function's code
+            (:func:`zoracle.calling.frameworks.choose`) without calling it.
         preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the function takes: "NCHW", "NHWC" or "flat".
-        pixel_max: what a pixel of 1 is to the function: 1 or 255.
+        pixel_max: the function's value for a pixel of 1: 1 or 255.
         outputs: what it returns.
-        classes: how many classes there are, for top-k answers.
-        class_names: their names in their order, for top-k answers that name them.
+        classes: number of classes, for top-k answers.
+        class_names: class names in order, for top-k answers that name them.
 
     Raises:
         InputError: not a callable, no such framework, or a setting is unusable.
@@ -54,7 +54,7 @@ class PythonFunction(BlackBox):
         self.classes = topk.Classes(classes, class_names)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Say where the settings do not go with inputs of this shape (without N)."""
+        """Raise an error if the settings do not fit inputs of this shape (without N)."""
         self.preprocessing.shape(shape)
 
     def _call(self, inputs: Tensor) -> Tensor:

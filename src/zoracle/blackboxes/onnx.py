@@ -36,16 +36,16 @@ class OnnxModel(BlackBox):
         path: the file.
         preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the model takes: "NCHW", "NHWC" or "flat".
-        pixel_max: what a pixel of 1 is to the model: 1 or 255; mean and std are in its units.
+        pixel_max: the model's value for a pixel of 1: 1 or 255; mean and std are in its units.
         outputs: what it returns.
-        input: name of its input, to be sure; a model has to have one only.
-        output: name of the output with the scores (N, classes); needed where there are several of that form.
-        top_k: names of the two outputs with labels and scores, (N, k) each, of a model that tells its k best only.
-        classes: how many classes there are, for ``top_k``.
-        class_names: their names in their order, for labels that are names.
+        input: name of its only input, as a check.
+        output: name of the output with the scores (N, classes); needed if several outputs have this shape.
+        top_k: names of the two outputs with labels and scores, (N, k) each, of a top-k model.
+        classes: number of classes, for ``top_k``.
+        class_names: class names in order, for labels that are names.
         threads: CPU threads; None uses torch's number.
         providers: ONNX Runtime's execution providers; the CPU by default.
-        chunk: images in one run at most; None runs all that the oracle asks for.
+        chunk: maximum number of images in one run; None runs the oracle's whole batch.
 
     Raises:
         InputError: no such file, not a model that ONNX Runtime can run, several inputs, no output of the form
@@ -91,7 +91,7 @@ class OnnxModel(BlackBox):
         self.chunk = self.fixed or chunk
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Say where inputs of this shape (without N) cannot be given to the model."""
+        """Raise an error if inputs of this shape (without N) do not fit the model."""
         given = self.preprocessing.shape(shape)
         agree(f"input {self.input.name} of {self.path.name}", given, self.input.shape[1:])
 

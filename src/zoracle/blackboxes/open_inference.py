@@ -39,50 +39,50 @@ _DTYPES = {"FP16": torch.float32, "FP32": torch.float32, "FP64": torch.float64}
 class OpenInference(BlackBox):
     """A classifier behind the Open Inference Protocol (v2) over HTTP (extra ``http``). It has no gradient.
 
-    Made ready, it has asked the server whether it is, which extensions it has, and for the names, types and shapes of
-    the model's input and outputs; what the server does not tell has to be given. Images are sent in requests of at
-    most ``chunk``, several at once, and outputs come back in order. A request is made again, with growing pauses,
-    after a connection that broke, a time-out, a status of 408, 425, 429 or 500 and above, an answer that is not what
-    the protocol says, and by default one that holds NaN or infinite numbers; the last attempt's are taken as they are.
-    Other statuses are told in one line, with what the server says.
+    The constructor asks the server whether it is ready, which extensions it supports, and for the names, types and
+    shapes of the model's input and outputs; what the server does not report must be given. Images are sent in requests
+    of at most ``chunk``, several at once, and outputs are returned in order. A request is repeated, with growing
+    pauses, after a broken connection, a time-out, a status of 408, 425, 429 or at least 500, an answer that violates
+    the protocol, and by default one with NaN or infinite numbers; those of the last attempt are returned as they are.
+    Other statuses raise an error with the server's message.
 
-    Retries are below the meter of the oracle: :meth:`report` counts what was sent, and ``log`` lists it. Close the
-    black box when done, or use it in a ``with`` statement.
+    The oracle does not count retries: :meth:`report` counts what was sent, and ``log`` lists it. Close the black box
+    when done, or use it in a ``with`` statement.
 
     Args:
         url: ``http(s)://host:port/v2/models/NAME``, with ``/versions/V`` or not; or the server's, and ``model``.
-        model: name of the model, where the address has none.
-        version: of the model; the server's choice by default.
+        model: name of the model, if not in the address.
+        version: version of the model; default: the server's choice.
         preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the model takes: "NCHW", "NHWC" or "flat".
-        pixel_max: what a pixel of 1 is to the model: 1 or 255; mean and std are in its units.
+        pixel_max: the model's value for a pixel of 1: 1 or 255; mean and std are in its units.
         outputs: what the model returns.
-        input: name of the input, where the server does not tell it.
+        input: name of the input, if the server does not report it.
         datatype: type of the input, FP32 where neither is given.
-        output: name of the output with the scores (N, classes); needed where there are several of that form.
-        top_k: names of the two outputs with labels and scores, (N, k) each, of a model that tells its k best only.
-        classes: how many classes there are, for ``top_k``; other answers are then malformed.
-        class_names: their names in their order, for labels that are names.
-        metadata: False to ask the server for nothing; ``input`` has to be given then.
-        binary: whether tensors travel as bytes; None where the server says that it has the extension.
-        chunk: images in one request at most.
-        concurrency: requests in flight at most.
-        timeout: seconds that one attempt may take.
-        attempts: attempts of one request at most.
-        backoff: seconds before a second attempt, at most; twice as long before each further one.
-        max_backoff: seconds between two attempts at most, where the server asks for no longer wait (Retry-After).
-        retry_non_finite: whether NaN and infinite outputs are a reason to ask again.
+        output: name of the output with the scores (N, classes); needed if several outputs have this shape.
+        top_k: names of the two outputs with labels and scores, (N, k) each, of a top-k model.
+        classes: number of classes, for ``top_k``; other answers are then malformed.
+        class_names: class names in order, for labels that are names.
+        metadata: False to skip the request for metadata; ``input`` is then required.
+        binary: whether tensors are sent as bytes; None if the server has the extension.
+        chunk: maximum number of images in one request.
+        concurrency: maximum number of requests in flight.
+        timeout: seconds allowed for one attempt.
+        attempts: maximum number of attempts of one request.
+        backoff: maximum seconds before the second attempt; doubled for each further one.
+        max_backoff: maximum seconds between two attempts, unless the server asks for more (Retry-After).
+        retry_non_finite: whether to retry NaN and infinite outputs.
         requests_per_second: rate limit, or None.
         images_per_second: rate limit, or None.
         api_key_env: environment variable that holds a key. It is sent with every request and appears nowhere else.
-        api_key_header: header of the key; Authorization sends it as "Bearer KEY", another one as it is.
-        headers: sent with every request too.
-        log: file to which each attempt is added as a line of JSON.
-        clock: what waiting is measured by.
+        api_key_header: header for the key; Authorization sends "Bearer KEY", any other the key itself.
+        headers: additional headers of every request.
+        log: file to which each attempt appends a line of JSON.
+        clock: the clock that measures waiting.
 
     Raises:
-        InputError: an address, key or setting that cannot be used, metadata that do not tell enough, or a model that
-            does not take images.
+        InputError: an address, key or setting cannot be used, the metadata are insufficient, or the model does not take
+            images.
         BlackBoxError: the server cannot be reached, is not ready, or refuses.
         MissingExtraError: httpx or tenacity is not installed.
 
@@ -165,7 +165,7 @@ class OpenInference(BlackBox):
         self._number: int | None = self.classes.number or number_of_classes(about.outputs, self.wanted)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Say where inputs of this shape (without N) cannot be given to the model."""
+        """Raise an error if inputs of this shape (without N) do not fit the model."""
         given = self.preprocessing.shape(shape)
         wanted, fixed = self._fitting(given)
         agree(f"input {self._secrets.shown(self.input, 40)} of {self.address.model}", given, wanted)

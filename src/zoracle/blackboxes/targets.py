@@ -1,4 +1,4 @@
-"""A target by one string, as a command line names it."""
+"""Targets from strings, as on the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMS = (
 
 
 def open_target(spec: str, **options: Any) -> BlackBox:
-    """The black box that a string names.
+    """Open the black box named by a string.
 
     Args:
         spec: ``module:function`` or ``my_file.py:function``, a Python function of a batch of images, or a subclass of
@@ -36,7 +36,7 @@ def open_target(spec: str, **options: Any) -> BlackBox:
             one out.
 
     Raises:
-        InputError: nothing can be made of the string, or an option does not go with it.
+        InputError: the string is not understood, or an option does not apply to it.
     """
     kind, make = _kind_of(spec)
     options = {name: value for name, value in options.items() if value is not None}

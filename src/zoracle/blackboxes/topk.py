@@ -27,7 +27,7 @@ class Classes:
     """What the labels of a top-k answer mean.
 
     Args:
-        number: how many classes there are.
+        number: number of classes.
         names: their names in the order of their numbers, where the model answers with names.
 
     Raises:

@@ -26,7 +26,7 @@ class TorchModule(BlackBox):
         device: where the module is called; None leaves it where its parameters are.
         preprocess: mean and std that inputs are normalised by, a number or one per channel (inputs (N, C, ...)).
         layout: what the module takes: "NCHW", "NHWC" or "flat".
-        pixel_max: what a pixel of 1 is to the module: 1 or 255; mean and std are in its units.
+        pixel_max: the module's value for a pixel of 1: 1 or 255; mean and std are in its units.
         dtype: what the module computes in; None keeps the type of its parameters.
         outputs: what it returns.
 
@@ -64,7 +64,7 @@ class TorchModule(BlackBox):
         self.module = module
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Say where the settings do not go with inputs of this shape (without N)."""
+        """Raise an error if the settings do not fit inputs of this shape (without N)."""
         self.preprocessing.shape(shape)
 
     def _moves(self, device: torch.device | None, dtype: torch.dtype | None) -> bool:

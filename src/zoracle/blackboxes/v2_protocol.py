@@ -35,7 +35,7 @@ NUMBERS = {
     "UINT32": "<u4",
     "UINT64": "<u8",
 }
-#: Values of an answer at most, where nobody said how many classes there are: 32 images in 8,192 classes.
+#: Values of an answer at most, where nobody said number of classes: 32 images in 8,192 classes.
 VALUES = 2**18
 #: Objects of an answer or of metadata at most; each is an input, an output, or the parameters of one.
 _OBJECTS = 2**12

@@ -59,22 +59,22 @@ class Comparison(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Where a comparison is written, and as what."""
+    """Where and how the results of a comparison are written."""
 
     folder: str | Path | None = None
-    """The run folder; a folder of the same run is gone on with. None writes nothing."""
+    """The run folder; an interrupted run in it is resumed. None writes nothing."""
     title: str | None = None
     """Heading of the report."""
     attack: bool = False
-    """The run is an attack: adversarial examples are written, and the report of an attack, with the worst case of
-    several."""
+    """Whether the run is an attack, which writes adversarial examples and the report of an attack, with the worst case
+    of several attacks."""
     weights: Mapping[str, str] = {}
-    """What the weights of some labels are called, where the label is another name."""
+    """The names of the weights behind labels, if they differ."""
     verify: bool = True
-    """Of an attack: adversarial images are queried once more at the end, see
+    """Whether an attack queries its adversarial images once more at the end, see
     :mod:`zoracle.evaluation.verification`."""
     command: Mapping[str, Any] | None = None
-    """How the run was asked for, JSON values; kept in the folder, and read by nobody here."""
+    """The command line as JSON values, which is only stored in the folder."""
 
 
 def compare(
@@ -91,28 +91,28 @@ def compare(
     console: Console | None = None,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """Run optimizers on the same problems and seeds, and write down what came of it.
+    """Run optimizers on the same problems and seeds, and write the results.
 
     Args:
-        task: what the problems are of.
-        optimizers: labels and optimizers. Labels head rows and name curves; they should say nothing of a machine.
-        spec: which problems and seeds, how long, and when to stop. Where it says neither steps nor budget, the budget
-            is what the task's own steps of q + 1 points cost: the same for all, whatever one's steps cost.
-        tuning: what is done about default step sizes, see :data:`Tuning`. They are tuned by the loss, and by the
-            queries to a success where nothing is left to win after one.
-        settings: tuned settings of the user's own, which are taken before any that ship.
+        task: the task of the problems.
+        optimizers: labels and optimizers. Labels name rows and curves; they should not depend on the machine.
+        spec: problems, seeds, length of runs, and when to stop. With neither steps nor budget, all optimizers get the
+            budget of the task's default steps of q + 1 points.
+        tuning: how default step sizes are chosen, see :data:`Tuning`: by the loss, or by the queries to a success if a
+            success cannot be improved.
+        settings: the user's tuned settings, which take precedence over the shipped ones.
         ensemble: the optimizers are attacks that share each image's budget, see :class:`Ensemble`; None gives each the
-            whole budget, on all problems.
-        rivals: minimisers of other libraries, by label, which get the same points and budget.
-        workers: processes that share the work, or a pool of them; results are the same bits for any number. A script
-            has to ask for more than one from under ``if __name__ == "__main__":``.
-        out: the run folder, or that and what is written there; None writes nothing.
+            whole budget on all problems.
+        rivals: minimisers of other libraries, by label, with the same starting points and budget.
+        workers: number of processes that share the work, or a pool; results are bit-for-bit the same for any number. A
+            script must request more than one under ``if __name__ == "__main__":``.
+        out: the run folder, or an :class:`Output`; None writes nothing.
         console: where the table, notes and progress are printed; None prints nothing.
-        on_progress: told after each step.
+        on_progress: called after each step.
 
     Raises:
-        InputError: something given is unusable, the folder cannot be written to, or it holds another run; nothing
-            was queried then.
+        InputError: an argument is unusable, the folder cannot be written, or it contains another run; nothing was
+            queried.
     """
     _check(optimizers, tuning)
     check_workers(workers)

@@ -26,7 +26,7 @@ class TrainingReport(NamedTuple):
 
     done: int
     total: int
-    """Pieces of work, unrolls say."""
+    """Units of work, such as unrolls."""
     figures: dict[str, Any]
     """Numbers of this piece of work; a history holds them."""
     brief: str = ""

@@ -22,13 +22,13 @@ _SMALL = ThreatModel()
 
 
 class ImageAttack(Objective):
-    r"""What every attack on images can say beside its losses, in whatever space its points lie.
+    r"""The base of attacks on images, whatever space their points lie in.
 
     Attributes:
         shape: of an image, (C, H, W) or another.
         labels: (P,) int64, the true classes.
-        targets: (P,) int64, the classes to reach; None for any other than the label.
-        threat: what perturbations are allowed, and what a success is.
+        targets: (P,) int64, the target classes; None for an untargeted attack.
+        threat: the threat model: allowed perturbations, and what counts as a success.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class ImageAttack(Objective):
 
     @abstractmethod
     def adversarial(self, points: Tensor, problem: Tensor) -> Tensor:
-        r"""The images (N, \*shape) that points (N, d) stand for."""
+        r"""The images (N, \*shape) that correspond to points (N, d)."""
 
     @abstractmethod
     def distances(self, points: Tensor, problem: Tensor) -> dict[str, Tensor]:
@@ -50,13 +50,13 @@ class ImageAttack(Objective):
 
 
 class Attack(ImageAttack):
-    r"""Find a small perturbation that changes the class of an image.
+    r"""Find a small perturbation, or one within a ball, that changes the class of an image.
 
     With x' = clip(x + delta, 0, 1), log-probabilities log p of the black box at x', and a confidence gap k,
 
     .. math:: f(\delta) = \max(\log p_y - \max_{j \ne y} \log p_j + k, 0) + c\,\|x' - x\|
 
-    and, where a target class t is given, :math:`\max(\max_{j \ne t} \log p_j - \log p_t + k, 0)` as its first term.
+    and, if a target class t is given, :math:`\max(\max_{j \ne t} \log p_j - \log p_t + k, 0)` as its first term.
     With a radius ``eps`` the distance is not part of the loss. Instead the perturbation stays in the ball of that
     radius in the l2 or linf norm: x' = x + P(delta), where P clips to the pixel range and the linf ball coordinate by
     coordinate; an l2 ball is entered along the straight line to x, which keeps pixels in range.

@@ -21,7 +21,7 @@ class Bounds(NamedTuple):
 
 
 class Box(NamedTuple):
-    """Lowest and highest value of each coordinate, (d,) both; infinite where there is none."""
+    """Lower and upper bound of each coordinate, (d,) both; infinite if there is none."""
 
     low: Tensor
     high: Tensor
@@ -30,20 +30,19 @@ class Box(NamedTuple):
 class Objective(ABC):
     r"""A batch of P problems of one dimension d: f_p(x) for p = 0 .. P - 1.
 
-    Subclasses write :meth:`_evaluate`, and :meth:`_gradient` where autograd through it is not the way.
+    Subclasses implement :meth:`_evaluate`, and :meth:`_gradient` if autograd cannot be used.
 
     Attributes:
         dim: dimension d of every problem.
         num_problems: P.
-        bounds: the range that coordinates are meant to stay in, or None. Objectives handle points outside it
-            themselves (an attack clips them); optimizers use it for scale only.
+        bounds: the intended range of the coordinates, or None. Objectives handle points outside it themselves (an
+            attack clips them); optimizers only use it for scale.
         differentiable: whether :meth:`gradient` works.
-        stochastic: whether the loss depends on the step (a mini-batch, say).
-        scale: typical size of a coordinate; the smoothing radius follows it.
-        constrained: whether :meth:`project` does anything. A constrained objective is flat outside its set, so the
-            loop brings iterates back into it after each step.
-        ends_at_success: whether nothing is left to win after a first success, so that runs stop there unless they
-            are asked to continue.
+        stochastic: whether the loss depends on the step, for example by its mini-batch.
+        scale: typical size of a coordinate; determines the default smoothing radius.
+        constrained: whether :meth:`project` does anything. A constrained objective is flat outside its feasible set, so
+            the loop projects iterates after each step.
+        ends_at_success: whether a first success cannot be improved, so that runs stop there by default.
         remote: whether values come over a network (``BlackBox.remote``).
     """
 
@@ -58,27 +57,27 @@ class Objective(ABC):
     remote: bool = False
 
     def own_part(self, points: Tensor, problem: Tensor) -> Tensor | None:
-        """The part of the loss (N,) that follows from points (N, d) alone, a distance say, without any query.
+        """The part of the loss (N,) that depends only on the points (N, d), such as a distance, without any query.
 
-        What is left of the loss then comes from the black box. None where there is no such part.
+        The rest of the loss comes from the black box. None if there is no such part.
         """
         return None
 
     def origin(self, problem: Tensor, like: Tensor) -> Tensor | None:
-        """The points (B, d) that leave everything as it is, an image unchanged say; None where there are none."""
+        """The points (B, d) that change nothing, such as a zero perturbation; None if there are none."""
         return None
 
     @property
     def width(self) -> int:
-        """Numbers that a point becomes on its way through, which is what a call's memory depends on."""
+        """The number of values per point inside the objective, which determines the memory of a call."""
         return self.dim
 
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
-        """The feasible points (N, d) that points stand for; the points themselves where there is no constraint."""
+        """The projection of points (N, d) onto the feasible set; the points themselves if there is no constraint."""
         return points
 
     def space(self, problem: Tensor, like: Tensor) -> Space:
-        """Where points of these problems (B,) may lie, in the type and on the device of ``like``.
+        """The feasible region of these problems (B,), with the type and device of ``like``.
 
         Without bounds everything is infinite, and a point is not an image.
         """
@@ -105,9 +104,9 @@ class Objective(ABC):
         Args:
             points: (N, d).
             problem: (N,) int64, the row of the problem (0 .. P - 1) that each point belongs to.
-            step: (N,) int64, what a stochastic objective draws its sample by: all points of one step see the
-                same sample. None asks for the full, noiseless objective.
-            checked: shapes and problems are known to be right, and not looked at again.
+            step: (N,) int64, which determines the sample of a stochastic objective: all points of one step use the
+                same sample. None evaluates the full, noiseless objective.
+            checked: skip the checks of shapes and problems.
             cells: sizes of groups of neighbouring points, N in all; each is answered as it is alone, to the last bit.
                 None is one group.
 

@@ -50,7 +50,7 @@ class NetworkTraining(Objective):
         labels: y, (M,) integers 0 .. classes - 1.
         chosen: (P, n) int64, the samples of each problem.
         hidden: units of the hidden layer.
-        classes: how many classes there are.
+        classes: number of classes.
         ids: (P,) integers, the stable ids that mini-batches are keyed by; None uses the rows.
         batch_size: size of a mini-batch; None for the full data always.
         seed: keys the mini-batches.

@@ -133,5 +133,5 @@ def _slot(record: Tuned) -> tuple[dict[str, Any], str, int, int | None]:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a task. Its files, a target trained again say, may differ; None is the same as no setting."""
+    """The settings of a task. Its files, such as a retrained target, may differ; None is the same as no setting."""
     return {name: value for name, value in config.items() if not name.endswith("_sha256") and value is not None}

@@ -29,40 +29,40 @@ S = TypeVar("S")
 
 
 class Step(NamedTuple):
-    """What ``on_step`` is shown after each step."""
+    """The argument of ``on_step`` after each step."""
 
     state: Any
     """The state after the step, of the L problems that took it."""
     live: Tensor
     """(L,) int64, which of the B problems took it."""
     queries: Queries
-    """What was asked, of these L problems."""
+    """The queries of these L problems."""
     evaluation: Evaluation
-    """What was answered."""
+    """Their evaluation."""
     trajectory: Trajectory
     """All B problems so far."""
 
 
 class Snapshot(NamedTuple):
-    """All that is needed to continue from here: what ``on_change`` is shown whenever something was paid for."""
+    """Everything needed to resume from here: the argument of ``on_change`` whenever points were evaluated."""
 
     running: Tensor
     """(L,) int64, which of the B problems run."""
     state: Any
-    """Their state; None where none ever ran."""
+    """Their state; None if none has run."""
     trajectory: Trajectory
     """All B problems so far."""
 
 
 class Queue(NamedTuple):
-    """Problems that take turns: one that finishes makes room for the next, and its state is dropped."""
+    """Problems that run in turn: when one finishes, the next starts, and its state is dropped."""
 
     begin: Callable[[Tensor], Any]
-    """Rows of problems (K,) to their state before the first step; called when their turn has come."""
+    """Maps rows of problems (K,) to their initial state; called when they start."""
     batch: int
-    """How many run at once."""
+    """Number of problems that run at once."""
     running: Tensor
-    """(L,) int64, the rows that run already, which ``state`` is of; none at the beginning."""
+    """(L,) int64, the rows already running, whose state is ``state``; none at the beginning."""
     device: torch.device = torch.device("cpu")
     """Where their points live."""
 
@@ -89,38 +89,40 @@ def rollout(
 ) -> tuple[S, Trajectory]:
     """Run an optimizer on B problems for a number of steps; problems that finish leave the batch.
 
-    Iterates of a constrained objective are brought back into its set after each step: it is flat outside, and an
-    iterate that left would see no slope to come back by.
+    Iterates of a constrained objective are projected after each step: it is flat outside its feasible set, so an
+    iterate outside would have no slope back.
 
     Args:
         optimizer: any optimizer.
-        oracle: what it queries. Its budget is looked at before each step, and never passed.
-        state: of ``optimizer.init``, or of an earlier rollout; with a queue that of its running problems.
-        steps: how many steps each problem takes at most, those of ``trajectory`` included.
+        oracle: the oracle to query. Its budget is checked before each step and never exceeded.
+        state: the state from ``optimizer.init`` or from an earlier rollout; with a queue, that of its running problems.
+        steps: maximum number of steps per problem, including those in ``trajectory``.
         problem: (B,) the objective's row of each problem; by default 0 .. B - 1.
-        trajectory: of an earlier rollout that is to continue; it is updated in place. A queue needs one, ``blank`` say.
-        queue: run a few problems at once and begin another whenever one has finished; None runs all at once.
+        trajectory: of an earlier rollout that is to continue; it is updated in place. A queue needs one, such as
+            ``blank``.
+        queue: run a few problems at once and start another whenever one has finished; None runs all at once.
         keep_graph: keep the graph of the states for meta-training; then no problem leaves early.
-        check_start: evaluate where each problem starts (``Objective.origin``, else the starting point), for one
-            query, before its first step. One that is a success already takes no step.
-        measure_noise: measure the noise of each problem where it starts, before its first step, and tell the optimizer.
-            Queries are kept back then for the end of noisy problems, where the last iterate, the point with the
-            lowest value and the start are evaluated again, and what is best on the mean is called the best point. A
-            last iterate above the start is replaced by the best point.
-        watch_flat: where half of the points of a problem's first step are answered alike, as by a target that rounds
-            its input, measure the noise, and tell the optimizer from which distance on differences stand out from it.
-        watch_steep: the same where the first step's differences are too large for the size of f, as under noise. The
-            problem restarts then, from where it began, and ends as with ``measure_noise``.
+        check_start: before the first step, evaluate the start of each problem (``Objective.origin``, else the starting
+            point) with one query. A problem that is already a success takes no step.
+        measure_noise: before the first step, measure the noise of each problem at its start and pass it to the
+            optimizer. Some queries are then reserved for the end of noisy problems, where the last iterate, the point
+            with the lowest value and the start are evaluated again, and the one with the lowest mean becomes the best
+            point. A last iterate above the start is replaced by the best point.
+        watch_flat: if half of the values of a problem's first step are equal, as for a target that rounds its input,
+            measure the noise and pass the optimizer the distance at which differences exceed it.
+        watch_steep: the same if the differences of the first step are too large for the size of f, as under noise. The
+            problem then restarts from its starting point and ends as with ``measure_noise``.
         stop_on_success: a problem stops at its first success.
         target: a problem stops when one of its points has this loss or a lower one.
-        final: what the evaluation of the last iterate is counted as. With ``Purpose.OPTIMISE`` it is paid for by
-            the budget and left out for problems that cannot; with None it is left out for all. Problems that stopped
-            at a success, at the target, or with nothing finite, have no last iterate to evaluate.
-        on_step: is shown every step; may raise to interrupt (the last whole step is in ``trajectory``).
-        on_change: is shown what to continue from whenever points were evaluated and noted.
+        final: the purpose under which the evaluation of the last iterate is counted. With ``Purpose.OPTIMISE`` it is
+            charged to the budget, and omitted for problems that cannot afford it; with None it is omitted for all.
+            Problems that stopped at a success, at the target, or without finite values have no last iterate to
+            evaluate.
+        on_step: called after every step; may raise to interrupt (the last whole step is in ``trajectory``).
+        on_change: called with a :class:`Snapshot` whenever points were evaluated and recorded.
 
     Returns:
-        The state and the trajectory of all B problems; with a queue no state is left.
+        The state and the trajectory of all B problems; with a queue there is no state.
 
     Raises:
         InputError: steps is negative, or the shapes do not belong together.

@@ -27,16 +27,16 @@ class Oracle:
         objective: what is queried.
         budget: points for optimisation that each problem may cost at most, or None. Monitoring and meta-gradients
             are counted by themselves and not charged to it.
-        chunk: points in one call of the objective at most; None chooses by dimension.
-        cell: rows k cell .. (k + 1) cell - 1 are one cell, whose points are answered without those of others. What a
-            network answers depends on the whole batch in its last bits; so problems have the same bits wherever their
-            cell is run whole. None is one cell of all.
+        chunk: maximum number of points in one call of the objective; None chooses by dimension.
+        cell: rows k cell .. (k + 1) cell - 1 form a cell, whose points never share a call with those of other cells.
+            Because the last bits of a network's answer depend on the whole batch, problems give the same bits whenever
+            their whole cell is run. None puts all rows into one cell.
 
     Attributes:
         counts: points evaluated so far, (P,) int64 for each purpose.
-        knows: for each purpose, whether the objective said what a success is; absent where it was not asked.
-        journal: where calls are noted before they are made, and answers after, or None. Calls that an interrupted
-            process had answered are answered from it.
+        knows: for each purpose, whether the objective reports successes; absent before the first call.
+        journal: the journal that records calls before they are made and answers afterwards, or None. It also supplies
+            the answers that an interrupted process had received.
         lost: (P,) int64, points that were requested again after interruptions; they are in no other count.
         gradients: true gradients taken so far, (P,) int64; each counts as one.
         calling: whether the objective is being evaluated at this moment.
@@ -64,7 +64,7 @@ class Oracle:
         self.gradients = torch.zeros(objective.num_problems, dtype=torch.int64)
 
     def affords(self, problem: Tensor, points: int | Tensor) -> Tensor:
-        """Which of the problems (B,) can pay for this many more points each, a number or (B,): (B,) bool."""
+        """Whether the budget of problems (B,) covers this many more points each, a number or (B,): (B,) bool."""
         if self.budget is None:
             return torch.ones(problem.shape, dtype=torch.bool)
         return self.counts[Purpose.OPTIMISE][problem] + points <= self.budget
@@ -77,16 +77,16 @@ class Oracle:
 
         Args:
             points: (B, m, d).
-            problem: (B,) int64, the objective's row of each problem; a problem comes once a call.
-            step: (B,) int64 for a stochastic objective; None asks for the full objective.
-            purpose: what the points are counted as.
+            problem: (B,) int64, the objective's row of each problem; each problem occurs once per call.
+            step: (B,) int64 for a stochastic objective; None evaluates the full objective.
+            purpose: the purpose under which the points are counted.
 
         Returns:
-            Losses (B, m), detached, NaN wherever the objective's was not finite; successes (B, m) or None. A point
-            whose loss is not finite is not a success.
+            Losses (B, m), detached, with NaN for non-finite ones; successes (B, m) or None. A point with a non-finite
+            loss is not a success.
 
         Raises:
-            BudgetError: a problem could not pay; nothing was evaluated.
+            BudgetError: the points would exceed the budget of a problem; nothing was evaluated.
         """
         b, m, _ = points.shape
         rows = problem.repeat_interleave(m)

@@ -1,4 +1,4 @@
-"""What a task is: a family of problems that can be sampled by split."""
+"""The base of tasks: a task is a family of problems that can be sampled by split."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SPLITS = ("train", "valid", "test")
 
 
 class TaskDefaults(NamedTuple):
-    """The settings that a task is run with when the caller names none."""
+    """The default settings of runs on a task."""
 
     steps: int = 200
     num_directions: int = 20
     problems: int = 100
-    """How many problems of a split a comparison takes."""
+    """Number of problems of a split in a comparison."""
 
 
 class Pictures(NamedTuple):
-    """What a report needs to draw the problems of an attack."""
+    """Images, labels and class names for the report of an attack."""
 
     images: Tensor
     """(P, C, H, W) in [0, 1]."""
@@ -39,11 +39,11 @@ class Task(ABC):
     Meta-training draws from ``train``, every choice is made on ``valid``, ``test`` is reported once.
 
     Attributes:
-        name: what the command line calls it.
+        name: its name on the command line.
         dim: dimension of every problem.
         defaults: steps, directions and problems of a standard run.
-        measures_noise: whether optimizers that follow the noise of f have it measured first, for queries of the budget.
-        recheck: whether a run that continues asks for one stored point again: what answers may have changed unnoticed.
+        measures_noise: whether the noise is first measured, within the budget, for optimizers that adapt to it.
+        recheck: whether a resumed run evaluates one stored point again, because the target may have changed.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Task(ABC):
         """The problems with these ids, in this order.
 
         Raises:
-            InputError: an id that the task does not have.
+            InputError: an id is unknown.
         """
 
     @abstractmethod
@@ -82,10 +82,10 @@ class Task(ABC):
         """Starting points (P, d), keyed by seed and id."""
 
     def pictures(self, ids: tuple[int, ...]) -> Pictures | None:
-        """Images to draw, where the task is an attack; None otherwise."""
+        """Images to draw if the task is an attack; None otherwise."""
         return None
 
     def check_split(self, split: str) -> None:
-        """Raise an InputError where the split is unknown."""
+        """Raise an InputError if the split is unknown."""
         if split not in SPLITS:
             raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)}")

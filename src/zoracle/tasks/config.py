@@ -16,7 +16,7 @@ from zoracle.tasks.base import Task
 def task_config(task: Task) -> dict[str, Any]:
     """Name and dimension, every plain setting that the task keeps as a public attribute, and the hashes of its files.
 
-    A file, the target network's weights say, is told by its SHA-256: its path means nothing on another machine.
+    Files, such as the target network's weights, are identified by SHA-256: paths differ between machines.
     """
     described: dict[str, Any] = {}
     for name, value in sorted(vars(task).items()):
