@@ -131,7 +131,7 @@ def test_every_experiment_writes_its_folder(name, finished):
     assert "Its numbers say nothing" in page
     assert "An estimate of the full form" in page
     if name in ("mnist-attack", "cifar10-attack"):
-        assert any("stands in" in note for note in done.notes)
+        assert any("uses the digits attack instead" in note for note in done.notes)
 
 
 def test_without_the_extras_everything_else_is_written(tmp_path, monkeypatch):

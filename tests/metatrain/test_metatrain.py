@@ -263,14 +263,14 @@ def test_families_take_turns_and_may_be_answered_in_their_own_way(tmp_path) -> N
     )
     chosen = msgspec.structs.replace(families(stages=(stage,)), families=three)
     trainer, begun = Trainer(chosen, (BowlTask(),) * 3, tmp_path), []
-    begin = trainer.begin
+    own = trainer.own
 
     def noted(stage, number, family):
-        run = begin(stage, number, family)
+        run = own(stage, number, family)
         begun.append((trainer.progress.unroll, number, run.oracle.values))
         return run
 
-    trainer.begin = noted
+    trainer.own = noted
     trainer.run()
     first, second, third = chosen.values, "directional", "queries"
     assert begun == [
