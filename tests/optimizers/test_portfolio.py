@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 import zoracle
-from zoracle.optimizers.base import on_device, with_settings
+from zoracle.optimizers.base import with_settings
+from zoracle.optimizers.devices import on_device
 from zoracle.optimizers.portfolio import Portfolio
 from zoracle.types import Space
 

@@ -16,7 +16,8 @@ from zoracle.interop import guard as guards
 from zoracle.interop.closure import ClosureLoss
 from zoracle.keyed import mix
 from zoracle.objectives.transform import Rescaled
-from zoracle.optimizers.base import Optimizer, SamplingConfig, on_device, with_settings
+from zoracle.optimizers.base import Optimizer, SamplingConfig, with_settings
+from zoracle.optimizers.devices import on_device
 from zoracle.optimizers.pretrained import resolve
 from zoracle.rollout import take_step
 from zoracle.rollout.oracle import Oracle

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from difflib import get_close_matches
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoracle import estimators
 from zoracle.errors import InputError, MuTooSmallWarning
@@ -331,25 +330,6 @@ def with_settings(optimizer: OptimizerT, **settings: Any) -> OptimizerT:
     object.__setattr__(copy, "config", config)
     copy.equip()
     return copy
-
-
-def on_device(optimizer: OptimizerT, device: torch.device) -> OptimizerT:
-    """The optimizer with its weights on a device: itself where they are there already, or it has none."""
-    given: Any = optimizer
-    if isinstance(given, nn.Module):  # a learned one
-        return cast(OptimizerT, _moved(given, device))
-    parts = {name: part for name, part in vars(given).items() if isinstance(part, nn.Module)}
-    if all(_moved(part, device) is part for part in parts.values()):
-        return optimizer
-    there = copy.copy(optimizer)
-    there.__dict__.update({name: _moved(part, device) for name, part in parts.items()})
-    return there
-
-
-def _moved(module: nn.Module, device: torch.device) -> nn.Module:
-    if all(p.device == device for p in module.parameters()):
-        return module
-    return copy.deepcopy(module).to(device)
 
 
 def directions_of(optimizer: Optimizer[Any, Any]) -> int | None:

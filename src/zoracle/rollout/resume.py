@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from zoracle.errors import BlackBoxError, ChangedTargetWarning, InputError
-from zoracle.optimizers.base import Optimizer, on_device
+from zoracle.optimizers.base import Optimizer
+from zoracle.optimizers.devices import on_device
 from zoracle.rollout import checkpoint
 from zoracle.rollout.journal import Journal
 from zoracle.rollout.loop import Queue, Snapshot, Step, rollout, stopped_at
