@@ -135,4 +135,4 @@ def test_the_command_trains_under_torchrun(tmp_path):
     lines = [(tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("one", "two")]
     assert [json.loads(line)["done"] for line in lines[1]] == [1, 2, 3]
     losses = [[json.loads(line)["meta_loss"] for line in some] for some in lines]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
