@@ -405,6 +405,7 @@ def test_all_changes_the_settings_that_each_has():
     assert {name for name, form in made.items() if not hasattr(form, "problems")} == {"bbob", "finetune"}
     assert all(form.problems == 5 for form in made.values() if hasattr(form, "problems"))
     assert made["dimension"].dimensions == registry.experiment("dimension").quick.dimensions
+    assert changed([registry.experiment("finetune")], False, ["fine=false"])["finetune"].fine is False
 
 
 def test_docs_name_every_experiment():

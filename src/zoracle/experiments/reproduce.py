@@ -143,7 +143,7 @@ def changed(experiments: Sequence[Experiment], quick: bool, changes: Sequence[st
             except msgspec.ValidationError as error:
                 raise InputError(f"setting {change!r} of {key}: {error}") from error
             least = 0 if name in _OPTIONAL else 1
-            if isinstance(value, int) and value < least:
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise InputError(f"setting {change!r} of {key}: expected at least {least}")
             forms[key] = made
     return forms
