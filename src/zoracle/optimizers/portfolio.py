@@ -1,18 +1,18 @@
 """A quasi-Newton method, an evolution strategy and a learned optimizer that share one budget.
 
-Each continues from its own state whenever it is its turn. After a turn, a sweep and a line search or as many queries
-for the others, each is told by its own history what it will have reached at the end of the budget
-(:mod:`zoracle.optimizers.forecast`), and the lowest gets the next turn. A run too young for a forecast comes first.
+Each member continues from its own state when it has a turn. After a turn (a sweep and a line search, or as many
+queries for the others), the value that each member will reach by the end of the budget is forecast from its history
+(:mod:`zoracle.optimizers.forecast`), and the lowest gets the next turn. A run too short for a forecast goes first.
 
-Trials are dear where queries are few. Below a hundred sweeps the strategy therefore takes one step after the first
-sweep, and the slopes of the sweep are compared with what it finds farther off
-(:func:`zoracle.optimizers.portfolio_turns.looked`): where they agree, the quasi-Newton method has all queries as long
-as it finds anything lower. Below thirty sweeps the strategy has them where they do not, until the last sweeps, which
+Trials are expensive if queries are few. Below a hundred sweeps the strategy therefore takes one step after the first
+sweep, and the slopes of the sweep are compared with its values farther away
+(:func:`zoracle.optimizers.portfolio_turns.looked`): if they agree, the quasi-Newton method gets all queries as long
+as it finds lower values. If they disagree, below thirty sweeps the strategy gets them until the last sweeps, which
 continue from the lowest point. A budget below two sweeps is for the learned optimizer, a
 :class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, which needs no whole gradient.
 
-Where the strategy leads and finds nothing lower for the time being, the quasi-Newton method continues from its best
-point. When both have ended the strategy restarts around the best point, wider and more slowly.
+If the strategy leads but currently finds no lower value, the quasi-Newton method continues from the strategy's best
+point. When both have ended, the strategy restarts around the best point, wider and more slowly.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ from zoracle.state import parted
 from zoracle.types import Queries
 
 Act = Callable[..., Any]
-_JUMP = 7  # stream of the draws that restarts are displaced by
-_LUCK = 0.8  # standard deviations that the mean of the better half of pure noise is below zero
-_CYCLE = 4  # restarts after which the strategy is as wide as at first
+_JUMP = 7  # stream of the draws that displace restarts
+_LUCK = 0.8  # how far the mean of the better half of pure noise is below zero, in standard deviations
+_CYCLE = 4  # restarts after which the strategy returns to its first width
 _FORGET = 0.1  # rate of running means under noise
 _GUESSES = 4  # directions that the recurrent optimizer needs
-_BRIEF, _MEDIUM = 30, 100  # sweeps that the budget of a brief or medium run pays for at most
-_WIDE = 0.5  # standard deviation, in units of the scale, of the step that looks how far slopes can be trusted
+_BRIEF, _MEDIUM = 30, 100  # most sweeps that the budget of a brief or medium run allows
+_WIDE = 0.5  # standard deviation, in units of the scale, of the step that tests slopes
 
 
 class PortfolioConfig(Config, frozen=True, kw_only=True):
     """Settings.
 
     Attributes:
-        num_directions: one less than the points of a step. ``minimize`` chooses it by dimension and budget.
+        num_directions: number of points per step, less one. ``minimize`` chooses it by dimension and budget.
         sigma: standard deviation of the evolution strategy's first candidates, in units of ``scale``; at most a fifth
             of the range of a bounded coordinate.
-        mu: distance of differences; None follows the noise that was measured.
-        horizon: steps that the run is planned for where it does not say so itself.
+        mu: smoothing radius of differences; None follows the measured noise.
+        horizon: planned number of steps if the run does not specify it.
     """
 
     num_directions: int = 20
@@ -77,7 +77,7 @@ class PortfolioConfig(Config, frozen=True, kw_only=True):
 
 
 class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
-    """ZO-L-BFGS, LM-MA-ES and zo-lstm-universal on one budget, as this module says."""
+    """ZO-L-BFGS, LM-MA-ES and zo-lstm-universal on one budget; the module's docstring gives the rules."""
 
     Config = PortfolioConfig
     fewest = 3
@@ -92,7 +92,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     @property
     def queries_per_step(self) -> int:
-        """What a step of either costs."""
+        """Points per step, the same for all members."""
         return self.config.num_directions + 1
 
     @property
@@ -101,14 +101,14 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return False
 
     def planned(self, dim: int, budget: int) -> Portfolio:
-        """With as many points per step as suits the dimension, few where the budget is small."""
+        """The optimizer with a number of points per step that suits the dimension, few if the budget is small."""
         usual = 4 + int(3 * math.log(dim))
         m = math.ceil(dim / math.ceil(dim / usual)) if dim > usual else usual
         m = max(4, min(m, budget // 6))
         return type(self)(msgspec.structs.replace(self.config, num_directions=m - 1))
 
     def informed(self, state: PortfolioState, noise: Tensor, mu: Tensor, loss: Tensor) -> PortfolioState:
-        """The state that knows the noise, the distance that stands out from it, and f at the start, (B,) each."""
+        """The state with the noise, the distance at which differences exceed it, and f at the start, (B,) each."""
         newton = self.quasi_newton.informed(state.newton, noise, mu, loss)
         rate = torch.where(noise > 0, 0.5, 1.0).to(state.strategy.rate)
         return state._replace(
@@ -122,7 +122,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         )
 
     def account(self, state: PortfolioState) -> dict[str, Tensor]:
-        """Queries that each member was given, and how often the strategy restarted."""
+        """Queries given to each member, and the number of restarts of the strategy."""
         queries = state.spent * self.queries_per_step
         names = ("zo-lbfgs", "ma-es", "zo-lstm-universal")
         return {**dict(zip(names, queries.unbind(1), strict=True)), "restarts": state.restarts}
@@ -139,7 +139,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         count = torch.zeros(b, dtype=torch.int64, device=x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon).to(x.device)
         budget, sweep = horizon * self.queries_per_step, x.shape[1] + self.queries_per_step
-        # Where the budget does not pay for two sweeps, there is no gradient to follow.
+        # A budget below two sweeps gives no gradient to follow.
         none = budget < 2 * sweep
         looks = (budget < _MEDIUM * sweep) & ~none
         short = none & (self.config.num_directions >= _GUESSES)
@@ -213,7 +213,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         value, point = found(state, STRATEGY, queries.points, values)
         noisy = state.noise > 0
         state = parted(state.looks & state.agreement.isnan(), looked, lambda s, *_: s, state, queries, values)
-        # The mean of the better half, and what it is too low by where all differences are noise.
+        # The mean of the better half, and its bias if all differences are noise.
         weights, _ = recombination(values)
         mean = torch.where(weights > 0, weights * values, 0.0).sum(1) + _LUCK * state.noise
         mean = torch.where(weights.sum(1) > 0, mean, values.nanmean(1).nan_to_num(nan=torch.inf))
@@ -224,7 +224,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _recurrent(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         queries = queries._replace(directions=queries.directions[:, :-1])
-        # Its iterate may leave the box, as when it runs by itself: held at a bound it finds next to nothing.
+        # Its iterate may leave the box, as when it runs alone: held at a bound, it finds hardly any improvement.
         recurrent = self.recurrent._tell(state.recurrent, queries, values, None)
         value, point = found(state, RECURRENT, queries.points, values.to(state.x))
         noisy = state.noise > 0
@@ -241,7 +241,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return state._replace(x=x, lowest=torch.where(lower, value, state.lowest))
 
     def _decided(self, state: PortfolioState) -> PortfolioState:
-        """Whose turn is next, and what it continues from."""
+        """The member whose turn is next, and the state from which it continues."""
         state = state._replace(history=_marked(state), turn=torch.zeros_like(state.turn))
         active, polish, first, anew = decided(state, self.queries_per_step)
         state = state._replace(active=active)
@@ -251,7 +251,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return begun_anew
 
     def _informed_sigma(self, state: PortfolioState) -> PortfolioState:
-        """The strategy's first run is as wide as the way that the other has come, if that is more than it would be."""
+        """Widen the strategy's first run to the distance covered by the quasi-Newton method, if that is larger."""
         way = (state.x - state.strategy.x).square().mean(1).sqrt() / 2
         sigma = narrow(state.space, state.sigma.maximum(way))
         return state._replace(sigma=sigma, strategy=state.strategy._replace(sigma=sigma))
@@ -265,7 +265,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         return state._replace(history=marked(state.history, NEWTON, value))
 
     def _anew(self, state: PortfolioState) -> PortfolioState:
-        """The strategy begins again around the best point, wider and more slowly each time, up to a limit."""
+        """Restart the strategy around the best point, wider and more slowly each time, up to a limit."""
         d = state.x.shape[1]
         turn = (state.restarts + 1) % _CYCLE
         sigma = narrow(state.space, state.sigma * 2.0**turn)
@@ -284,7 +284,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
 
 def _each(newton: Act, strategy: Act, recurrent: Act, state: PortfolioState, *others: Any) -> Any:
-    """What the members make of the rows whose turn it is."""
+    """The members' results, each for the rows whose turn it is."""
 
     def rest(state: PortfolioState, *others: Any) -> Any:
         return parted(state.active == STRATEGY, strategy, recurrent, state, *others)
@@ -309,7 +309,7 @@ def _marked(state: PortfolioState) -> History:
 
 
 def _mean(mean: Tensor, value: Tensor) -> Tensor:
-    """A running mean (B,) after one more value; the first one where there is none."""
+    """A running mean (B,) after one more value; the value itself if there was none."""
     return torch.where(mean.isfinite(), mean + _FORGET * (value - mean), value)
 
 

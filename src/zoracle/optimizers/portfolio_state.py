@@ -1,4 +1,4 @@
-"""What a portfolio remembers, and what is done to all of it alike."""
+"""State of a portfolio, and operations on it that treat all members alike."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class PortfolioState(NamedTuple):
 
 
 def narrow(space: Space, sigma: Tensor) -> Tensor:
-    """Standard deviations (B,) of at most a fifth of where points may lie."""
+    """Standard deviations (B,) of at most a fifth of the feasible range."""
     width = (space.high - space.low).min(1).values.minimum(2 * space.radius)
     return sigma.minimum(0.2 * width)
 
 
 def noted(state: PortfolioState, k: int, value: Tensor, point: Tensor) -> PortfolioState:
-    """What a member has reached, and where."""
+    """The lowest value that a member has reached, and its point."""
     values, points = state.value.clone(), state.point.clone()
     values[:, k], points[:, k] = value, point
     return state._replace(value=values, point=points)

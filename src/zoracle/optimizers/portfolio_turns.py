@@ -1,4 +1,4 @@
-"""Who of a portfolio is given the next queries."""
+"""Choice of the portfolio member that gets the next queries."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from zoracle.optimizers.forecast import forecast
 from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, RECURRENT, STRATEGY, PortfolioState
 from zoracle.types import Queries
 
-_TURNS = 30  # the strategy has at least so many turns
-_SETTLED, _LITTLE = 1e-3, 1e-9  # shares of what a run has gained that are little
-_LAST = 0.1  # share of the budget that is left when the strategy's best point is polished
-_PATIENT = 8  # turns without a gain that stands out from the noise before the strategy has settled
-_LONG = 30  # turns of a quasi-Newton run before it is said to stand
-_SHARE = 1 / 8  # of the steps that a member has at least under noise, which values foretell little in
-_AGREE, _SURE = 0.6, 0.8  # correlations from which on slopes tell what is farther off, likely and surely
+_TURNS = 30  # minimum number of turns of the strategy
+_SETTLED, _LITTLE = 1e-3, 1e-9  # shares of a run's gain that count as small
+_LAST = 0.1  # remaining share of the budget at which the strategy's best point is refined
+_PATIENT = 8  # turns without a gain above the noise after which the strategy counts as settled
+_LONG = 30  # turns of a quasi-Newton run before it can count as stalled
+_SHARE = 1 / 8  # minimum share of the steps per member under noise, where values predict little
+_AGREE, _SURE = 0.6, 0.8  # correlations above which slopes likely, and surely, predict f farther away
 
 
 class Decision(NamedTuple):
-    """What follows a turn, (B,) each."""
+    """The decision after a turn, (B,) each."""
 
     active: Tensor
     """int64 whose turn is next."""
@@ -36,7 +36,7 @@ class Decision(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """How the members' runs stand, (B,) each."""
+    """Status of the members' runs, (B,) each."""
 
     hope: Tensor
     """(B, 4) what they will reach with all queries that are left."""
@@ -53,18 +53,18 @@ class _Runs(NamedTuple):
 
 
 def decided(state: PortfolioState, m: int) -> Decision:
-    """The decision after a turn that the history knows of, where a step has m points."""
+    """The decision after a turn that is in the history; a step has m points."""
     noisy, history = state.noise > 0, state.history
     runs = _runs(state, m)
     hope, ended, done = runs.hope, runs.ended, runs.done
     over = ended | runs.stands
     own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
-    # Where trying all members takes a good part of the budget the strategy takes one step first, which tells whether
-    # slopes say anything of what is farther off.
+    # If trying all members would take much of the budget, the strategy takes one step first, which shows whether
+    # slopes predict f farther away.
     looks = state.looks & ~noisy & ~ended & state.agreement.isnan()
     smooth = state.looks & ~noisy & ~runs.stands & (state.agreement >= torch.where(state.brief, _AGREE, _SURE))
     rough = state.brief & ~noisy & (state.agreement < _AGREE)
-    # From where the strategy finds nothing lower for the time being, quadratic convergence may lead on.
+    # Quadratic convergence may continue from where the strategy currently finds no lower value.
     pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
     early = torch.where(noisy, runs.settled, pause & ~rough) & (state.polishes < 1)
     ready = early | (runs.late & (state.polishes < 2) & ~noisy)
@@ -77,7 +77,7 @@ def decided(state: PortfolioState, m: int) -> Decision:
     active = torch.where(smooth | (rough & runs.late), NEWTON, active)
     active = torch.where(looks | (rough & ~runs.late), STRATEGY, active)
     active = torch.where(ended, STRATEGY, active)
-    # Where there is no gradient to follow the recurrent optimizer leads, until it gains next to nothing.
+    # Without a gradient to follow, the recurrent optimizer leads until it hardly gains any more.
     promised = state.value[:, RECURRENT] - hope[:, RECURRENT]
     stalls = ~history.young[:, RECURRENT] & (promised <= _SETTLED * history.gain[:, RECURRENT])
     active = torch.where(state.short & (~stalls | (hope[:, RECURRENT] < strategy)), RECURRENT, active)
@@ -88,7 +88,7 @@ def decided(state: PortfolioState, m: int) -> Decision:
     due = few.any(1) & ~ended & ~done & ~history.young[:, :RECURRENT].any(1)
     active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
     active = torch.where(polish, NEWTON, active)
-    looked = (state.looks & ~noisy).to(torch.int64)  # the steps that it has had before
+    looked = (state.looks & ~noisy).to(torch.int64)  # the steps that it had before
     first = (active == STRATEGY) & (state.spent[:, STRATEGY] <= looked) & ~looks & ~rough
     return Decision(active, polish, first, (over | noisy) & done & ~polish)
 
@@ -103,10 +103,10 @@ def turn(state: PortfolioState, m: int) -> Tensor:
 
 
 def looked(state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
-    """The state that knows how far slopes can be trusted.
+    """The state with the measured reliability of slopes.
 
     With g the gradient that the first sweep measured at x, and f at candidates x_k of the strategy, it is the
-    correlation of g^T (x_k - x) with f(x_k): near 1 where f is smooth on the scale of the candidates, near 0 where it
+    correlation of g^T (x_k - x) with f(x_k): near 1 if f is smooth on the scale of the candidates, near 0 if it
     is full of local minima that lie closer together.
     """
     along = torch.bmm(queries.points - state.newton.origin.unsqueeze(1), state.newton.gradient.unsqueeze(2)).squeeze(2)
@@ -132,7 +132,7 @@ def _runs(state: PortfolioState, m: int) -> _Runs:
     turns = left.unsqueeze(1) / torch.stack((sweep, steps, steps, steps), 1)
     hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
     own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
-    # A quasi-Newton run that has gained next to nothing for long has to share with the strategy.
+    # A quasi-Newton run that has hardly gained for a long time has to share with the strategy.
     stands = (own - hope[:, NEWTON] < _LITTLE * history.gain[:, NEWTON]) & (history.long[:, NEWTON] >= _LONG) & ~noisy
     settled = _settled(state, hope[:, LEVEL], m)
     stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * history.gain[:, STRATEGY])
@@ -147,7 +147,7 @@ def _runs(state: PortfolioState, m: int) -> _Runs:
 
 
 def _settled(state: PortfolioState, hope: Tensor, m: int) -> Tensor:
-    """Whether the strategy is about where it will end, (B,)."""
+    """Whether the strategy is close to its final value, (B,)."""
     steps = state.strategy.key.step.to(hope.device) - state.strategy.begun
     needed = 3 * (state.x.shape[1] / m + 10) / state.strategy.rate
     little = state.level - hope <= _SETTLED * state.history.gain[:, LEVEL]
@@ -155,7 +155,7 @@ def _settled(state: PortfolioState, hope: Tensor, m: int) -> Tensor:
 
 
 def _converged(state: PortfolioState) -> Tensor:
-    """Whether the strategy has nowhere to go, (B,)."""
+    """Whether the strategy cannot make further progress, (B,)."""
     size = state.strategy.sigma
     far = state.strategy.x.abs().amax(1).maximum(state.sigma)
     return size < 64 * torch.finfo(size.dtype).eps * far

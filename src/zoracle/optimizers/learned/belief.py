@@ -1,4 +1,4 @@
-"""What an optimizer believes the gradient to be, corrected by what it measures, and how far it may trust that."""
+"""A running belief about the gradient, corrected by each measurement, and how reliable it is."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from zoracle.estimators import combine
 from zoracle.optimizers.learned.recurrent import Gates
 
-#: What the gates start from: the share of the belief that is forgotten, and the gain of a correction.
+#: Initial values of the gates: the share of the belief that is forgotten, and the gain of a correction.
 _FIRST = (0.02, 0.6)
 _SLOWLY = 0.1  # rate of the running means
-_WATCHED = 6  # scalars that a running mean is kept of
+_WATCHED = 6  # scalars with a running mean
 _TINY = 1e-12
-#: Scalars that tell how good it is.
+#: Scalars that describe the quality of the belief.
 SCALARS = 17
-#: Features that each coordinate has of it.
+#: Features of the belief per coordinate.
 FEATURES = 3
-#: What estimates over their spread are multiplied by: about one over their size where there is only noise.
+#: Factor of estimates divided by their spread: about one over their size under pure noise.
 SIZES = (2.0, 4.0)
 
 
 class Belief(NamedTuple):
-    """What is kept of it from step to step."""
+    """State of the belief, kept from step to step."""
 
     mean: Tensor
     """(B, d) h, the gradient as it is believed to be."""
@@ -36,7 +36,7 @@ class Belief(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a step's slopes say."""
+    """Information from the slopes of a step."""
 
     energy: Tensor
     """(B,) running mean of the gradient's squared norm."""
@@ -49,12 +49,12 @@ class Measured(NamedTuple):
 
 
 def start(x: Tensor) -> Belief:
-    """Nothing is believed."""
+    """A belief without any information."""
     return Belief(torch.zeros_like(x), x.new_zeros(x.shape[0]), x.new_zeros((x.shape[0], _WATCHED)))
 
 
 def gates(scalars: int, seed: int) -> Gates:
-    """How much is forgotten and the gain, from the scalars."""
+    """The forgotten share and the gain, computed from the scalars."""
     return Gates(scalars, _FIRST, seed=seed)
 
 
@@ -70,26 +70,26 @@ def measured(
 ) -> Measured:
     r"""How well the guesses and the belief were confirmed.
 
-    The G guesses are exact, and the q - G other directions a sample of all that is orthogonal to them, so with
+    The G guesses are exact, and the q - G other directions sample the space orthogonal to them, so with
     a_i the slope along the unit vector i,
 
     .. math:: |g|^2 \approx \sum_{i \le G} a_i^2 + \frac{d - G}{q - G} \sum_{i > G} a_i^2,
 
-    which tells signal from noise: a mean of estimates is as long as that only where they agree.
+    which separates signal from noise: a mean of estimates is that long only if they agree.
 
     Args:
-        along: (B, q) slopes along unit vectors; zero where nothing is known of one.
-        known: (B, q) whether it is.
+        along: (B, q) slopes along unit vectors; zero if unknown.
+        known: (B, q) whether the slope is known.
         directions: (B, q, d), of length sqrt(d), the guesses first.
-        state: of the step that asked.
+        state: state before the queries of the step.
         guesses: G.
         against: (B, 4) cosines of the estimate to the last step and to the memories.
-        memories: (B, 3, d) running means of the estimates, of the step that asked.
+        memories: (B, 3, d) running means of the estimates before the queries of the step.
         started: (B,) whether this is not the first step.
 
     Returns:
         With scalars: the share of the energy that lies along the guesses (logarithm), the correlation of the slopes in
-        fresh directions with what the belief said, the squared lengths of memories and belief over the energy
+        fresh directions with the belief's prediction, the squared lengths of memories and belief over the energy
         (logarithms), the cosines, running means of all but the lengths, and q / d (logarithm).
     """
     _, q, d = directions.shape
@@ -116,9 +116,9 @@ def corrected(
 ) -> Belief:
     r"""The belief after a step, h' = (1 - \phi) h + \rho \sum_i \lambda_i (a_i - (1 - \phi) h^T v_i) v_i.
 
-    v_i are the unit vectors along the directions. Unlike a running mean of estimates it loses nothing in directions
-    that were not asked for, but by \phi: on a gradient that does not change it becomes exact. \lambda_i is 1 for the
-    guesses; for the others, which are not orthogonal to each other, it keeps their sum from overshooting.
+    v_i are the unit vectors along the directions. Unlike a running mean of estimates, it loses nothing in directions
+    that were not queried, except through \phi: for a constant gradient it becomes exact. \lambda_i is 1 for the
+    guesses; for the others, which are not mutually orthogonal, it keeps their sum from overshooting.
 
     Source: sketch-and-project, as in SEGA (Hanzely, Mishchenko and Richtarik, 2018), algorithm 1.
     """
@@ -136,16 +136,16 @@ def corrected(
 
 
 def features(mean: Tensor, memories: Tensor, square: Tensor, step: Tensor, rate: float) -> Tensor:
-    r"""What each coordinate sees of it, (B, 3, d): the belief, and two memories over their estimates' spread.
+    r"""Features of the belief per coordinate, (B, 3, d): the belief, and two memories over their estimates' spread.
 
-    The latter are Adam's m / \sqrt{v}: small where estimates disagree.
+    The two memories are Adam's m / \sqrt{v}: small where estimates disagree.
 
     Args:
         mean: (B, d) the belief.
         memories: (B, 2, d).
-        square: (B, d) running mean of squared estimates, which began at zero.
-        step: (B,) steps that it has seen.
-        rate: of that mean.
+        square: (B, d) running mean of squared estimates, started at zero.
+        step: (B,) number of steps in ``square``.
+        rate: rate of ``square``.
     """
     spread = (square / (1 - (1 - rate) ** step.to(square)).unsqueeze(1)).sqrt()
     floor = 1e-3 * torch.linalg.vector_norm(spread, dim=1, keepdim=True) / math.sqrt(mean.shape[1])

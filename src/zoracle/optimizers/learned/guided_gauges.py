@@ -1,4 +1,4 @@
-"""How a run of the scale-free ZO-LSTM goes, in numbers that all coordinates of a problem share."""
+"""Progress of a run of the scale-free ZO-LSTM, as scalars shared by all coordinates of a problem."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from zoracle.optimizers.learned.guided_search import taken
 from zoracle.optimizers.learned.guided_state import GuidedLSTMState
 
-#: Numbers that :func:`scalars` makes.
+#: Number of scalars returned by :func:`scalars`.
 SCALARS = 7
 TINY = 1e-12
 
@@ -51,17 +51,17 @@ def read(state: GuidedLSTMState, value: Tensor, gradient: Tensor) -> Gauges:
 
 
 def scalars(state: GuidedLSTMState, at: Gauges, away: Tensor, eta: Tensor) -> Tensor:
-    """How it goes, (B, 7): time, twice; what the last step won, twice; norms against earlier ones; the way gone.
+    """Progress of the run, (B, 7): time and last step's gain, two forms each; norms against earlier ones; distance.
 
     Args:
-        state: before the step.
-        at: after its answers.
+        state: state before the step.
+        at: quantities after its answers.
         away: (B, d) displacement from the start.
         eta: (B,) the unit of steps.
     """
     change = torch.where(at.started, at.loss - state.loss, 0.0)
     dropped = at.first_loss - at.lowest
-    # Without its graph: where little was promised, the quotient's gradient would drown every other.
+    # Detached: where little gain was predicted, the gradient of the quotient would dominate all others.
     promised = (state.gradient * state.step).sum(1).abs().detach() * eta
     columns = (
         2 * at.progress - 1,
@@ -78,7 +78,7 @@ def scalars(state: GuidedLSTMState, at: Gauges, away: Tensor, eta: Tensor) -> Te
 def cosines(state: GuidedLSTMState, gradient: Tensor) -> Tensor:
     """Cosines (B, 4) of the estimate to the last step and to the memories."""
     earlier = torch.cat((state.step.unsqueeze(1), state.memories), dim=1)
-    # Without their graphs: it is the change that is learned, not how to be told to make it.
+    # Detached: training should learn the response to the cosines, not how to influence them.
     return (unit(gradient).unsqueeze(1) * unit(earlier)).detach().mean(2)
 
 

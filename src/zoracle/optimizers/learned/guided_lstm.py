@@ -54,14 +54,14 @@ class GuidedLSTM(Reaching, nn.Module):
     One coordinatewise LSTM sees the estimate, three gated running means of it, the displacement from the start and
     the last step, each divided by its root mean square over the coordinates, and scalars that say how it goes (time,
     what the last step won of what was promised and of all won so far, norms against earlier ones, how much each guess
-    explained; with ``believing`` also what :mod:`zoracle.optimizers.learned.belief` measures). Its heads are
-    UpdateRNN's (direction and length of the step, and how much of the displacement to take back) and QueryRNN's (the
+    explained; with ``believing`` also the scalars of :mod:`zoracle.optimizers.learned.belief`). Its heads are
+    UpdateRNN's (direction and length of the step, and how much of the displacement to undo) and QueryRNN's (the
     guesses, sigma). With ``reach`` the first slopes are those of f seen through a blur. A problem times a constant,
     or plus one, gives the same steps.
 
     Args:
         config: settings.
-        source: where standard normal draws come from, instead of the key.
+        source: source of standard normal draws, used instead of the key.
         settings: settings by name.
 
     Source: this project; after Ruan et al. (2020), with the past as directions as in Guided ES (Maheswaranathan et
@@ -113,7 +113,7 @@ class GuidedLSTM(Reaching, nn.Module):
 
     @classmethod
     def checked(cls, config: GuidedLSTMConfig | None, settings: dict[str, Any]) -> GuidedLSTMConfig:
-        """Settings of a run that go together."""
+        """Settings of a run, checked for consistency."""
         made = super().checked(config, settings)
         if made.difference != "forward" or made.control_variate:
             raise InputError(
@@ -123,7 +123,7 @@ class GuidedLSTM(Reaching, nn.Module):
         return made
 
     def check_together(self, config: GuidedLSTMConfig) -> None:
-        """Raise an InputError where there are more guesses than directions, or a belief without its scale."""
+        """Raise an InputError if there are more guesses than directions, or a belief without an adaptive scale."""
         guesses, q = self.architecture.guesses, config.num_directions
         if not 1 <= guesses <= min(4, q):
             raise InputError(f"guesses is {guesses} of {q} directions; expected 1 .. 4, and no more than q")
@@ -177,7 +177,7 @@ class GuidedLSTM(Reaching, nn.Module):
 
     def _search(self, state: GuidedLSTMState) -> Queries:
         g, q, (b, d) = self.architecture.guesses, self.config.num_directions, state.x.shape
-        # Where a guess is zero, or depends on those before it, a random direction takes its place.
+        # A random direction replaces a guess that is zero or linearly dependent on those before it.
         guesses = orthonormalise(
             state.guesses, lambda: normal(state.key, (g, d), _SPARE, state.x.dtype).to(state.x.device)
         )
@@ -285,7 +285,7 @@ class GuidedLSTM(Reaching, nn.Module):
         more: Tensor,
         started: Tensor,
     ) -> Tensor:
-        """The logarithm (B,) of what eta is multiplied by from now on."""
+        """The logarithm (B,) of the factor of eta from the next step on."""
         inputs = torch.cat((scalars, 3 * against, 0.3 * state.pace.unsqueeze(1), more), dim=1)
         return torch.where(started, state.pace + pacing(inputs), state.pace).clamp(-_FARTHEST, _FARTHEST)
 
@@ -293,8 +293,8 @@ class GuidedLSTM(Reaching, nn.Module):
         sides = (seen.gradient.unsqueeze(1), seen.memories, seen.away.unsqueeze(1))
         time = 2 * progress - 1
         powers = torch.stack((torch.ones_like(time), time, time**2, time**3), dim=1)
-        # Weights from the features straight to the direction and the guesses. What outputs are multiplied by, and the
-        # constant of the third, goes into the weights as well.
+        # Weights from the features directly to the direction and the guesses. The factors of the outputs, and the
+        # constant of the third, are folded into the weights.
         straight = torch.cat((self.skip[:1], self.skip.new_zeros((4, self.skip.shape[1])), self.skip[1:]))
         gates, head = self.rnn.weights(eta, scalars, straight)
         constant = head.new_zeros(head.shape[1:])
@@ -317,7 +317,7 @@ class GuidedLSTM(Reaching, nn.Module):
         return torch.cat((1 / (rms(believed[:, :1]) + TINY), over), dim=1)
 
     def _made(self, seen: Seen, shared: Shared) -> Proposal:
-        """What the LSTM makes of some coordinates of some problems."""
+        """Outputs of the LSTM for some coordinates of some problems."""
         away = seen.away.unsqueeze(1)
         relative = torch.cat((seen.gradient.unsqueeze(1), seen.memories, away), dim=1) * shared.size
         features = (
@@ -330,7 +330,7 @@ class GuidedLSTM(Reaching, nn.Module):
         output, h, c = step(features, seen.h, seen.c, shared.gates, shared.head)
         length = (shared.gain * output[:, 1].clamp(-4, 3).exp()).clamp(max=self.config.cap)
         direction, back = torch.tanh(output[:, 0:3:2]).unbind(1)
-        # Back towards the start, coordinate by coordinate: what noise has moved and the gradient does not miss.
+        # Back towards the start, per coordinate: undoes displacement due to noise that the gradient does not support.
         halfway = seen.away * shared.half
         guesses = output[:, 5:]
         if guesses.shape[1] > 1:  # which displacements still count

@@ -1,4 +1,4 @@
-"""How far the scale-free ZO-LSTM probes its directions."""
+"""The distance at which the scale-free ZO-LSTM probes its directions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from zoracle.types import Queries
 
 
 class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
-    """A search along directions that are probed at a distance at first, where steps that scout did not advise against.
+    """A search along directions that are first probed at a distance, unless the scouting steps advised against it.
 
-    Rows of a batch may be at different steps, so that some scout while others search.
+    Rows of a batch may be at different steps, so some may scout while others search.
     """
 
     @abstractmethod
@@ -58,11 +58,11 @@ class Reaching(FiniteDifferenceOptimizer[GuidedLSTMState, GuidedLSTMConfig]):
         return state._replace(key=state.key.next(), tally=(tally,), radius=radius)
 
     def distance(self, state: GuidedLSTMState) -> Tensor:
-        """The distance (B,) that directions are probed at in this step."""
+        """The probing distance (B,) of this step."""
         return state.radius.at(taken(state), state.mu) if self.config.reach else state.mu
 
     def _slopes(self, state: GuidedLSTMState, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Slopes (B, q), zero where they are not known, and whether they are."""
+        """Slopes (B, q), zero if unknown, and whether they are known."""
         mu = self.distance(state)
         slopes = (values[:, 1:] - values[:, :1]) / mu.to(values).unsqueeze(1)
         known = slopes.isfinite()
@@ -76,7 +76,7 @@ def taken(state: GuidedLSTMState) -> Tensor:
 
 
 def _scouts(state: GuidedLSTMState) -> Tensor:
-    """The rows that still scout."""
+    """The rows that are still scouting."""
     if not state.tally:
         return state.x.new_empty(0, dtype=torch.int64)
     return (taken(state) < 0).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Settings of the scale-free ZO-LSTM, what it keeps from step to step, and what passes through it within one."""
+"""Settings and state of the scale-free ZO-LSTM, and the quantities passed around within a step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zoracle.types import Key
 
 
 class GuidedLSTMArchitecture(Config, frozen=True, kw_only=True):
-    """What the weights are made for.
+    """Settings that determine the shape and meaning of the weights.
 
     Attributes:
-        guesses: G, how many of the q directions lie along guesses of the gradient, 1 to 4.
+        guesses: G, number of the q directions that lie along guesses of the gradient, 1 to 4.
         hidden: hidden size of the LSTM.
         adaptive: whether eta is learned as the run goes, so that it fits problems of any scale; it starts as
             ``step_size`` times the scale that the run was told.
@@ -45,10 +45,10 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
         step_size: eta at the start, the unit that steps are made in, in units of x.
         last_step: share of it that is left at the end of the run, where it falls to linearly.
         cap: longest step of a coordinate in units of eta.
-        horizon: steps that the schedule is stretched over where the run does not say how many it will take.
-        scouting: S, steps at the start that find out whether to probe at a distance at all, as
-            :mod:`zoracle.optimizers.learned.scouting` says; at most 2 % of the run, and a run that is too short for
-            any stays near. 0 takes ``reach`` as it is given.
+        horizon: length of the schedule in steps if the run does not specify its own.
+        scouting: S, number of steps at the start that determine whether to probe at a distance at all, as in
+            :mod:`zoracle.optimizers.learned.scouting`; at most 2 % of the run, and a run too short for
+            scouting probes near. 0 uses ``reach`` as given.
     """
 
     step_size: Positive = 0.02
@@ -104,7 +104,7 @@ class GuidedLSTMState(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the LSTM sees of the coordinates, (B, d) where nothing else is said."""
+    """Inputs of the LSTM per coordinate, (B, d) unless stated otherwise."""
 
     gradient: Tensor
     memories: Tensor
@@ -124,7 +124,7 @@ class Seen(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all coordinates of a problem share."""
+    """Inputs shared by all coordinates of a problem."""
 
     size: Tensor
     """(B, M + 2, 1) one over the root mean squares of gradient, memories and displacement."""
@@ -141,7 +141,7 @@ class Shared(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """What the LSTM makes of the coordinates."""
+    """Outputs of the LSTM per coordinate."""
 
     step: Tensor
     """(B, d) in units of eta."""

@@ -21,7 +21,7 @@ _COIN = 7  # stream of the coin, apart from the directions' streams
 
 
 class PaperLSTMArchitecture(Config, frozen=True, kw_only=True):
-    """What the weights are made for.
+    """Settings that determine the shape of the weights.
 
     Attributes:
         hidden: hidden size of both LSTMs.
@@ -78,7 +78,7 @@ class PaperLSTMState(NamedTuple):
 
 
 class PaperLSTMAux(NamedTuple):
-    """What QueryRNN made for one step."""
+    """Output of QueryRNN for one step."""
 
     output: Tensor
     """(B, d) o, QueryRNN's output; the meta-loss penalises its square."""
@@ -98,7 +98,7 @@ class PaperLSTM(FiniteDifferenceOptimizer[PaperLSTMState, PaperLSTMConfig], nn.M
 
     Args:
         config: settings.
-        source: where standard normal draws z come from, instead of the key: recorded ones, or your own.
+        source: source of standard normal draws z, used instead of the key: recorded draws, or your own.
         settings: settings by name.
 
     Source: Ruan et al. (2020), "Learning to Learn by Zeroth-Order Oracle", section 3.
@@ -110,7 +110,7 @@ class PaperLSTM(FiniteDifferenceOptimizer[PaperLSTMState, PaperLSTMConfig], nn.M
 
     @classmethod
     def checked(cls, config: PaperLSTMConfig | None, settings: dict[str, Any]) -> PaperLSTMConfig:
-        """A config whose settings go together."""
+        """The config, checked for consistency."""
         made = super().checked(config, settings)
         if made.query == "guided-es" and made.directions != "gaussian":
             raise InputError(f"directions is {made.directions!r}; Guided-ES draws its own, expected 'gaussian'")
@@ -128,12 +128,12 @@ class PaperLSTM(FiniteDifferenceOptimizer[PaperLSTMState, PaperLSTMConfig], nn.M
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """1 where the true gradient is fed in."""
+        """1 if the true gradient is used."""
         return int(self.config.gradient == "true")
 
     @property
     def queries_per_step(self) -> int:
-        """Points a step; one, with its gradient, where the true gradient is fed in."""
+        """Points per step; one, with its gradient, if the true gradient is used."""
         return 1 if self.order else super().queries_per_step
 
     @property

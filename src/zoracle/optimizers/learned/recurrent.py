@@ -1,4 +1,4 @@
-"""Coordinatewise LSTMs: one set of weights for all coordinates, one hidden state for each."""
+"""Coordinatewise LSTMs: one set of weights shared by all coordinates, one hidden state per coordinate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: The last bits of a product depend on how its rows are aligned; with rows of a multiple of 16 numbers all are alike.
+#: The last bits of a product depend on the alignment of its rows; rows of a multiple of 16 numbers are all alike.
 _ALIGNED = 16
-#: Coordinates that are worked on at once where no graph is kept: all that a step makes of them stays in the cache.
+#: Coordinates processed at once when no graph is kept: the intermediate results of a step stay in the cache.
 BLOCK = 8192
 
 
@@ -26,7 +26,7 @@ class Hidden(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights of an LSTM for the problems of a batch, in the form that one step multiplies by."""
+    """Weights of an LSTM for the problems of a batch, arranged for the products of one step."""
 
     gates: Tensor
     """(B, 4H, K) of features, h and, where there are biases or shared inputs, a one."""
@@ -35,15 +35,15 @@ class Weights(NamedTuple):
 
 
 class CoordinatewiseLSTM(nn.Module):
-    """A one-layer LSTM with a linear head, applied to each coordinate by itself.
+    """A one-layer LSTM with a linear head, applied to each coordinate separately.
 
     Args:
-        inputs: features a coordinate.
+        inputs: number of features per coordinate.
         hidden: hidden size.
         outputs: outputs a coordinate.
-        head_scale: what the head's initial weights are multiplied by, so that first steps are small.
+        head_scale: factor of the head's initial weights, which keeps the first steps small.
         bias: whether gates and head have biases (the published networks have none); the forget gate's starts at one.
-        shared: inputs that all coordinates of a problem share.
+        shared: number of inputs shared by all coordinates of a problem.
         seed: keys the initial weights.
 
     Source: Andrychowicz et al. (2016), section 2.1; settings of Ruan et al. (2020).
@@ -86,8 +86,8 @@ class CoordinatewiseLSTM(nn.Module):
 
         Args:
             like: any tensor of the batch.
-            shared: (B, shared), where there are shared inputs.
-            straight: (outputs, inputs), weights from the features straight to the outputs.
+            shared: (B, shared), required if there are shared inputs.
+            straight: (outputs, inputs), weights from the features directly to the outputs.
         """
         b, h = like.shape[0], self.hidden
 
@@ -114,7 +114,7 @@ class CoordinatewiseLSTM(nn.Module):
         Args:
             features: (B, inputs, d).
             hidden: state of the previous step.
-            weights: what :meth:`weights` makes; needed where there are shared inputs.
+            weights: result of :meth:`weights`; required if there are shared inputs.
 
         Returns:
             Outputs (B, outputs, d) and the new state.
@@ -125,7 +125,7 @@ class CoordinatewiseLSTM(nn.Module):
 
 
 class Gates(nn.Module):
-    """Rates of running means, in (0, 1), from scalars that all coordinates of a problem share.
+    """Rates of running means, in (0, 1), computed from scalars shared by all coordinates of a problem.
 
     Args:
         scalars: S, how many.
@@ -151,12 +151,12 @@ class Gates(nn.Module):
 
 
 class Pacing(nn.Module):
-    """How the unit of the steps changes from one step to the next, from scalars that all coordinates share.
+    """Change of the step unit from one step to the next, computed from scalars shared by all coordinates.
 
     Args:
         scalars: S, how many.
-        straight: weights by which some of the scalars act from the start, by their index; the others start at zero.
-        bias: what the sum starts from.
+        straight: initial weights of some of the scalars, by index; the others start at zero.
+        bias: initial bias of the sum.
         most: the largest change of the logarithm in a step.
         seed: keys the initial weights.
         width: of the layer between.
@@ -186,13 +186,13 @@ class Pacing(nn.Module):
 def blockwise(
     function: Callable[..., tuple[Tensor, ...]], coordinates: Sequence[Tensor], problems: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """A function of coordinates, put together for all coordinates of all problems.
+    """Apply a function of coordinates to all coordinates of all problems, in parts.
 
-    It is called for a few thousand of them at a time, or where a graph is kept for all at once. How a problem's
-    coordinates are divided depends on d only.
+    It is called for a few thousand coordinates at a time, or for all at once if a graph is kept. How a problem's
+    coordinates are divided depends only on d.
 
     Args:
-        function: takes a part of each tensor given, and returns tensors (n, ..., w).
+        function: takes a part of each given tensor and returns tensors (n, ..., w).
         coordinates: tensors (B, ..., d).
         problems: tensors (B, ...) whose last dimension is not that of coordinates.
     """

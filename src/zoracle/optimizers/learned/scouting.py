@@ -1,17 +1,17 @@
-r"""Steps at the start of a run that find out whether slopes nearby say anything of what lies farther off.
+r"""Steps at the start of a run that test whether local slopes predict the function farther away.
 
 In the first S steps the iterate stays where it is, and directions are probed in pairs: at mu, and again at a distance
 r. With a_i and b_i the two slopes along u_i, each less its mean over the step,
 
 .. math:: \rho = \frac{\sum_i a_i b_i}{\sqrt{\sum_i a_i^2 \sum_i b_i^2}}
 
-is near 1 where f is smooth on the scale of r, and near 0 where it is full of local minima that lie closer together
-than r: what is nearby is then no guide, and the run probes at a distance. Not so where f, that far off, rises (or
-falls) in all directions alike, by much more than they differ by: there everything of interest lies nearer than that.
-Some directions are therefore probed at the whole reach as well, and the mean of their slopes is taken over their
-standard deviation. In a bowl whose bottom lies an RMS distance of delta a coordinate away, that is about
-reach sqrt(d) / (2 delta), hence a threshold that grows with d. All is alike around a local minimum of ripples too, but
-there the rise is soon over, and the mean slope at the whole reach is less than that at r.
+is near 1 if f is smooth on the scale of r, and near 0 if f is full of local minima that lie closer together
+than r: local slopes are then no guide, and the run probes at a distance. The exception is an f that rises (or
+falls) at that distance in all directions by much more than the directions differ: the minimum then lies nearer.
+Some directions are therefore also probed at the whole reach, and the mean of their slopes is divided by their
+standard deviation. In a bowl whose minimum lies at an RMS distance of delta per coordinate, that is about
+reach sqrt(d) / (2 delta), hence a threshold that grows with d. The same holds around a local minimum of ripples, but
+there the rise soon ends, and the mean slope at the whole reach is smaller than that at r.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: The distance r, in units of the reach that is to be decided on.
+#: The distance r, in units of the reach under test.
 DISTANCE = 1 / 3
-#: Slopes agree from this correlation on.
+#: Minimum correlation at which slopes count as agreeing.
 _AGREE = 0.35
-#: Mean of the slopes at the whole reach, in units of their standard deviation, from which on nothing is to be learnt
+#: Mean of the slopes at the whole reach, in units of their standard deviation, above which there is nothing to learn
 #: there, in up to as many dimensions. Functions and ripples have at most 8, attacks on ResNet-20 16 to 150.
 _ALIKE, _DIMENSIONS = 8.0, 1000
-#: So many slopes at least say how much they differ: one alone would differ by nothing.
+#: Minimum number of slopes for a standard deviation.
 _PROBED = 4
-#: Mean slope at the whole reach, in units of that at r, from which on f rising.
+#: Mean slope at the whole reach, in units of that at r, above which f counts as still rising.
 _RISES = 0.6
-#: Share of a run after which one that is told to stay near is at mu. It begins at r all the same: its first steps
+#: Share of a run after which a run that probes near has reached mu. It also begins at r: its first steps
 #: then choose among valleys by more than the slope at one point.
 _UNTIL = 0.05
-#: Share of a run that may be spent on it.
+#: Largest share of a run spent on scouting.
 _MOST = 0.02
-#: One direction in so many is probed at the whole reach.
+#: One direction in this many is probed at the whole reach.
 _WIDE = 5
 _TINY = 1e-30
 
 
 class Tally(NamedTuple):
-    """What has been probed so far."""
+    """Sums over the probes so far."""
 
     near: Tensor
     """(B,) sum of a_i^2."""
@@ -65,7 +65,7 @@ class Tally(NamedTuple):
 
 
 class Told(NamedTuple):
-    """Where a run is to probe."""
+    """The decision where a run probes."""
 
     reach: Tensor
     """(B,) at first."""
@@ -74,19 +74,19 @@ class Told(NamedTuple):
 
 
 def steps(wanted: int, num_directions: int, horizon: Tensor) -> Tensor:
-    """How many steps a run of so many in all can spend on it, (B,): none where q is less than two pairs and one."""
+    """Number of scouting steps (B,) of a run of the given length; none if q is less than two pairs and one."""
     if num_directions < _WIDE:
         return torch.zeros_like(horizon)
     return (_MOST * horizon).to(horizon.dtype).clamp(max=wanted)
 
 
 def near(reach: Tensor, until: Tensor, rows: Tensor) -> Told:
-    """Some rows (B,) bool are told to stay near; others continue as they are."""
+    """Make the given rows (B,) bool probe near; others stay unchanged."""
     return Told(torch.where(rows, reach * DISTANCE, reach), until.masked_fill(rows, _UNTIL))
 
 
 def start(x: Tensor) -> Tally:
-    """Nothing is known yet."""
+    """An empty tally."""
     return Tally(*(x.new_zeros(x.shape[0]) for _ in Tally._fields))
 
 
@@ -114,7 +114,7 @@ def points(x: Tensor, drawn: Tensor, q: int, mu: Tensor, reach: Tensor) -> tuple
 
 
 def pairs(q: int) -> int:
-    """Directions that are probed twice, of a step with q queries beside that of x."""
+    """Number of directions probed twice in a step with q queries besides that of x."""
     return (q - q // _WIDE) // 2
 
 
@@ -151,10 +151,10 @@ def counted(tally: Tally, values: Tensor, mu: Tensor, reach: Tensor) -> Tally:
 
 
 def told(tally: Tally, reach: Tensor, until: Tensor, dim: int) -> Told:
-    """Where to probe after all that: far where slopes nearby are not a guide, else near, and at mu where all is alike.
+    """Decide where to probe: far if local slopes are no guide, else near, and at mu if all directions are alike.
 
     Args:
-        tally: of all steps. Where nothing is known a run stays near.
+        tally: of all steps. With an empty tally a run probes near.
         reach: (B,) that the run has.
         until: (B,) likewise.
         dim: d.

@@ -1,14 +1,14 @@
 r"""A learned covariance of query directions that is diagonal in the cosine transform of an image.
 
-Gradients of image classifiers are smooth: most of their energy lies in few, low frequencies, the same for all images.
-A covariance that is diagonal over pixels cannot say so. With B the orthonormal cosine transform (DCT-II) over height,
+Gradients of image classifiers are smooth: most of their energy lies in a few low frequencies, the same for all images.
+A covariance diagonal over pixels cannot express this. With B the orthonormal cosine transform (DCT-II) over height,
 width and channels,
 
 .. math:: u = \Sigma^{1/2} B^T \mathrm{diag}(s)\, z, \qquad z \sim N(0, I),
 
-s is the output of a small network that all frequencies share. Its inputs are where a frequency lies (in cycles per
-pixel and per image, grey or colour), the time, and how much of the running means of the estimates lies about it in
-this run. Nothing in it depends on the size of the image.
+s is the output of a small network shared by all frequencies. Its inputs are the position of a frequency (in cycles per
+pixel and per image, grey or colour), the time, and the energy of the estimates' running means near it in
+this run. The network does not depend on the size of the image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from zoracle.directions import orthogonal_to
 
-#: Inputs that say where a frequency lies, and what this run has measured about it.
+#: Number of inputs for the position of a frequency, and for this run's measurements near it.
 PLACE, RUN = 6, 2
 _TINY = 1e-12
 
@@ -51,7 +51,7 @@ class Spectrum(nn.Module):
 
         Args:
             memories: (B, 2, d) running means of the estimates, in pixels.
-            progress: (B,) share of the run that is gone.
+            progress: (B,) completed share of the run.
             shape: channels, height and width of an image, d in all.
         """
         place = _places(*shape).to(memories)
@@ -60,7 +60,7 @@ class Spectrum(nn.Module):
         inner, inner_bias, outer, straight = (
             weight.to(memories.dtype) for weight in (self.inner, self.inner_bias, self.outer, self.straight)
         )
-        # Sums of products in place of products of matrices: no batch changes the last bits of a problem alone.
+        # Sums of products instead of matrix products, so that the batch does not change the last bits of a problem.
         columns = [*place.unsqueeze(1), *run.transpose(0, 1), *time.t().unsqueeze(2)]
         total = sum(column * weight for column, weight in zip(columns, straight, strict=True))
         for row, bias, out in zip(inner, inner_bias, outer, strict=True):
@@ -72,7 +72,7 @@ class Spectrum(nn.Module):
 
 
 def is_image(shape: tuple[int, int, int]) -> bool:
-    """Whether points of this shape have frequencies worth the name: four rows and columns at least."""
+    """Whether points of this shape have meaningful frequencies: at least four rows and columns."""
     return min(shape[1:]) >= 4
 
 
@@ -94,7 +94,7 @@ def transform(x: Tensor, shape: tuple[int, int, int], *, inverse: bool = False) 
 def orthonormal(rows: Tensor) -> Tensor:
     """Rows (B, n, d) of length sqrt(d) each made orthogonal in their order, n well below d.
 
-    Smooth directions lie close to each other, and the slopes along them would count the same part of the gradient
+    Smooth directions lie close together, and the slopes along them would count the same part of the gradient
     more than once.
     """
     d = rows.shape[2]
@@ -118,7 +118,7 @@ def _basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _places(channels: int, height: int, width: int) -> Tensor:
-    """What the network is told of where each frequency lies, (6, d) float32."""
+    """Inputs of the network for the position of each frequency, (6, d) float32."""
     c, i, j = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (channels, height, width)), indexing="ij")
     rows, columns = i / (2 * height), j / (2 * width)  # cycles per pixel
     radius = (rows.square() + columns.square()).sqrt()

@@ -24,7 +24,7 @@ _COLOUR = 7  # stream of draws; those of Square Attack are 0 to 2
 
 
 class SquareControllersArchitecture(Config, frozen=True, kw_only=True):
-    """What the weights are made for.
+    """Settings that determine the shape of the weights.
 
     Attributes:
         hidden: units of each of the two hidden layers of either network.
@@ -39,7 +39,7 @@ class SquareControllersConfig(Config, frozen=True, kw_only=True):
     """Settings of a run.
 
     Attributes:
-        decay: what a running mean keeps of itself at each step.
+        decay: share of a running mean that each step keeps.
     """
 
     decay: Share = 0.9
@@ -63,7 +63,7 @@ class SquareControllersState(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """What was asked for."""
+    """The query of a step."""
 
     number: Tensor
     """(B,) int64 the colour: bit c is 1 where channel c goes to its upper bound."""
@@ -72,7 +72,7 @@ class Colour(NamedTuple):
 class SquareControllers(OneCandidate[SquareControllersState, SquareControllersConfig], nn.Module):
     r"""Random search with squares at the bounds of an linf ball, whose size and colour two small networks choose.
 
-    One query per step, kept where it has the lower loss; the first asks for vertical stripes. With the running mean r
+    One query per step, accepted if it lowers the loss; the first query is vertical stripes. With the running mean r
     of acceptance and the time \tau = (log(1 + t) / log(1 + T), t / T), a square
     holds the share
 
@@ -82,14 +82,14 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
 
     .. math:: \pi(c) \propto \exp \mathrm{MLP}_c(\tau, r, r_c)
 
-    among the colours that change the point, r_c the acceptance of that colour so far.
+    among the colours that change the point; r_c is the acceptance of that colour so far.
 
     Args:
         config: settings.
         settings: settings by name.
 
     Source: Yatsura, Metzen and Hein (2021), "Meta-learning the search distribution of black-box random search based
-    adversarial attacks". The rule is theirs, written anew; weights, inputs' scales and the training are this
+    adversarial attacks". The rule is theirs, reimplemented; the weights, input scales and training are this
     project's.
     """
 
@@ -141,7 +141,7 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
             key=state.key.next(),
             best=torch.where(better, values[:, 0], state.best),
         )
-        # The stripes are not a square: what they win says nothing of sizes.
+        # The stripes are not a square, so their gain carries no information about sizes.
         asked = state.best.isfinite().cpu()
         kept, decay = better.cpu().double(), self.config.decay
         index = queries.aux.number.unsqueeze(1)
@@ -165,7 +165,7 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
         """The best point with one square at other bounds (B, d), the square's colour (B,) int64, and its log chance.
 
         Args:
-            state: whose key draws place and colour.
+            state: its key draws place and colour.
             size: (B,) logit of its share.
             colours: (B, 2^C) logits.
         """
@@ -203,7 +203,7 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
         """Time and acceptance, (B, 3) float64."""
         t = state.key.step.double()
         share = (t / state.horizon).clamp(max=1)
-        # Both run from 0 to 1, however long the runs were that they were trained on.
+        # Both run from 0 to 1, whatever the length of the training runs.
         early = ((1 + t).log() / (1 + state.horizon).log()).clamp(max=1)
         return torch.stack((early, share, 2 * state.accepted - 1), 1)
 
@@ -216,7 +216,7 @@ class Perceptron(nn.Module):
         g = keyed.generator(seed)
         sizes = (inputs, hidden, hidden, 1)
         for number, (before, after) in enumerate(pairwise(sizes)):
-            # An untrained controller says the same at all times.
+            # The output of an untrained controller is constant in time.
             scale = 1 / math.sqrt(before) if number < 2 else 0.0
             self.register_parameter(f"weight{number}", nn.Parameter(scale * torch.randn(after, before, generator=g)))
             self.register_parameter(f"bias{number}", nn.Parameter(torch.full((after,), bias * (number == 2))))

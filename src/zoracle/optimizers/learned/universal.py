@@ -1,4 +1,4 @@
-"""The shipped scale-free ZO-LSTM for problems of any kind, as optimizers that are made of several need it."""
+"""The shipped scale-free ZO-LSTM for problems of any kind, for use as a member of other optimizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "zo-lstm-universal"
 
 @cache
 def universal() -> GuidedLSTM:
-    """It with the settings that it ships with. The caller shares it with others and changes none of its weights."""
+    """The optimizer with its shipped settings. The instance is shared, so callers must not change its weights."""
     with as_file(files("zoracle") / "assets" / "optimizers" / NAME / "optimizer.safetensors") as path:
         tensors, metadata = read_tensors(path)
     made = GuidedLSTM(**metadata["config"])

@@ -1,1 +1,1 @@
-"""The learned search of balls: patterns to begin with, the spectrum of the gradient, and the search itself."""
+"""Learned search within balls: initial patterns, the spectrum of the gradient, and the search itself."""

@@ -1,4 +1,4 @@
-"""The orthonormal basis that the search thinks in: cosines over space, a rotation over three channels."""
+"""The orthonormal basis of the search: cosines over space, a rotation over three channels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int]
 
-#: Frequencies of each axis that are modelled, the lowest: all of an image of this side.
+#: Number of lowest frequencies modelled per axis: all frequencies of an image with this side.
 MOST = 64
-#: Where a point is not an image, and its one axis is long: so many, and no larger a matrix than this.
+#: The same for a point that is not an image and has one long axis, and the largest size of its matrix.
 MOST_ALONE, MOST_NUMBERS = 512, 2**25
 
 # Grey, and two opponent colours.
@@ -28,7 +28,7 @@ class Basis:
 
     Attributes:
         kept: channels and frequencies of each axis.
-        size: M, how many vectors it has.
+        size: M, number of vectors.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -42,10 +42,10 @@ class Basis:
 
     @property
     def whole(self) -> bool:
-        """Whether it spans all points."""
+        """Whether the basis spans all points."""
         return self.kept == self.shape
 
-    # Colours are mixed where there are fewer numbers: among the frequencies.
+    # Colours are mixed among the frequencies, where there are fewer numbers.
 
     def forward(self, point: Array) -> Array:
         """Coefficients (M,) of a point (d,)."""
@@ -74,14 +74,14 @@ def cosines(side: int, kept: int) -> Array:
 
 
 def features(shape: Shape) -> Array:
-    """What is known of each vector of a basis before anything is asked, (M, 12) of about unit size.
+    """Features of each vector of a basis, known before any query, (M, 12) of about unit size.
 
-    Its frequency per pixel and per image, along each axis and together; whether it is constant along an axis; its
+    The frequency per pixel and per image, along each axis and combined; whether it is constant along an axis; its
     colour; channels and size of the image.
     """
     (channels, rows, columns), (_, height, width) = basis_of(shape).kept, shape
     colour, i, j = (a.reshape(-1) for a in np.indices((channels, rows, columns)))
-    per_pixel = np.stack((i / height, j / width))  # 1 is the highest frequency there is
+    per_pixel = np.stack((i / height, j / width))  # 1 is the highest frequency
     per_image = np.stack((i * max(1, width) / height, j)).astype(np.float64)
     length, waves = np.sqrt((per_pixel**2).sum(0)), np.sqrt((per_image**2).sum(0))
     out = (

@@ -1,4 +1,4 @@
-"""What is believed of the gradient of one problem, and how an answer corrects it."""
+"""The model of the gradient of one problem, and its correction by an answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from zoracle.optimizers.learned.spectral.nets import Prior
 from zoracle.optimizers.learned.spectral.state import Learned, SpectralSearchConfig
 
 SMALL = 1e-30
-# Of the margin that an attack has to undo, the share that one step across the ball along an average direction undoes.
+# Share of the margin to be overcome that one step across the ball along an average direction overcomes.
 _FIRST_GUESS = 0.3
-# How many answers the size of the gradient is averaged over, and the largest surprise that counts, in variances.
+# Number of answers over which the gradient's size is averaged, and the cap on a surprise, in variances.
 _MEMORY, _SURPRISE = 50.0, 6.0
 
 
@@ -31,11 +31,11 @@ class Belief:
         self.total, self.weight = known.power.tolist()
 
     def begin(self, level: float, far: float) -> None:
-        """The size of the gradient before anything is known of it: a step as far as the ball reaches undoes the loss.
+        """The prior size of the gradient, such that a step across the ball would overcome the loss.
 
         Args:
-            level: loss at the middle.
-            far: Euclidean length of the longest move from it.
+            level: loss at the centre.
+            far: Euclidean length of the longest move from the centre.
         """
         size = abs(level) / max(_FIRST_GUESS * far, SMALL)
         self.total, self.weight = max(size * size / self.coefficients.size, SMALL), 1.0
@@ -69,7 +69,7 @@ class Belief:
         np.clip(self.traits, -3, 3, out=self.traits)
 
     def told(self, *, level: float | None = None, gains: Tensor | None = None) -> Learned:
-        """What has changed."""
+        """The fields that have changed."""
         known = self.known
         return known._replace(
             level=known.level if level is None else torch.tensor(level, dtype=known.level.dtype),

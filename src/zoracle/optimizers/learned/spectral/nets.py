@@ -1,4 +1,4 @@
-"""What the search has learned: the spectrum of gradients, and what patterns are worth. Small networks, in NumPy."""
+"""The learned networks of the search: the spectrum of gradients, and the value of patterns. Evaluated in NumPy."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Odds(NamedTuple):
     """(N,) variance that is each pattern's own."""
 
     def success(self, asked: list[int], losses: list[float], trust: float = 1.0) -> Array:
-        """Chance (N,) that each pattern succeeds, after these were asked and had these losses.
+        """Probability (N,) that each pattern succeeds, given the losses of the patterns queried so far.
 
-        An answer counts as ``trust`` of one: the model was fitted to other networks than that under attack.
+        An answer has the weight ``trust``, since the model was fitted to networks other than the one under attack.
         """
         if asked:
             scale = np.sqrt(self.noise[asked] / trust)
@@ -61,11 +61,11 @@ class Odds(NamedTuple):
 
 
 class SpectralNets(nn.Module):
-    """Both networks: one hidden layer each, of features that mean the same at any image size.
+    """Both networks: one hidden layer each, over features with the same meaning at any image size.
 
     Args:
         hidden: hidden units of each.
-        traits: R of both.
+        traits: R, for both networks.
         seed: keys the initial weights.
     """
 
@@ -76,7 +76,7 @@ class SpectralNets(nn.Module):
         self.requires_grad_(False)
 
     def prior(self, shape: Shape) -> Prior:
-        """The spectra of gradients at points of a shape; flat where points are not images."""
+        """The spectra of gradients at points of a shape; flat if points are not images."""
         size = basis.basis_of(shape).size
         out = _run(self.spectrum, basis.features(shape))
         if 1 in shape[1:]:
@@ -84,13 +84,13 @@ class SpectralNets(nn.Module):
         return Prior(np.ascontiguousarray(out[:, 0]), np.ascontiguousarray(out[:, 1:]))
 
     def odds(self, shape: Shape, reach: float) -> Odds:
-        """What the patterns of a shape are worth where pixels may change by so much on average."""
+        """The model of the losses of a shape's patterns, for a given mean change per pixel."""
         out = _run(self.patterns, patterns.features(shape, reach)).astype(np.float64)
         return Odds(out[:, 0], out[:, 2:], np.exp(np.clip(out[:, 1], -6, 6)))
 
 
 def _net(inputs: int, hidden: int, outputs: int, seed: int) -> nn.Sequential:
-    # Made without torch's own initial weights, which come from its global generator.
+    # Constructed without torch's initial weights, which would use its global generator.
     first, last = (
         nn.utils.skip_init(nn.Linear, *sizes)  # type: ignore[no-untyped-call]
         for sizes in ((inputs, hidden), (hidden, outputs))

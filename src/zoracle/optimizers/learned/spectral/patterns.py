@@ -1,4 +1,4 @@
-"""Periodic patterns of signs over the whole image: what a search of a ball begins with."""
+"""Periodic sign patterns over the whole image, the first queries of a search within a ball."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoracle.optimizers.learned.spectral.basis import Array, Shape
 
 #: Periods in pixels.
 PERIODS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-#: Periods that the coloured ones have.
+#: Periods of the coloured patterns.
 COLOURED = (2, 4, 8, 16, 32)
 #: Signs of the three channels; the first is grey.
 COLOURS = ((1, 1, 1), (1, -1, 1), (1, 1, -1), (-1, 1, 1))
@@ -33,14 +33,14 @@ class Pattern(NamedTuple):
 
 @lru_cache(maxsize=16)
 def bank(shape: Shape) -> tuple[Pattern, ...]:
-    """The patterns that images of a shape can have, each once; no period is longer than the longer side."""
+    """The distinct patterns for images of a shape; no period exceeds the longer side."""
     channels, height, width = shape
     found: list[Pattern] = []
     for colour in range(len(COLOURS) if channels == 3 else 1):
         periods = [p for p in (PERIODS if colour == 0 else COLOURED) if p <= max(height, width)]
         kinds = [Pattern(len(KINDS) - 1, 0, colour)]
         kinds += [Pattern(kind, period, colour) for period in periods for kind in range(len(KINDS) - 1)]
-        # Of period 2, a diagonal is the product of stripes; along a single row, most kinds are the same.
+        # With period 2, a diagonal equals a product of stripes; in a single row, most kinds coincide.
         seen = set()
         for pattern in kinds:
             plane = _plane(pattern, height, width)
@@ -69,11 +69,11 @@ def _plane(pattern: Pattern, height: int, width: int) -> npt.NDArray[np.int8]:
 
 
 def features(shape: Shape, reach: float) -> Array:
-    """What is known of each pattern of the bank before anything is asked, (N, 22) of about unit size.
+    """Features of each pattern of the bank, known before any query, (N, 22) of about unit size.
 
     Args:
         shape: channels, height and width.
-        reach: by how much a pixel may change, on average over the image: of an l2 ball its radius over sqrt(d).
+        reach: permitted change per pixel, averaged over the image; for an l2 ball, its radius over sqrt(d).
     """
     channels, height, width = shape
     side, rows = max(height, width), []

@@ -1,4 +1,4 @@
-"""One problem of a search: what is asked next, and what an answer teaches."""
+"""One problem of a search: the choice of the next query, and the update after its answer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from zoracle.optimizers.learned.spectral.state import (
 )
 from zoracle.optimizers.search.feasible import is_round
 
-# How often a probe that moves no pixel is made larger.
+# Number of times that a probe that moves no pixel is enlarged.
 _LARGER = 6
-# Of how many patterns, the best, windows take their textures.
+# Number of best patterns whose textures windows use.
 _TEXTURES = 4
 
 
 class Problem:
-    """One problem of a state, in NumPy: what is asked next, and what an answer teaches. It changes nothing given."""
+    """One problem of a state, in NumPy: chooses queries and processes answers. The given state is not modified."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Problem:
             t[row].numpy() for t in (state.coefficients, state.open, state.traits)
         )
 
-    # What is asked next.
+    # Choice of the next query.
 
     def candidate(self) -> tuple[int, int, Array]:
-        """A kind, the pattern where it is one, and a point (d,)."""
+        """The kind of the query, its pattern if it is one, and a point (d,)."""
         if math.isnan(self.level):
             pattern = self._next_pattern()
             if pattern:
@@ -74,7 +74,7 @@ class Problem:
         return PROBE, 0, self._probe()
 
     def _next_pattern(self) -> int:
-        """1 + the index of the next pattern, negative for its opposite; 0 where there is none worth a query."""
+        """1 + the index of the next pattern, negative for its opposite; 0 if no pattern is worth a query."""
         if len(self.asked) >= self.config.patterns or self.config.start == "stripes":
             return 0
         odds = self.odds(self._reach())
@@ -97,13 +97,13 @@ class Problem:
         return self._lowest((-math.copysign(1, pattern) * made).astype(np.float32))
 
     def _stripes(self) -> Array:
-        """Vertical stripes of one pixel, each channel of each at either bound."""
+        """Vertical stripes one pixel wide, each channel of each stripe at either bound."""
         channels, _, width = self.shape
         drawn = torch.randint(0, 2, (channels, 1, width), generator=generator(*self.words, 5)).numpy()
         return self._lowest((1 - 2 * np.broadcast_to(drawn, self.shape)).reshape(-1).astype(np.float32))
 
     def _probe(self) -> Array:
-        """The point that minimises the model with the least known coefficient moved either way."""
+        """The point that minimises the model, with the least certain coefficient moved up or down."""
         variance = self._variance()
         index = int(variance.argmax())
         step = self.config.probe * math.sqrt(self._power() * float(variance[index]))
@@ -119,9 +119,9 @@ class Problem:
         return point
 
     def _window(self) -> Array:
-        """The best point with one window at other bounds, that which the model likes best of a few.
+        """The best point with one window set to other bounds: of a few candidates, the one with the lowest predicted loss.
 
-        A third of them each: a good pattern's signs, the opposite of what is there, and one sign a channel.
+        A third each: a good pattern's signs, the opposite of the present values, one sign per channel.
         """
         slope = self.basis.inverse(self.coefficients).reshape(self.shape)
         low, high, x = (a.reshape(self.shape) for a in (self.low, self.high, self.x))
@@ -147,7 +147,7 @@ class Problem:
         return point.reshape(-1)
 
     def _textures(self) -> list[Array]:
-        """The patterns (C, h, w) that led to the lowest losses."""
+        """The patterns (C, h, w) with the lowest losses."""
         answers = self.state.answers[self.row].tolist()
         known = sorted((value, i) for value, i in zip(answers, self.asked, strict=False) if math.isfinite(value))
         bank = patterns.bank(self.shape)
@@ -167,13 +167,13 @@ class Problem:
         return float(min(max(window / (window + probe + SMALL), 0.05), 0.9))
 
     def _lowest(self, slope: Array) -> Array:
-        """The feasible point (d,) along minus a slope: the corner of a box, or where an l2 ball ends."""
+        """The feasible point (d,) farthest against a slope: a corner of a box, or on the surface of an l2 ball."""
         if not self.round:
             corner: Array = np.where(slope < 0, self.high, self.low)
             return corner
         dtype = self.x.dtype
         point = np.clip(-self.radius / max(_length(slope), SMALL) * slope, self.low, self.high)
-        # Where pixels end, others go further instead.
+        # Where pixels reach their bounds, others move further instead.
         point = np.clip(point * (self.radius / max(_length(point), SMALL)), self.low, self.high)
         made: Array = (point * min(1.0, self.radius / max(_length(point), SMALL))).astype(dtype)
         return made
@@ -181,7 +181,7 @@ class Problem:
     def _draw(self, stream: int) -> float:
         return mix(*self.words, stream) / 2**32
 
-    # What an answer teaches.
+    # Update after an answer.
 
     def learn(self, kind: int, pattern: int, point: Array, value: float) -> Learned:
         """The problem's part of the state after an answer."""
@@ -210,7 +210,7 @@ class Problem:
         return belief.told(gains=gains)
 
     def learn_nothing(self) -> Learned:
-        """The problem's part of the state as it is."""
+        """The problem's part of the state, unchanged."""
         return Learned(*(getattr(self.state, name)[self.row] for name in Learned._fields))
 
     def _power(self) -> float:

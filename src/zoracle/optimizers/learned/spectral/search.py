@@ -1,4 +1,4 @@
-"""The learned search of balls: patterns first, then a Bayesian model of the gradient's spectrum."""
+"""Learned search within balls: patterns first, then a Bayesian model of the gradient's spectrum."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from zoracle.types import Queries
 
 
 class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn.Module):
-    r"""Random search within a ball, guided by a learned model of what gradients of classifiers look like.
+    r"""Random search within a ball, guided by a learned model of the gradients of classifiers.
 
-    One query per step, kept where it has the lower loss.
+    One query per step, accepted if it lowers the loss.
 
     *Patterns*: periodic patterns of signs at the bounds. A Gaussian model of their losses, learned on many networks,
-    is conditioned on the answers so far, and the one with the best chance of a success is asked next, while that
+    is conditioned on the answers so far, and the pattern with the best chance of success is queried next, while that
     chance is at least ``chance``.
 
-    *Spectrum*: the gradient at the middle of the ball has coefficients c_j in an orthonormal basis of cosines and
-    colours, a priori independent with variances :math:`s^2 S_j(z)`. The spectrum S comes from a learned network of
-    the frequency and has R traits z that differ from one attacked network to the next. An answer about a move
+    *Spectrum*: the gradient at the centre of the ball has coefficients c_j in an orthonormal basis of cosines and
+    colours, a priori independent with variances :math:`s^2 S_j(z)`. The spectrum S is the output of a network of
+    the frequency and has R traits z, which differ from one attacked network to the next. The answer for a move
     :math:`\delta` from the best point corrects c by a Kalman step whose covariance is kept diagonal,
 
     .. math:: c \leftarrow c + \frac{P \delta}{\delta^T P \delta + r}\,(\Delta f - \delta^T c),
 
-    whether the move was kept or not, and z and s by a step of their likelihood. The next candidate is the point of
-    the ball that minimises the linear model, with one probe in it of the coefficient that is least known.
+    whether the move was accepted or not, and z and s by a step of their likelihood. The next candidate is the point of
+    the ball that minimises the linear model, combined with a probe of the least certain coefficient.
 
-    *Windows*: in a box or linf ball a part of the queries sets a square window to its bounds, by the signs of one of
-    the best patterns, one sign per channel, or to the opposite ones: of a few random ones that which the model likes
-    best. How large a part follows from what either kind of move has won.
+    *Windows*: in a box or linf ball, some queries set a square window to its bounds, with the signs of one of
+    the best patterns, one sign per channel, or the opposite bounds: the window with the lowest predicted loss of a
+    few random ones. The share of these queries follows from the gains of both kinds of moves.
 
     Args:
         config: settings.
@@ -134,7 +134,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
         return prior if self.config.spectrum == "learned" else Prior(0 * prior.mean, 0 * prior.loadings)
 
     def odds(self, shape: Shape, reach: float) -> Odds:
-        """What patterns are worth at a shape, where pixels may change by so much."""
+        """The model of the losses of a shape's patterns, for a given mean change per pixel."""
         version = tuple(p._version for p in self.nets.patterns.parameters())
         return _odds(self.nets, shape, reach, version)
 

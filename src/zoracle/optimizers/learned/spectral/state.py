@@ -10,12 +10,12 @@ from zoracle.optimizers.base import Config, Positive, Share
 from zoracle.settings import Few, NonNegative, Size
 from zoracle.types import Key, Space
 
-#: What is asked for: a pattern, the middle of the ball, a probe of one frequency, a window.
+#: Kinds of queries: a pattern, the centre of the ball, a probe of one frequency, a window.
 PATTERN, MIDDLE, PROBE, WINDOW = 0, 1, 2, 3
 
 
 class SpectralSearchArchitecture(Config, frozen=True, kw_only=True):
-    """What the weights are made for.
+    """Settings that determine the shape of the weights.
 
     Attributes:
         hidden: hidden units of the networks.
@@ -32,17 +32,17 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     """Settings of a run of the spectral search.
 
     Attributes:
-        patterns: patterns asked for at the start, at most.
-        chance: patterns continue while one of them has at least this chance to succeed.
-        trust: weight of an answer about one pattern in the chances of others; 1 is the fitted model's own.
-        probe: size of a probe, in standard deviations of the coefficient that it is to tell.
-        noise: variance of an answer that the linear model leaves unexplained, as a share of what it explains.
-        forget: share of what is known of a coefficient that each step forgets, since gradients change.
+        patterns: maximum number of patterns queried at the start.
+        chance: patterns continue while one of them has at least this chance of success.
+        trust: weight of the answer for one pattern in the chances of others; 1 is the fitted model's own.
+        probe: size of a probe, in standard deviations of the probed coefficient.
+        noise: unexplained variance of an answer, as a share of the variance that the linear model explains.
+        forget: share of the information about a coefficient that each step discards, since gradients change.
         windows: windows that are weighed for each one that is asked; 0 asks for none.
         start: "learned", patterns by their learned chances; or "stripes", vertical ones of random colours once, as
             Square Attack begins. For ablations, as are the next two.
         spectrum: "learned"; or "flat", which gives every frequency the same variance.
-        rejected: whether answers about moves that were not kept correct the model too.
+        rejected: whether answers for rejected moves also correct the model.
     """
 
     patterns: Few = 12
@@ -91,7 +91,7 @@ class SpectralSearchState(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What was asked for."""
+    """The query of a step."""
 
     kind: Tensor
     """(B,) int64."""
