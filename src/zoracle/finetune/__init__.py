@@ -1,4 +1,4 @@
-"""Training with forward passes only, in place, at the memory of inference: MeZO, its successors, a learned method."""
+"""Training by forward passes only, in place, with the memory of inference: MeZO, its successors, a learned method."""
 
 from zoracle.finetune.ledger import Ledger
 from zoracle.finetune.methods import METHODS

@@ -1,7 +1,7 @@
-"""The learned controller: from what a run says of itself to the probe and the step of each tensor.
+"""The learned controller: maps statistics of a run to the probe and the step of each tensor.
 
-Its weights are shared by all tensors, as those of ZO-LSTM are by coordinates: QueryRNN and UpdateRNN by block. Here P
-runs are controlled at once, so that training and use go through the same code; use has P = 1.
+Its weights are shared by all tensors, as those of ZO-LSTM are by coordinates: a QueryRNN and UpdateRNN per block. P
+runs are controlled at once, so that training and use share the same code; use has P = 1.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 
 FEATURES = 14
 HIDDEN = 16
-#: Weights of the controller.
+#: Number of weights of the controller.
 SIZE = FEATURES * HIDDEN + HIDDEN + 2 * HIDDEN + 2
 
-_FAST = 0.1  # of running means
-_PROBE = 2.0**-4  # of a tensor's size, where the controller says nothing else
-_LONGEST = 4.0  # of a step, in probes
+_FAST = 0.1  # rate of running means
+_PROBE = 2.0**-4  # default probe, relative to a tensor's size
+_LONGEST = 4.0  # longest step, in probes
 
 
 class Signals(NamedTuple):
-    """What is known of P runs, (P,) float64 each."""
+    """Statistics of P runs, (P,) float64 each."""
 
     seen: Tensor
     """Steps."""
@@ -47,16 +47,16 @@ class Signals(NamedTuple):
 
 
 def begin(runs: int) -> Signals:
-    """Nothing is known."""
+    """Statistics before the first step."""
     zero = torch.zeros(runs, dtype=torch.float64)
     return Signals(zero, zero, zero, zero, zero, torch.full_like(zero, math.inf), zero, zero, torch.ones_like(zero))
 
 
 def observe(signals: Signals, here: Tensor, differences: Tensor) -> Signals:
-    """Take in a step.
+    """Update the statistics after a step.
 
     Args:
-        signals: before it.
+        signals: statistics before the step.
         here: losses (P,) at the iterate.
         differences: (P, q), f(w + p_j) - f(w); finite.
     """
@@ -77,7 +77,7 @@ def observe(signals: Signals, here: Tensor, differences: Tensor) -> Signals:
     known = Signals(seen, spread, bend, level, noise, signals.lowest, fall, signals.hoped, signals.damping)
     ready = seen >= 1 / _FAST
     lowest = torch.where(ready, torch.minimum(signals.lowest, level), signals.lowest)
-    # The running mean of ten losses strays by about a quarter of one loss's standard deviation.
+    # The running mean of ten losses deviates by about a quarter of one loss's standard deviation.
     risen = ready & (level > lowest + 3 * math.sqrt(_FAST / (2 - _FAST)) * noise.sqrt() + 1e-12)
     damping = torch.where(risen, signals.damping * 0.8, torch.clamp(signals.damping * 1.02, max=1.0))
     hoped = mean(signals.hoped, gain(known, q) * q * spread.sqrt() / 2)
@@ -85,10 +85,10 @@ def observe(signals: Signals, here: Tensor, differences: Tensor) -> Signals:
 
 
 def gain(signals: Signals, q: int) -> Tensor:
-    r"""The step along \sum_j c_j z_j with c_j the differences over their spread S, in units of the probe, (P,).
+    r"""The step along \sum_j c_j z_j, where c_j are the differences over their spread S, in units of the probe, (P,).
 
     With p = s z the probe and B = s^2 tr(H) / 2 the bend, the loss along it falls by a q S - a^2 q B, which is largest
-    at a = S / (2 B). B is not taken to be less than half of its own standard error, nor is the step longer than four
+    at a = S / (2 B). B is bounded below by half of its own standard error, and the step is limited to four
     probes.
     """
     spread = signals.spread.sqrt()
@@ -98,7 +98,7 @@ def gain(signals: Signals, q: int) -> Tensor:
 
 
 def described(shapes: Sequence[Sequence[int]]) -> Tensor:
-    """What is known of L tensors before the run, (L, 5) float64: size, kind, place."""
+    """Features of L tensors before the run, (L, 5) float64: size, kind, place."""
     rows = []
     for place, shape in enumerate(shapes):
         n = math.prod(shape)
@@ -113,13 +113,13 @@ def decide(
     """The probe and the step of each tensor.
 
     Args:
-        weights: of the controller, (P, SIZE).
-        signals: of the runs.
-        tensors: what :func:`described` gave, (L, 5).
+        weights: weights of the controller, (P, SIZE).
+        signals: statistics of the runs.
+        tensors: result of :func:`described`, (L, 5).
         sizes: root mean square of each tensor's weights, (P, L).
-        numbers: how many they are, (L,).
-        fans: inputs of a unit, (L,).
-        share: of the budget that is spent.
+        numbers: number of weights of each tensor, (L,).
+        fans: number of inputs per unit, (L,).
+        share: spent share of the budget.
 
     Returns:
         Radii (P, L), powers of two, and factors of the steps (P, L).
@@ -141,7 +141,7 @@ def decide(
     features = torch.cat((features, ones), 2)
     hidden = torch.tanh(features @ first.view(runs, FEATURES, HIDDEN) + bias.unsqueeze(1))
     out = hidden @ second.view(runs, HIDDEN, 2) + last.unsqueeze(1)
-    # Rounded, so that the last bits of a norm or a loss change neither.
+    # Rounded, so that the last bits of a norm or a loss do not change the result.
     radius = torch.exp2(((unit * _PROBE).log2() + 2 * out[..., 0]).round().clamp(-20, 4))
     factor = torch.exp2(torch.round(16 * (2 * out[..., 1]).clamp(-6, 4)) / 16)
     return radius, factor * signals.damping.unsqueeze(1)

@@ -18,7 +18,7 @@ def load(path: Path) -> Tensor:
     """The weights of a controller, (SIZE,).
 
     Raises:
-        CheckpointError: the file is none of ours, or holds something else than SIZE finite numbers.
+        CheckpointError: the file is not a controller of zoracle, or does not hold SIZE finite numbers.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT or "weights" not in tensors:

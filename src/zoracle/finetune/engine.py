@@ -1,4 +1,4 @@
-"""Walks the weights of a model along directions that are never stored, and puts them back bit for bit."""
+"""Moves the weights of a model along directions that are never stored, and restores them bit for bit."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from zoracle.finetune.methods.base import Method, Probe, ProbeLosses
 from zoracle.finetune.noise import BLOCK, Draw, uniforms
 from zoracle.finetune.tensors import Slot, snap
 
-_ROUNDING = 7  # stream of the draws that round updates
-#: Bits of float32 that a half-precision type does not have.
+_ROUNDING = 7  # stream of the draws for rounding updates
+#: Bits of float32 that half-precision types lack.
 _DROPPED = {torch.float16: 13, torch.bfloat16: 16}
 
 
 class Engine:
-    """Where the weights stand: at the iterate, or beside it at a probe.
+    """Tracks the position of the weights: at the iterate, or at a probe beside it.
 
     Args:
         slots: the tensors.
-        method: says how far and along what they move.
+        method: determines the directions and distances.
     """
 
     def __init__(self, slots: Sequence[Slot], method: Method) -> None:
@@ -28,12 +28,12 @@ class Engine:
         self.method = method
         self.at: Probe | None = None
         """The probe that the weights stand at; None at the iterate."""
-        # Taken once: what is taken and given back between two forward passes breaks up the heap, which then grows.
+        # Allocated once: allocating and freeing between forward passes would fragment the heap, which then grows.
         kinds = {(slot.parameter.dtype, slot.parameter.device) for slot in slots}
         self._room = {kind: torch.empty(BLOCK, dtype=kind[0], device=kind[1]) for kind in kinds}
 
     def settle(self) -> None:
-        """Put weights that were changed by others, or never seen before, onto the grid of exact steps."""
+        """Round weights that are new, or were changed from outside, to the grid of exact steps."""
         for slot in self.slots:
             reach = self.method.reach(slot)
             if slot.reach == reach and slot.version == slot.parameter._version:
@@ -44,23 +44,23 @@ class Engine:
             slot.reach, slot.version = reach, slot.parameter._version
 
     def _scratch(self, slot: Slot, count: int) -> torch.Tensor:
-        """Memory for so many numbers of a tensor's type."""
+        """Memory for this many elements of a tensor's type."""
         return self._room[slot.parameter.dtype, slot.parameter.device][:count]
 
     def prepare(self, seed: int, step: int) -> None:
-        """Begin a step at the iterate: the grid, and what the method derives from the weights there."""
+        """Begin a step at the iterate: round to the grid, and let the method prepare from the weights there."""
         self.settle()
         for slot in self.slots:
             self.method.prepare(slot, seed, step)
 
     def go(self, probe: Probe | None, seed: int, step: int) -> None:
-        """Move the weights from where they stand to a probe, or back to the iterate, block by block."""
+        """Move the weights from their current position to a probe, or back to the iterate, block by block."""
         there = None if probe is None or probe.side == 0 else probe
         if there == self.at:
             return
         leave, self.at = self.at, there
-        # Each sum is exact because it begins and ends at numbers on the grid: from one side of a direction to the
-        # other it is one sum, else it goes by way of the iterate.
+        # Each sum is exact because it starts and ends on the grid: moving from one side of a direction to the
+        # other takes one sum; any other move goes through the iterate.
         legs: dict[int, int] = {}
         for probe, sign in ((leave, -1), (there, 1)):
             if probe is not None:
@@ -75,10 +75,10 @@ class Engine:
             slot.version = slot.parameter._version
 
     def finish(self, probed: ProbeLosses) -> None:
-        """Move the iterate by the method's step, from wherever the weights stand.
+        """Apply the method's step to the iterate, wherever the weights currently are.
 
         In half precision most steps are smaller than the spacing of the weights; they are rounded up or down at random
-        so that they add up on average, by draws that a replay makes again.
+        so that they add up on average, with draws that a replay repeats.
         """
         leave, self.at = self.at, None
         for slot in self.slots:

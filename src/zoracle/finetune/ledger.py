@@ -1,7 +1,7 @@
-"""The log of a training: its start, then the losses of each step. As directions are keyed by a seed, it is all of it.
+"""The log of a training: its start, then the losses of each step. With directions keyed by a seed, it is complete.
 
-A file of JSON lines, some tens of bytes per step, each with a checksum of everything up to it. A line that a crash cut
-off is dropped with a warning when the file is read; any other damage is refused.
+A file of JSON lines, some tens of bytes per step, each with a checksum of everything up to it. A line cut off by a
+crash is dropped with a warning when the file is read; any other damage raises an error.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Ledger:
     """A log file that belongs to one training.
 
     Args:
-        path: made with the header where it does not exist.
-        header: JSON values; what the training is.
+        path: the file; created with the header if it does not exist.
+        header: JSON values that identify the training.
 
     Raises:
-        CheckpointError: the file belongs to another training, or is none of ours.
+        CheckpointError: the file belongs to another training, or is not a log of zoracle.
         InputError: it cannot be written.
     """
 
@@ -70,7 +70,7 @@ class Ledger:
         data, check = _sealed(line, self._check)
         try:
             with os.fdopen(open_owned(self.path), "r+b") as file:
-                file.seek(self._whole)  # over what a crash cut off
+                file.seek(self._whole)  # overwrites a line cut off by a crash
                 file.write(data)
                 file.truncate()
                 file.flush()
@@ -84,10 +84,10 @@ class Ledger:
 
 
 def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int, int]:
-    """The header, the steps, the length in bytes of what is whole, and its checksum.
+    """The header, the steps, the length in bytes of the intact part, and its checksum.
 
     Raises:
-        CheckpointError: the file is missing, or none of ours, or of a newer version.
+        CheckpointError: the file is missing, is not a log of zoracle, or is of a newer version.
     """
     try:
         data = Path(path).read_bytes()
@@ -131,7 +131,7 @@ def read(path: Path | str) -> tuple[dict[str, Any], list[Entry], int, int]:
 
 
 def _sealed(record: dict[str, Any], before: int) -> tuple[bytes, int]:
-    """A line that ends with a checksum (CRC-32) of it and of all lines before, and the checksum."""
+    """A line that ends with a checksum (CRC-32) of itself and all lines before, and the checksum."""
     body = json.dumps(record, separators=(",", ":")).encode()
     check = zlib.crc32(body, before)
     return body[:-1] + b',"check":%d}\n' % check, check
@@ -147,10 +147,10 @@ def _unsealed(line: bytes, before: int) -> tuple[dict[str, Any], int]:
 
 
 def checked(entries: Sequence[Entry], probes: int, groups: int, path: Path | str) -> None:
-    """Refuse steps that do not fit a training.
+    """Raise an error for steps that do not fit a training.
 
     Raises:
-        CheckpointError: a step has another number of losses or of groups of parameters.
+        CheckpointError: a step has a different number of losses or of parameter groups.
     """
     for number, entry in enumerate(entries):
         if len(entry.losses) != probes or len(entry.groups) != groups:

@@ -1,4 +1,4 @@
-"""Trains the controller: evolution on small networks that learn by forward passes, many runs at once."""
+"""Training of the controller: evolution strategies over small networks trained by forward passes, many runs at once."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How a controller is trained.
 
     Attributes:
-        updates: of the controller's weights.
-        pairs: controllers moved up and down, compared in each update.
-        sigma: by how much they are moved.
-        lr: step size of Adam, falling to a tenth.
-        steps: shortest and longest run.
+        updates: number of updates of the controller's weights.
+        pairs: number of antithetic pairs of perturbed controllers per update.
+        sigma: standard deviation of the perturbations.
+        lr: step size of Adam, which falls to a tenth.
+        steps: length of the shortest and of the longest run.
         num_directions: q of the runs.
         seed: keys everything.
         validate_every: updates between two validations.
@@ -54,9 +54,9 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
     """Log of final / initial loss of P runs by P controllers, (P,): same start, batches and directions for all.
 
     Args:
-        weights: of the controllers, (P, SIZE).
+        weights: weights of the controllers, (P, SIZE).
         net: the problem.
-        steps: of each.
+        steps: number of steps of each run.
         q: directions per step.
         seed: keys batches and directions.
     """
@@ -103,7 +103,7 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
 
 
 class Trained(NamedTuple):
-    """What a training gave."""
+    """The result of a training."""
 
     weights: Tensor
     validated: float
@@ -124,15 +124,15 @@ def validate(weights: Tensor, recipe: Recipe) -> float:
 
 
 def train(recipe: Recipe, folder: Path, tell: Callable[[str], None] = lambda line: None) -> Trained:
-    """Train a controller, or continue with it: the folder has a checkpoint after each validation.
+    """Train a controller, or resume its training: the folder gets a checkpoint after each validation.
 
     Args:
-        recipe: how.
-        folder: of checkpoint and result.
-        tell: is told a line after each validation.
+        recipe: settings of the training.
+        folder: folder of the checkpoint and the result.
+        tell: called with a line of text after each validation.
 
     Raises:
-        CheckpointError: the folder holds another training.
+        CheckpointError: the folder holds a different training.
     """
     path = folder / "training.safetensors"
     about = msgspec.to_builtins(recipe, str_keys=True) | {"minutes": None}
@@ -177,7 +177,7 @@ def train(recipe: Recipe, folder: Path, tell: Callable[[str], None] = lambda lin
 
 
 def _slope(weights: Tensor, recipe: Recipe, update: int) -> Tensor:
-    """The slope of the mean score, from pairs of controllers on one problem, by ranks (Salimans et al., 2017)."""
+    """The gradient estimate of the mean score from ranked pairs on one problem (Salimans et al., 2017)."""
     g = keyed.generator(recipe.seed, 2, update)
     noise = torch.randn((recipe.pairs, SIZE), generator=g, dtype=torch.float64)
     tried = weights + recipe.sigma * torch.cat((noise, -noise))
@@ -192,7 +192,7 @@ def _slope(weights: Tensor, recipe: Recipe, update: int) -> Tensor:
 
 
 def _start(seed: int) -> Tensor:
-    """Weights that say nothing but to step half as far: the last layer is zero, but for one bias."""
+    """Initial weights, which halve the step and nothing else: the last layer is zero except for one bias."""
     g = keyed.generator(seed, 5)
     first = torch.randn(FEATURES * HIDDEN, generator=g, dtype=torch.float64) * FEATURES**-0.5
     rest = torch.zeros(SIZE - FEATURES * HIDDEN, dtype=torch.float64)

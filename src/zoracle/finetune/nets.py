@@ -1,4 +1,4 @@
-"""Small networks and data that the controller is trained and validated on, drawn by number."""
+"""Small networks and data for training and validating the controller, drawn by number."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from zoracle.tasks.digits import read_digits
 _SPLITS = {"train": 0, "valid": 1}
 Draws = Callable[[int, int], int]
 """From the lowest and the highest to an integer."""
-_WHOLE = 256  # samples that a run's first and last loss are measured on
+_WHOLE = 256  # samples for measuring a run's first and last loss
 
 
 class Net(NamedTuple):
-    """A network that is to learn something."""
+    """A network with a training problem."""
 
     module: nn.Module
     inputs: Tensor
@@ -33,7 +33,7 @@ class Net(NamedTuple):
         return self.inputs[chosen], self.labels[chosen]
 
     def whole(self) -> tuple[Tensor, Tensor]:
-        """What losses are measured on."""
+        """The samples for measuring losses."""
         return self.inputs[:_WHOLE], self.labels[:_WHOLE]
 
 
@@ -82,9 +82,9 @@ class Reader(nn.Module):
 
 
 def problem(split: str, number: int, seed: int) -> Net:
-    """A problem by number: a network of some kind and width, its data, and for two of three a training before.
+    """A problem by number: a network of some kind and width, its data, and for two in three a pretraining.
 
-    Those that were trained before are fine-tuned: on the same inputs with classes renamed in part.
+    Pretrained networks are fine-tuned on the same inputs with some of the classes renamed.
     """
     g = keyed.generator(seed, 11, _SPLITS[split], number)
 
@@ -101,7 +101,7 @@ def problem(split: str, number: int, seed: int) -> Net:
     else:
         tokens, length, classes = draw(8, 32), draw(8, 16), draw(2, 4)
         inputs = torch.randint(tokens, (1024, length), generator=g)
-        # The class is that of which group of tokens there are most of.
+        # The class is the most frequent group of tokens.
         groups = torch.randint(classes, (tokens,), generator=g)
         targets = nn.functional.one_hot(groups[inputs], classes).sum(1).argmax(1)
         module = _drawn(lambda: Reader(tokens, length, 2 * draw(4, 16), draw(1, 2), classes, bool(draw(0, 1))), own)
@@ -118,7 +118,7 @@ def problem(split: str, number: int, seed: int) -> Net:
 
 
 def _drawn(make: Callable[[], nn.Module], g: torch.Generator) -> nn.Module:
-    """A network with torch's own initial weights, but of a generator that is given."""
+    """A network with torch's own initial weights, drawn from the given generator."""
     with torch.device("meta"):  # where making it draws nothing
         module = make()
     module = module.to_empty(device="cpu")

@@ -1,7 +1,7 @@
 """Random numbers that are never stored: a hash of a key and a counter, the same on every device.
 
-Word i of a key is output i of SplitMix64 (Steele, Lea and Flood, 2014) from that key. Any stretch of the words is made
-on its own, in any order, from integer operations alone, so that a direction is the same on the CPU and on a GPU.
+Word i of a key is output i of SplitMix64 (Steele, Lea and Flood, 2014) from that key. Any range of words is computed
+independently, in any order, by integer operations alone, so a direction is the same on the CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoracle import keyed
 
-#: Elements of a tensor that are handled at a time: what all scratch memory is a small multiple of.
+#: Elements of a tensor processed at a time; all scratch memory is a small multiple of this.
 BLOCK = 1 << 17
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number, like the next two
@@ -27,7 +27,7 @@ _KEPT = 32  # stretches: those of the directions that a step goes along block by
 
 
 class Draw(NamedTuple):
-    """What the randomness of a direction is keyed by."""
+    """The key of a direction's randomness."""
 
     seed: int
     step: int
@@ -40,7 +40,7 @@ class Draw(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _key(*words: int) -> int:
-    """A direction is gone along several times a step, and mixing costs as much as moving a small tensor."""
+    """The key, cached: a step uses a direction several times, and mixing costs as much as moving a small tensor."""
     key = keyed.mix(*words) << 32 | keyed.mix(*words, 1)
     return key - (1 << 64) if key >> 63 else key
 
@@ -53,7 +53,7 @@ def words(key: int, first: int, count: int, device: torch.device | str = "cpu", 
         first: of the words.
         count: how many.
         device: where.
-        ramp: what :func:`counters` gave for count or more, where it is at hand.
+        ramp: result of :func:`counters` for count or more, if available.
     """
     offset = (key + first * _GOLDEN) & ((1 << 64) - 1)
     x = (counters(count, device) if ramp is None else ramp[:count]).add(offset - ((offset >> 63) << 64))
@@ -75,9 +75,9 @@ def counters(count: int, device: torch.device | str) -> Tensor:
 class Signs:
     """A key's signs: each element 1 or -1 with equal chance.
 
-    The block that was made last is kept, since a step takes back a direction and moves along it in one go. It is
-    overwritten by the next call: memory that is taken and given back a thousand times per step costs as much as the
-    numbers in it.
+    The last block is cached, since a step undoes a direction and moves along it in succession. It is
+    overwritten by the next call: allocating and freeing memory a thousand times per step costs as much as computing the
+    numbers.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Signs:
         self._ramp: dict[torch.device, Tensor] = {}
 
     def block(self, key: int, first: int, count: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Elements first .. first + count - 1, (count,); only to be read.
+        """Elements first .. first + count - 1, (count,); read-only.
 
         Args:
             key: of the tensor.
@@ -106,7 +106,7 @@ class Signs:
         shifts, room = self._room[dtype, device]
         columns = -(-count // kind.bits)
         bits = self._words(key, first, size, device).view(kind.dtype)[:columns]
-        # One bit of a word is one sign: row k of the block has bit k of all words in the place of the sign bit.
+        # One bit of a word is one sign: row k of the block has bit k of all words as its sign bit.
         made = room[: columns * kind.bits]
         torch.bitwise_left_shift(bits, shifts, out=made.view(kind.bits, columns))
         made.bitwise_and_(kind.sign).bitwise_or_(kind.one)
@@ -114,7 +114,7 @@ class Signs:
         return self._last[1]
 
     def _words(self, key: int, first: int, size: int, device: torch.device) -> Tensor:
-        """The words of a block and of those behind it: many at a time take little longer than one."""
+        """The words of a block and of those after it: computing many at a time takes little longer than one."""
         start = first // _STRETCH * _STRETCH
         about = (key, start, size, device)
         found = self._stretches.get(about)
@@ -145,7 +145,7 @@ def normals(key: int, first: int, count: int, device: torch.device | str) -> Ten
     """
     pairs = -(-count // 2)
     bits = words(key, first // 2, pairs, device).view(torch.int32)
-    # 24 bits each: u is in (0, 1], so that its logarithm is finite.
+    # 24 bits each: u is in (0, 1], so its logarithm is finite.
     u = (bits >> 8).float().add_(2.0**23 + 1).mul_(2.0**-24)
     radius = u[:pairs].log_().mul_(-2.0).sqrt_()
     angle = u[pairs:].mul_(2 * math.pi)

@@ -1,4 +1,4 @@
-"""Training by calling the loss only, at the memory of inference."""
+"""Training by forward passes only, with the memory of inference."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from zoracle.finetune.methods.base import Probe, ProbeLosses
 from zoracle.finetune.ranks import Ranks
 from zoracle.finetune.tensors import fingerprint, slots
 
-_STATE = "zoracle"  # key of the state that belongs to all parameters together
+_STATE = "zoracle"  # key of the state shared by all parameters
 
 
 class ZerothOrder(torch.optim.Optimizer):
-    r"""Trains by calling the loss only, in place: no backward pass, no copy of the weights, no stored direction.
+    r"""Train by forward passes only, in place: no backward pass, no copy of the weights, no stored direction.
 
-    A step moves the weights along a random direction, calls the closure, moves them back or to the other side, and at
-    the end by what the losses say. Each direction is made again whenever it is needed, block by block, from (seed,
+    A step moves the weights along a random direction, calls the closure, moves them back or to the other side, and
+    finally updates them from the losses. Each direction is regenerated when needed, block by block, from (seed,
     step, direction, tensor)::
 
         optimizer = ZerothOrder(model.parameters(), "mezo", lr=1e-6)
@@ -37,8 +37,8 @@ class ZerothOrder(torch.optim.Optimizer):
     (:func:`~zoracle.finetune.tensors.snap`). In half precision, steps smaller than the spacing are rounded at random.
 
     All calls of a step should see the same batch and the same dropout masks: fetch the batch outside the closure, and
-    put the model into ``eval()`` mode. A closure may sum over micro-batches, and may return what has no gradient: an
-    accuracy, a score.
+    put the model into ``eval()`` mode. A closure may sum over micro-batches, and may return a value without gradient,
+    such as an accuracy.
 
     ``param_groups[i]["lr"]`` and ``["weight_decay"]`` are honoured, so that learning-rate schedulers work.
 
@@ -47,13 +47,13 @@ class ZerothOrder(torch.optim.Optimizer):
         method: a name in :data:`zoracle.finetune.methods.METHODS`.
         seed: keys the directions.
         weight_decay: share of the weights, times ``lr``, that a step takes off them.
-        ledger: a file for the log of the training. Where it exists, the training in it is done again from the losses in
-            it, without calls of the closure, and continues from there.
-        ranks: how the processes of ``torch.distributed`` share a step; by default each has its own part of a batch.
+        ledger: a file for the log of the training. If it exists, the logged training is replayed from its losses,
+            without calls of the closure, and continues from there.
+        ranks: how the processes of ``torch.distributed`` share a step; by default each has its own part of the batch.
         settings: settings of the method (``mu=1e-3, num_directions=2``).
 
     Raises:
-        InputError: what was given cannot be used.
+        InputError: an argument is invalid.
         CheckpointError: the ledger belongs to another training.
 
     Examples:
@@ -76,7 +76,7 @@ class ZerothOrder(torch.optim.Optimizer):
         ranks: Ranks | None = None,
         **settings: Any,
     ) -> None:
-        self._engine: Engine | None = None  # a group may be added as long as there is none
+        self._engine: Engine | None = None  # groups may be added while it is None
         self.method = make(method, **settings)
         if not 0 <= weight_decay < float("inf"):
             raise InputError(f"weight_decay is {weight_decay}; expected 0 or more")
@@ -102,7 +102,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
     @property
     def forwards_per_step(self) -> int:
-        """Calls of the closure that a step takes, all processes together."""
+        """Calls of the closure per step, over all processes."""
         return len(self.method.probes)
 
     @torch.no_grad()
@@ -111,7 +111,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
         Args:
             closure: returns the loss of the model as it is, one number. It is called under ``no_grad``. One that is NaN
-                or infinite says nothing about its direction; where no direction is left, nothing moves. Where it
+                or infinite is ignored along with its direction; if no direction is left, nothing moves. If it
                 raises, the weights are put back.
 
         Returns:
@@ -129,7 +129,7 @@ class ZerothOrder(torch.optim.Optimizer):
         def evaluate(probe: Probe) -> float:
             engine.go(probe, self.seed, self.steps)
             if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-                torch.clear_autocast_cache()  # of weights as they were
+                torch.clear_autocast_cache()  # it holds casts of the weights before this move
             self.forwards += 1
             return number(closure())
 
@@ -143,21 +143,21 @@ class ZerothOrder(torch.optim.Optimizer):
         return torch.tensor(self._take(losses), dtype=torch.float64)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, which only the constructor can: a direction is one of all parameters together.
+        """Add parameters; permitted only within the constructor, since a direction spans all parameters.
 
         Raises:
-            InputError: it is called later.
+            InputError: it is called after construction.
         """
         if self._engine is not None:
             raise InputError("parameters cannot be added to an existing ZerothOrder; create a new one with all of them")
-        # Without the wrapper, whose first call loads a compiler that is not used here: tens of MiB.
+        # Bypasses the wrapper, whose first call loads a compiler that is not used here: tens of MiB.
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the state dict of such an optimizer was taken. Parameters are not in it, as in ``torch.optim``.
+        """Continue from the state dict of such an optimizer. It does not hold the parameters, as in ``torch.optim``.
 
         Raises:
-            CheckpointError: it is of another method or seed.
+            CheckpointError: it belongs to another method or seed.
         """
         kept = state_dict.get("state", {}).get(_STATE)
         name = type(self.method).__name__
@@ -167,7 +167,7 @@ class ZerothOrder(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         everything = [p for group in self.param_groups for p in group["params"]]
         for index, parameter in enumerate(everything):
-            # The base class casts to the parameter's type, which masks and float32 means do not survive.
+            # The base class would cast to the parameter's type, which destroys masks and float32 means.
             own = state_dict["state"].get(index, {})
             self.state[parameter] = {key: value.to(parameter.device).clone() for key, value in own.items()}
         for slot in self._slots:
@@ -179,7 +179,7 @@ class ZerothOrder(torch.optim.Optimizer):
         self._publish()
 
     def _take(self, losses: tuple[float, ...]) -> float:
-        """Move by what the losses say, from wherever the weights stand."""
+        """Update the weights from the losses, wherever the weights currently are."""
         assert self._engine is not None
         probed = ProbeLosses(self.seed, self.steps, losses)
         if self.method.usable(probed):
@@ -194,7 +194,7 @@ class ZerothOrder(torch.optim.Optimizer):
         return self.method.loss(probed)
 
     def _open(self, method: str, path: Path | str | None, start: str) -> None:
-        """Begin a ledger, or do again what is in it."""
+        """Begin a ledger, or replay an existing one."""
         entries: list[Entry] = []
         if path is not None and self._ranks.rank == 0:
             header = {
@@ -216,7 +216,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _replay(self, entry: Entry) -> None:
-        """One step by losses that are known."""
+        """One step from known losses."""
         assert self._engine is not None
         for group, (lr, decay) in zip(self.param_groups, entry.groups, strict=True):
             group["lr"], group["weight_decay"] = lr, decay
@@ -227,12 +227,12 @@ class ZerothOrder(torch.optim.Optimizer):
         return tuple((float(group["lr"]), float(group.get("weight_decay", 0.0))) for group in self.param_groups)
 
     def _groups_of_slots(self) -> list[dict[str, Any]]:
-        """The group of each slot, among the groups that are there now."""
+        """The current group of each slot."""
         owner = {id(p): group for group in self.param_groups for p in group["params"]}
         return [owner[id(slot.parameter)] for slot in self._slots]
 
     def _publish(self) -> None:
-        """Keep what belongs to all parameters where torch.optim's ``state_dict`` finds it."""
+        """Store the shared state where torch.optim's ``state_dict`` finds it."""
         self.state[_STATE] = {  # type: ignore[index]
             "method": type(self.method).__name__,
             "seed": self.seed,
@@ -243,17 +243,17 @@ class ZerothOrder(torch.optim.Optimizer):
 
 
 def replay(ledger: Path | str, params: Any) -> ZerothOrder:
-    """Do a training again from its log alone: no closure is called, and the weights are the same bit for bit.
+    """Replay a training from its log alone: no closure is called, and the weights are identical bit for bit.
 
     Args:
         ledger: the file.
-        params: parameters with the weights that the training began with, in the same groups.
+        params: parameters with the initial weights of the training, in the same groups.
 
     Returns:
-        The optimizer as it was after the last step; it writes no log.
+        The optimizer after the last step; it writes no log.
 
     Raises:
-        CheckpointError: the file is none of ours, or the parameters are not those that the training began with.
+        CheckpointError: the file is not a log of zoracle, or the parameters are not those at its start.
     """
     header = read(ledger)[0]
     optimizer = ZerothOrder(params, header["method"], seed=header["seed"], ledger=ledger, **header["settings"])
@@ -262,10 +262,10 @@ def replay(ledger: Path | str, params: Any) -> ZerothOrder:
 
 
 def number(loss: Any) -> float:
-    """What a closure returned, as a number.
+    """The return value of a closure, as a number.
 
     Raises:
-        InputError: it is not one.
+        InputError: it is not a number.
     """
     if isinstance(loss, Tensor) and (loss.numel() != 1 or loss.is_complex()):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Several processes on one training: each knows the seed, so that only losses are exchanged."""
+"""Several processes on one training: all know the seed, so only losses are exchanged."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Share = Literal["data", "directions"]
 
 
 class Ranks(Group):
-    """The processes of a group of ``torch.distributed``, or this one alone where none was initialised.
+    """The processes of a group of ``torch.distributed``, or this one alone if none was initialised.
 
     Args:
         share: what is divided. "data": each process evaluates all probes on its own part of the batch, and losses are
             averaged. "directions": each evaluates some of the probes, on the same batch.
-        group: of ``torch.distributed``; None uses the default one.
+        group: a group of ``torch.distributed``; None uses the default group.
     """
 
     def __init__(self, share: Share = "data", group: dist.ProcessGroup | None = None) -> None:
@@ -32,7 +32,7 @@ class Ranks(Group):
         self.share = share
 
     def measure(self, probes: Sequence[Probe], evaluate: Callable[[Probe], float]) -> tuple[float, ...]:
-        """The loss at each probe, the same numbers in every process; NaN where it is not finite in one of them."""
+        """The loss at each probe, identical in every process; NaN if it is not finite in one of them."""
         own = range(len(probes)) if self.share == "data" else range(self.rank, len(probes), self.size)
         losses = torch.zeros(len(probes), dtype=torch.float64)
         for i in own:
@@ -44,7 +44,7 @@ class Ranks(Group):
         return tuple(losses.tolist())
 
     def agree(self, values: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-        """Rows of numbers as the first process has them; the others' own are ignored."""
+        """Rows of numbers of the first process; those of the others are ignored."""
         if self.size == 1:
             return [tuple(row) for row in values]
         width = self.first(torch.tensor([len(values), len(values[0]) if values else 0], dtype=torch.int64))
@@ -55,10 +55,10 @@ class Ranks(Group):
         return [tuple(row) for row in self.first(table).tolist()]
 
     def check_same(self, digest: str) -> None:
-        """Refuse to begin where processes have other weights.
+        """Raise an error if processes have different weights.
 
         Raises:
-            InputError: one of them has.
+            InputError: the weights of a process differ.
         """
         if self.size == 1:
             return

@@ -1,4 +1,4 @@
-"""The tensors that a training moves, each once, as flat blocks, and the grid on which moving them is exact."""
+"""The trained tensors, each once, as flat blocks, and the grid on which perturbing them is exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoracle.finetune.noise import BLOCK, DTYPES
 
 @dataclass
 class Slot:
-    """A tensor that moves."""
+    """A trained tensor."""
 
     index: int
     """Its place among them; keys its noise."""
@@ -35,11 +35,11 @@ class Slot:
 
     @property
     def size(self) -> int:
-        """Numbers in it."""
+        """Number of elements."""
         return self.parameter.numel()
 
     def flat(self) -> Tensor:
-        """Its numbers (n,) in the order in which they lie in memory; writing into them writes into the parameter."""
+        """Its elements (n,) in memory order; writing into them writes into the parameter."""
         p = self.parameter.detach()
         return p.view(-1) if p.is_contiguous() else p.as_strided((p.numel(),), (1,), p.storage_offset())
 
@@ -50,14 +50,14 @@ class Slot:
 
 
 def slots(groups: Iterable[dict[str, Any]], state: Any) -> list[Slot]:
-    """The tensors of parameter groups that require gradients, each once however many names or views it has.
+    """The tensors of parameter groups that require gradients, each once, however many names or views it has.
 
     Args:
-        groups: of ``torch.optim``.
-        state: of ``torch.optim``: a dict for each parameter.
+        groups: parameter groups as in ``torch.optim``.
+        state: state as in ``torch.optim``: a dict for each parameter.
 
     Raises:
-        InputError: a tensor is of a type that does not move, or does not fill its memory, or there is none.
+        InputError: a tensor has an unsupported type or does not fill its memory, or there is no tensor.
     """
     found: list[Slot] = []
     seen: set[tuple[int, int]] = set()
@@ -86,7 +86,7 @@ def slots(groups: Iterable[dict[str, Any]], state: Any) -> list[Slot]:
 
 
 def _dense(tensor: Tensor) -> bool:
-    """Whether the numbers fill a stretch of memory, in whatever order of dimensions."""
+    """Whether the elements fill a contiguous range of memory, in any order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected:
@@ -96,22 +96,22 @@ def _dense(tensor: Tensor) -> bool:
 
 
 def snap(weights: Tensor, reach: float, room: Tensor | None = None) -> None:
-    r"""Put weights onto the grid on which moving them by up to the reach and back is exact, in place.
+    r"""Round weights, in place, to the grid on which moving them by up to the reach and back is exact.
 
-    A sum is rounded to the spacing of floating-point numbers at its size, and what is rounded away cannot come back.
+    A sum is rounded to the spacing of floating-point numbers at its size, and the lost part cannot be recovered.
     With r the reach, w is replaced by
 
     sign(w) ((|w| + r) - r),
 
     each operation rounded: a multiple of the spacing at |w| + r. Then w + p is exact for any p that is a multiple of
     this spacing with |p| <= r, and so is (w + p) - p = w. Where r is less than the spacing, w + r is rounded to w, and
-    (w + r) - r = w as well. What is on the grid stays as it is; what is not moves by at most half a spacing, which is
+    (w + r) - r = w as well. Weights on the grid do not change; others move by at most half a spacing, which is
     2^-24 (r + |w|) in float32.
 
     Args:
         weights: (n,) of one floating-point type.
         reach: a power of two.
-        room: (n,) of the same type, which is overwritten; None uses new memory.
+        room: (n,) scratch memory of the same type, overwritten; None allocates it.
     """
     toward = torch.sign(weights, out=room) if room is not None else weights.sign()
     weights.add_(toward, alpha=reach).sub_(toward, alpha=reach)
@@ -132,12 +132,12 @@ def power_of_two(value: float) -> float:
 
 
 def nearest_power_of_two(value: float) -> float:
-    """The power of two that is nearest in ratio."""
+    """The power of two with the nearest ratio."""
     return math.ldexp(1.0, round(math.log2(value)))
 
 
 def fingerprint(tensors: Iterable[Slot]) -> str:
-    """A hash of all weights, in hexadecimal: what a log starts from."""
+    """A hash of all weights, in hexadecimal, which identifies the start of a log."""
     digest = hashlib.blake2b(digest_size=16)
     for slot in tensors:
         flat = slot.flat()

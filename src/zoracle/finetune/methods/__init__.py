@@ -33,11 +33,11 @@ def make(name: str, **settings: Any) -> Method:
     """A method by name.
 
     Args:
-        name: see METHODS.
+        name: a key of METHODS.
         settings: its settings.
 
     Raises:
-        InputError: nothing has this name, or a setting is unknown or out of range.
+        InputError: the name is unknown, or a setting is unknown or out of range.
     """
     if name not in METHODS:
         close = get_close_matches(name, METHODS, 1)

@@ -19,7 +19,7 @@ class AdamConfig(MeZOConfig, frozen=True, kw_only=True):
         lr: step size.
         beta1: decay of the running mean of the estimates.
         beta2: decay of the running mean of their squares.
-        eps: added to the root of the latter.
+        eps: added to the root of that second running mean.
     """
 
     lr: Positive = 1e-4

@@ -1,4 +1,4 @@
-"""What a method of forward-only training is."""
+"""The interface of methods for forward-only training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Directions = Annotated[int, msgspec.Meta(ge=1)]
 Block = Callable[[int, int], Tensor]
 """From the start and length of a block of a tensor to numbers (length,)."""
 
-#: The smallest smoothing radius of a type: in float16 smaller ones meet numbers that are rounded more coarsely.
+#: The smallest smoothing radius of a type: below it, float16 numbers are rounded more coarsely.
 _LEAST = {torch.float16: 2.0**-14}
 
 
 class Move(NamedTuple):
-    """What weights move by: numbers, block by block, times a scale."""
+    """A change of the weights: numbers, block by block, times a scale."""
 
     block: Block
     """What it returns is only to be read."""
@@ -45,7 +45,7 @@ ITERATE = Probe(-1, 0)
 
 
 class ProbeLosses(NamedTuple):
-    """The losses of a step's probes, and what its directions are keyed by."""
+    """The losses of a step's probes, and the key of its directions."""
 
     seed: int
     step: int
@@ -54,11 +54,11 @@ class ProbeLosses(NamedTuple):
 
 
 class MethodConfig(Config, frozen=True, kw_only=True):
-    """Settings that all methods have.
+    """Settings common to all methods.
 
     Attributes:
         lr: step size.
-        mu: smoothing radius, by how much each weight is moved to probe; rounded to a power of two.
+        mu: smoothing radius, the distance by which a probe moves each weight; rounded to a power of two.
     """
 
     lr: Positive = 1e-6
@@ -66,14 +66,14 @@ class MethodConfig(Config, frozen=True, kw_only=True):
 
 
 class Method(ABC):
-    """How the loss is probed, and how the weights move by what it says.
+    """Determines where the loss is probed, and how the weights are updated from the losses.
 
     A subclass sets ``Config`` and writes :attr:`probes`, :meth:`usable` and :meth:`mover`. Directions are signs, 1 or
-    -1 with equal chance for each weight (Spall, 1992; their estimate has less variance than a Gaussian one), where it
-    says nothing else.
+    -1 with equal chance for each weight (Spall, 1992; their estimate has less variance than a Gaussian one), unless it
+    overrides this.
 
     Args:
-        config: settings; the defaults where left out.
+        config: settings; None uses the defaults.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -102,24 +102,24 @@ class Method(ABC):
         return _LEAST.get(slot.parameter.dtype, 0.0)
 
     def reach(self, slot: Slot) -> float:
-        """By how much a probe moves each number of a tensor at most: a power of two, and exactly that for signs."""
+        """The largest change of an element of a tensor by a probe: a power of two, attained exactly for signs."""
         return self.mu(slot)
 
     def begin(self, slots: Sequence[Slot]) -> None:  # noqa: B027 - does nothing where a method keeps nothing
-        """What has to be known of all tensors before the first step."""
+        """Prepare from all tensors before the first step."""
 
     def before(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
-        """What is taken in of a step before the tensors move."""
+        """Process the losses of a step before the tensors move."""
 
     def next_reach(self, slot: Slot, probed: ProbeLosses) -> float:
         """The reach of the step after this one."""
         return self.reach(slot)
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:  # noqa: B027 - does nothing where a method keeps nothing
-        """What has to be known of the weights at the iterate, before the first probe of a step."""
+        """Prepare from the weights at the iterate, before the first probe of a step."""
 
     def perturbation(self, slot: Slot, draw: Draw) -> Move:
-        """What a probe adds to a tensor: exact multiples of what :func:`~zoracle.finetune.tensors.snap` allows."""
+        """The change of a tensor by a probe: exact on the grid of :func:`~zoracle.finetune.tensors.snap`."""
         return Move(self.direction(slot, draw), self.reach(slot))
 
     def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
@@ -133,10 +133,10 @@ class Method(ABC):
         return block
 
     def along(self, slot: Slot, probed: ProbeLosses, scales: Sequence[float]) -> Move:
-        """The sum of the step's directions, each times a scale, in the type that :func:`working` names."""
+        """The sum of the step's directions, each times a scale, in the type given by :func:`working`."""
         parts = [
             (self.direction(slot, Draw(probed.seed, probed.step, j)), scale)
-            for j, scale in reversed(list(enumerate(scales)))  # the weights stand at the last one: its signs are there
+            for j, scale in reversed(list(enumerate(scales)))  # the weights are at the last one: its signs are cached
             if scale
         ]
         dtype = working(slot)
@@ -154,17 +154,17 @@ class Method(ABC):
 
     @abstractmethod
     def usable(self, probed: ProbeLosses) -> int:
-        """How many directions the losses say something about; 0 and nothing moves."""
+        """The number of directions with usable losses; with 0, nothing moves."""
 
     @abstractmethod
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
-        """What is subtracted from a tensor at the end of a step, in the type that :func:`working` names."""
+        """The change subtracted from a tensor at the end of a step, in the type given by :func:`working`."""
 
     def after(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
-        """What is kept of a step, once all tensors have moved."""
+        """Update the method's state after all tensors have moved."""
 
     def loss(self, probed: ProbeLosses) -> float:
-        """The loss of the iterate, or what is known of it: the mean of the finite losses."""
+        """The loss of the iterate, or its approximation by the mean of the finite losses."""
         finite = [value for value in probed.losses if math.isfinite(value)]
         return sum(finite) / len(finite) if finite else math.nan
 
@@ -183,7 +183,7 @@ class Pairs(Method):
         return [finite((up - down) / (2 * mu)) for up, down in zip(ups, downs, strict=True)]
 
     def usable(self, probed: ProbeLosses) -> int:
-        """The pairs of which both are finite."""
+        """The number of pairs with two finite losses."""
         return counted(probed.losses[0::2], probed.losses[1::2])
 
     def estimate(self, slot: Slot, probed: ProbeLosses, scale: float = 1.0) -> Move:
@@ -193,7 +193,7 @@ class Pairs(Method):
 
 
 def working(slot: Slot) -> torch.dtype:
-    """The type that steps are computed in: float32 for half precision, else that of the tensor."""
+    """The type in which steps are computed: float32 for half precision, else that of the tensor."""
     return slot.parameter.dtype if slot.parameter.dtype.itemsize >= 4 else torch.float32
 
 
@@ -208,5 +208,5 @@ def finite(value: float) -> float:
 
 
 def counted(*columns: Sequence[float]) -> int:
-    """How many rows are finite in all columns."""
+    """The number of rows that are finite in all columns."""
     return sum(all(map(math.isfinite, row)) for row in zip(*columns, strict=True))

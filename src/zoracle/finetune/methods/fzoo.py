@@ -25,7 +25,7 @@ class FZOOConfig(MethodConfig, frozen=True, kw_only=True):
 
     Attributes:
         lr: step size, in units of the weights: the loss is divided by its spread.
-        num_directions: one-sided differences a step.
+        num_directions: one-sided differences per step.
     """
 
     lr: Positive = 1e-4
@@ -55,7 +55,7 @@ class FZOO(Method):
         return self.along(slot, probed, [scale * finite(up - here) for up in ups])
 
     def usable(self, probed: ProbeLosses) -> int:
-        """The finite ones, where the iterate's loss is finite and they differ."""
+        """The number of finite losses, if the iterate's loss is finite and they differ; else 0."""
         here, ups = probed.losses[0], probed.losses[1:]
         return sum(map(math.isfinite, ups)) if math.isfinite(here) and spread(ups) > 0 else 0
 

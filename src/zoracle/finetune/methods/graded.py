@@ -1,4 +1,4 @@
-"""Directions whose numbers differ in size, moved along exactly."""
+"""Exact moves along directions whose elements differ in size."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from zoracle.finetune.methods.base import Block, Move, Pairs
 from zoracle.finetune.noise import Draw, normals, uniforms
 from zoracle.finetune.tensors import Slot, power_of_two, quantum
 
-_ROUNDING = 6  # stream of the draws that round a perturbation in half precision
+_ROUNDING = 6  # stream of the draws for rounding a perturbation in half precision
 
 
 class Graded(Pairs):
     """A method along directions that are not signs.
 
-    A subclass writes :meth:`direction` in float32 (float64 for tensors of it) and :meth:`span`. What a probe adds is
+    A subclass writes :meth:`direction` in float32 (float64 for float64 tensors) and :meth:`span`. A probe adds
     the direction times mu, rounded to multiples of the spacing at the tensor's largest weight, so that it can be taken
-    back exactly: to the nearest one, and in half precision, where that may be most of it, up or down at random.
+    back exactly: to the nearest one, or in half precision, where rounding may remove most of it, up or down at random.
     """
 
     @abstractmethod
     def span(self, slot: Slot) -> float:
-        """How large a number of the direction can be; larger ones are cut to it."""
+        """Upper bound on an element of the direction; larger ones are clipped to it."""
 
     def reach(self, slot: Slot) -> float:
-        """Of the largest number of a direction."""
+        """The reach of the largest element of a direction."""
         return power_of_two(self.mu(slot) * self.span(slot))
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:

@@ -22,7 +22,7 @@ class HiZOOConfig(MethodConfig, frozen=True, kw_only=True):
 
     Attributes:
         smoothing: alpha, the weight of a step's curvature in its running mean.
-        least: the smallest curvature of a weight; without it one that was never seen to curve moves without bound.
+        least: lower bound on a weight's curvature; without it, a weight with no observed curvature moves without bound.
     """
 
     smoothing: Share = 1e-6
@@ -51,7 +51,7 @@ class HiZOO(Graded):
         return [ITERATE, Probe(0, 1), Probe(0, -1)]
 
     def span(self, slot: Slot) -> float:
-        """Of a normal number over the root of the least curvature."""
+        """The span of a normal number over the root of the least curvature."""
         return _SPAN
 
     def usable(self, probed: ProbeLosses) -> int:
@@ -64,7 +64,7 @@ class HiZOO(Graded):
         return lambda first, count: z(first, count).div_(curvature[first : first + count].sqrt())
 
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
-        """The step, after the curvature has taken in what this one says."""
+        """The step, after updating the curvature with this step's losses."""
         c, mu, lr = self.config, self.mu(slot), rate(slot)
         here, up, down = probed.losses
         bend = abs(up + down - 2 * here) / (2 * mu * mu)

@@ -1,4 +1,4 @@
-"""The learned method: a controller sets the probe and the step of each tensor; no step size has to be chosen."""
+"""The learned method: a controller sets the probe and the step of each tensor, so no step size is needed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Positive
 
 _KEPT = ("size", "radius", "factor", "next_radius", "next_factor")  # of each tensor
-_EVERY = 10  # steps between two looks at the sizes of the weights
+_EVERY = 10  # steps between two measurements of the sizes of the weights
 
 
 class LearnedConfig(MethodConfig, frozen=True, kw_only=True):
     """Settings of the learned method.
 
     Attributes:
-        lr: factor of the controller's steps, for schedulers; 1 is what it was trained with.
+        lr: factor of the controller's steps, for schedulers; the controller was trained with 1.
         mu: not used: the controller sets the radius of each tensor.
-        horizon: steps that the training will take.
-        num_directions: one-sided differences a step.
-        weights: file of another controller than the one that ships.
+        horizon: planned number of training steps.
+        num_directions: one-sided differences per step.
+        weights: file of a controller to use instead of the shipped one.
     """
 
     lr: Positive = 1.0
@@ -40,13 +40,13 @@ class LearnedConfig(MethodConfig, frozen=True, kw_only=True):
 class Learned(Method):
     r"""w_l \leftarrow w_l - a_l \frac{s_l}{2 B} \sum_j (d_j - \bar d) z_j with d_j = f(w + s z_j) - f(w).
 
-    Each tensor l has its own radius s_l, a power of two, and its own factor a_l: what the controller makes of the
+    Each tensor l has its own radius s_l, a power of two, and its own factor a_l. The controller computes them from the
     tensor's size, kind and spread, of the slope, curvature and noise of the losses, and of the share of the horizon
-    that is spent. B is the running mean of the d_j, s^2 tr(H) / 2, so that with a_l = 1 the step is the one that
+    spent so far. B is the running mean of the d_j, s^2 tr(H) / 2, so that with a_l = 1 the step is the one that
     minimises the quadratic model along it. After the loss has risen by more than its
     noise, steps are shorter for a while.
 
-    Source: this project; the idea of a controller that is shared by blocks is that of ZO Fine-tuner (2026), and the use
+    Source: this project; the controller shared by blocks follows ZO Fine-tuner (2026), and the use
     of curvature along the directions that of HiZOO (Zhao et al., 2024).
     """
 
@@ -66,7 +66,7 @@ class Learned(Method):
     def begin(self, slots: Sequence[Slot]) -> None:
         """The radii of the first step."""
         self._slots = {slot.index: slot for slot in slots}
-        for slot in slots:  # made once and written into: small tensors that come and go break up the heap
+        for slot in slots:  # allocated once and overwritten: short-lived small tensors fragment the heap
             slot.state.update({name: torch.zeros((), dtype=torch.float64) for name in _KEPT})
         for slot in slots:
             self._measure(slot)
@@ -78,20 +78,20 @@ class Learned(Method):
         return max(float(slot.state["radius"]), super().least(slot))
 
     def next_reach(self, slot: Slot, probed: ProbeLosses) -> float:
-        """As the controller has decided by now."""
+        """The reach that the controller has set for the next step."""
         return max(float(slot.state["next_radius"]), super().least(slot))
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
-        """Look at the sizes of the weights now and then."""
+        """Measure the sizes of the weights at intervals."""
         if step % _EVERY == 0:
             self._measure(slot)
 
     def usable(self, probed: ProbeLosses) -> int:
-        """All losses have to be finite, and two of them differ."""
+        """All losses must be finite and at least two must differ."""
         return len(probed.losses) - 1 if all(map(math.isfinite, probed.losses)) and len(set(probed.losses)) > 1 else 0
 
     def before(self, probed: ProbeLosses) -> None:
-        """Take in the losses, and decide about this step and the next one's probes."""
+        """Process the losses, and set this step and the next step's probes."""
         signals = observe(self._signals(), *_columns(probed))
         self.memory.update({name: float(value) for name, value in signals._asdict().items()})
         self._decide(signals, probed.step + 1)
@@ -106,7 +106,7 @@ class Learned(Method):
         return self.along(slot, probed, (length * centred).tolist())
 
     def after(self, probed: ProbeLosses) -> None:
-        """What was decided is in force."""
+        """Activate the radii and factors set in this step."""
         self._in_force()
 
     def loss(self, probed: ProbeLosses) -> float:
@@ -138,7 +138,7 @@ class Learned(Method):
 
     @staticmethod
     def _measure(slot: Slot) -> None:
-        """Root mean square of the weights; in float32, so that the order of additions does not show."""
+        """Root mean square of the weights; in float32, which hides the order of additions."""
         flat, total = slot.flat(), 0.0
         for first, count in slot.blocks():
             total += float(torch.linalg.vector_norm(flat[first : first + count], dtype=torch.float64)) ** 2
@@ -152,6 +152,6 @@ def _columns(probed: ProbeLosses) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shipped() -> Path:
-    """The controller that comes with the package."""
+    """The shipped controller."""
     with as_file(files("zoracle") / "assets" / "controller") as folder:
         return Path(folder) / WEIGHTS

@@ -23,7 +23,7 @@ class LOZOConfig(MeZOConfig, frozen=True, kw_only=True):
     Attributes:
         num_directions: central pairs per step.
         rank: r of the directions of a matrix.
-        interval: steps for which V stays.
+        interval: number of steps for which V is kept.
     """
 
     rank: Directions = 2
@@ -45,7 +45,7 @@ class LOZO(Graded):
     summary = "central differences along directions of low rank (Chen et al., 2024)"
 
     def span(self, slot: Slot) -> float:
-        """Of a product of r pairs of normal numbers."""
+        """The span of a sum of r products of two normal numbers."""
         return _SPAN * math.sqrt(self.config.rank)
 
     def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:

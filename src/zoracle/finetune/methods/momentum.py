@@ -45,7 +45,7 @@ class Momentum(MeZO):
 
 
 def buffer(slot: Slot, name: str, value: float = 0.0) -> Tensor:
-    """A number for each weight that a method keeps, (n,), made when it is first asked for."""
+    """A stored number per weight, (n,), created at the first request."""
     if name not in slot.state:
         slot.state[name] = torch.full((slot.size,), value, dtype=working(slot), device=slot.parameter.device)
     return slot.state[name]

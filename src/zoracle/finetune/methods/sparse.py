@@ -11,7 +11,7 @@ from zoracle.finetune.noise import BLOCK, INTEGERS, Draw
 from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Share
 
-_SAMPLE = 1 << 20  # weights that a tensor's threshold is taken from
+_SAMPLE = 1 << 20  # sample size for a tensor's threshold
 
 
 class SparseMeZOConfig(MeZOConfig, frozen=True, kw_only=True):
@@ -31,8 +31,8 @@ class SparseMeZO(MeZO):
     million weights that of a million of them. The mask m is that of the weights at each step.
 
     Source: Liu et al. (2024), "Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM Fine-Tuning",
-    algorithm 1 and section 4.3. What the paper recomputes in the forward pass is a bit a weight here: from weights that
-    have moved, the mask cannot be told exactly.
+    algorithm 1 and section 4.3. The paper recomputes the mask in the forward pass; here one bit per weight is stored,
+    since it cannot be recovered exactly from weights that have moved.
     """
 
     Config = SparseMeZOConfig
@@ -40,7 +40,7 @@ class SparseMeZO(MeZO):
     summary = "MeZO on the small weights of each tensor only (Liu et al., 2024)"
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
-        """The mask of the weights as they are."""
+        """The mask of the current weights."""
         flat, kind = slot.flat(), INTEGERS[slot.parameter.dtype]
         if "threshold" not in slot.state:
             sample = flat[:: -(-slot.size // _SAMPLE)].abs().float()
@@ -54,7 +54,7 @@ class SparseMeZO(MeZO):
             columns = -(-count // kind.bits)
             small = torch.zeros(columns * kind.bits, dtype=kind.dtype, device=flat.device)
             small[:count] = flat[first : first + count].abs() <= slot.state["threshold"]
-            # Row k into the bit that a shift by k puts into the place of the sign.
+            # Row k goes into the bit that a shift by k moves to the sign bit.
             packed = torch.bitwise_left_shift(small.view(kind.bits, columns), shifts.flip(0)).sum(0, dtype=kind.dtype)
             self._words(slot, first, columns).copy_(packed)
 
@@ -64,7 +64,7 @@ class SparseMeZO(MeZO):
         shifts = torch.arange(kind.bits, dtype=kind.dtype, device=slot.parameter.device).unsqueeze(1)
 
         def block(first: int, count: int) -> Tensor:
-            # The bit in the place of the sign, then as often as there are bits: all ones or all zeros.
+            # Move the bit to the sign bit, then repeat it over all bits: all ones or all zeros.
             words = self._words(slot, first, -(-count // kind.bits))
             spread = torch.bitwise_left_shift(words, shifts).bitwise_right_shift_(kind.bits - 1).view(-1)[:count]
             made = whole(first, count)
@@ -74,7 +74,7 @@ class SparseMeZO(MeZO):
 
     @staticmethod
     def _words(slot: Slot, first: int, columns: int) -> Tensor:
-        """The part of the mask that belongs to a block."""
+        """The part of the mask for a block."""
         start = first // INTEGERS[slot.parameter.dtype].bits
         return slot.state["mask"][start : start + columns]
 

@@ -119,7 +119,7 @@ class Problem:
         return point
 
     def _window(self) -> Array:
-        """The best point with one window set to other bounds: of a few candidates, the one with the lowest predicted loss.
+        """The best point with one window set to other bounds: of a few, the one with the lowest predicted loss.
 
         A third each: a good pattern's signs, the opposite of the present values, one sign per channel.
         """
