@@ -219,7 +219,8 @@ from, by a new linear head on a transformer that was pretrained to fill in hidde
 
 Training, validation and test data are from different files (different images). Step sizes are chosen by the accuracy \
 on validation data with a seed of their own: a grid by tens at a quarter of the evaluations, then its best one and \
-three times more and less at all of them. The learned controller has no setting; it is given the number of steps. \
+three times more and less at all of them; where the best is at the edge, the grid is extended. \
+The learned controller has no setting; it is given the number of steps. \
 fzoo and learned use their default number of directions, the others one. \
 Seeds 0 to {FULL.seeds - 1} draw batches, directions, pieces of text and new weights; intervals are over seeds. \
 Seconds are of the processor, in steps.""",

@@ -25,6 +25,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "fzoo": (1e-4, 1e-3, 1e-2, 1e-1),
 }
 FINE = (1 / 3, 1.0, 3.0)
+FURTHER = 4  # step sizes beyond the edge of a grid, at most
 PARTS = 4  # of a run, after each of which the network is scored
 
 
@@ -117,8 +118,9 @@ class Search(NamedTuple):
 def searched(run: Callable[[float, int], Outcome], method: str, forwards: int, fine: bool = True) -> Search:
     """The step size with the best accuracy on the validation data, by the loss where two are level.
 
-    The grid is tried with a quarter of the evaluations, then its best and what is three times larger and smaller with
-    all of them.
+    The grid is tried with a quarter of the evaluations, then the best step size and those three times larger and
+    smaller with all of them. If the best is the smallest or the largest tried, a round goes on in that direction, up to
+    FURTHER times: what is best for a quarter of a run can diverge in a whole one.
 
     Args:
         run: fine-tunes with a step size and a number of evaluations.
@@ -128,19 +130,25 @@ def searched(run: Callable[[float, int], Outcome], method: str, forwards: int, f
     """
     spent = 0.0
 
-    def best(rates: tuple[float, ...], budget: int) -> tuple[float, dict[float, tuple[float, float]]]:
+    def best(rates: tuple[float, ...], factor: float, budget: int) -> tuple[float, dict[float, tuple[float, float]]]:
         nonlocal spent
         found: dict[float, tuple[float, float]] = {}
-        for lr in rates:
+        todo = list(rates)
+        while todo:
+            lr = todo.pop(0)
             outcome = run(lr, budget)
             right, loss = outcome.validated.tolist()
             found[lr] = (right, loss if math.isfinite(loss) else math.inf)
             spent += float(outcome.forwards[-1])
-        return max(found, key=lambda lr: (found[lr][0], -found[lr][1])), found
+            leader = max(found, key=lambda lr: (found[lr][0], -found[lr][1]))
+            if not todo and len(found) < len(rates) + FURTHER:
+                todo = [beyond for edge, beyond in ((min, leader / factor), (max, leader * factor))
+                        if leader == edge(found)]  # fmt: skip
+        return leader, found
 
-    lr, tried = best(GRIDS[method], max(forwards // PARTS, 12))
+    lr, tried = best(GRIDS[method], 10.0, max(forwards // PARTS, 12))
     if fine:
-        lr, tried = best(tuple(lr * factor for factor in FINE), forwards)
+        lr, tried = best(tuple(lr * factor for factor in FINE), 3.0, forwards)
     return Search(lr, tried, spent)
 
 
