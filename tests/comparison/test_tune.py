@@ -116,7 +116,7 @@ def test_an_interrupted_tuning_goes_on(tmp_path):
     plain = tune(FakeTask(dim=10), "zo-sgd", RunSpec(split="valid", **IDS)).scores
     assert [score._replace(lost=0) for score in found.scores] == plain
     assert task.seen - before < found.queries <= task.seen <= found.queries + found.interrupted
-    points = 4 * M  # of the call that did not return: it may have been seen
+    points = 2 * M  # of the call that did not return, with half of the problems: it may have been seen
     assert found.interrupted == sum(score.lost for score in found.scores) == points
 
 
