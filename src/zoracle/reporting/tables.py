@@ -197,5 +197,7 @@ def _json(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """A text that cannot break a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """A text that cannot break a Markdown table, nor bring HTML, links or pictures into it."""
+    for mark, harmless in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " ")):
+        text = text.replace(mark, harmless)
+    return text
