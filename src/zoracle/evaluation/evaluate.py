@@ -1,4 +1,4 @@
-"""One optimizer on the problems of a task under several seeds, every point counted."""
+"""Evaluation of one optimizer on the problems of a task under several seeds, with every point counted."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluate(
 def _distribute(
     workers: Pool, optimizer: Optimizer[Any, Any], task: Task, shards: Sequence[Shard], progress: Progress
 ) -> None:
-    """Have workers run shards; each leaves its result in its file."""
+    """Run shards in workers; each writes its result to its file."""
     jobs = [job(optimizer, task, shard) for shard in shards]
     if not jobs:
         return

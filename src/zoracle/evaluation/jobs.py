@@ -1,4 +1,4 @@
-"""A shard as plain data, with the task and the optimizer it is of, so that another process can run it."""
+"""A shard as plain data, with its task and optimizer, so that another process can run it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Blueprint(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, what: str, thing: object, settings: dict[str, Any], weights: bytes | None = None) -> Blueprint:
-        """The blueprint of a thing whose class another process can import.
+        """The blueprint of an object whose class another process can import.
 
         Raises:
-            InputError: it cannot.
+            InputError: the class cannot be imported.
         """
         try:
             return cls(place_of(type(thing)), settings, weights)
@@ -41,7 +41,7 @@ class Blueprint(msgspec.Struct, frozen=True):
             raise InputError(f"the {what} is of a class of its own: {error}, or run it without workers") from error
 
     def make(self) -> Any:
-        """The thing, made from its class and settings."""
+        """The object, created from its class and settings."""
         settings = dict(self.settings)
         if settings.get("threat") is not None:
             settings["threat"] = msgspec.convert(settings["threat"], ThreatModel)
@@ -49,7 +49,7 @@ class Blueprint(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is sent: plain data only."""
+    """The message to a worker: plain data only."""
 
     task: Blueprint
     optimizer: Blueprint
@@ -73,7 +73,7 @@ def job(optimizer: Optimizer[Any, Any], task: Task, shard: Shard) -> Job:
     """A shard as plain data.
 
     Raises:
-        InputError: the task or the optimizer cannot be made again from its class and settings.
+        InputError: the task or the optimizer cannot be recreated from its class and settings.
     """
     settings = {name: getattr(task, name, None) for name in signature(type(task)).parameters}
     weights = None
@@ -89,10 +89,10 @@ def job(optimizer: Optimizer[Any, Any], task: Task, shard: Shard) -> Job:
 
 
 def check_job(made: Job, optimizer: Optimizer[Any, Any], task: Task) -> None:
-    """Make task and optimizer again as a worker will, and compare.
+    """Recreate task and optimizer as a worker will, and compare.
 
     Raises:
-        InputError: they come out different.
+        InputError: they differ.
     """
     try:
         same = task_config(made.make_task()) == task_config(task)

@@ -1,4 +1,4 @@
-"""What came of a shard, as numbers: where each problem ended, the best it saw, what it cost."""
+"""The result of a shard in numbers: the end, the best point and the cost of each problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoracle.types import Purpose, StopReason, Trajectory
 
 
 class _Points(NamedTuple):
-    """Losses (P,) float64 and points (P, d) that a result names."""
+    """Losses (P,) float64 and points (P, d) of a result."""
 
     initial: Tensor
     """Loss of the start."""
@@ -34,15 +34,15 @@ class _Points(NamedTuple):
 def outcome(
     optimizer: Optimizer[Any, Any], oracle: Oracle, x0: Tensor, trajectory: Trajectory, shard: Shard, seconds: float
 ) -> Result:
-    """The result of a shard (S = 1); what is evaluated to report is counted as monitoring.
+    """The result of a shard (S = 1); evaluations for the report are counted as monitoring.
 
     Args:
-        optimizer: that ran.
-        oracle: that it asked.
+        optimizer: the optimizer of the run.
+        oracle: the oracle of the run.
         x0: (P, d) the starting points.
-        trajectory: how it went.
-        shard: which problems and seed.
-        seconds: that it took.
+        trajectory: the trajectory of the run.
+        shard: its problems and seed.
+        seconds: wall-clock time of the run.
     """
     spec, objective, steps = shard.spec, oracle.objective, shard.steps
     points = _points(optimizer, oracle, x0, trajectory, bool(spec.stop_on_success))
@@ -93,7 +93,7 @@ def outcome(
 def _points(
     optimizer: Optimizer[Any, Any], oracle: Oracle, x0: Tensor, trajectory: Trajectory, stop_on_success: bool
 ) -> _Points:
-    """Where each problem began and ended, and the best points on the way."""
+    """Start, end and best point of each problem."""
     objective = oracle.objective
     rows = torch.arange(x0.shape[0])
 
@@ -125,9 +125,9 @@ def _points(
 
 
 def _initial(optimizer: Optimizer[Any, Any], objective: Objective, trajectory: Trajectory) -> Tensor | None:
-    """(P,) loss at the start as the run saw it: its first iterate's, or what the check found; None where it saw none.
+    """(P,) loss at the start as the run observed it: at the first iterate or in the check; None if not observed.
 
-    Of a stochastic objective it saw noise.
+    For a stochastic objective it includes noise.
     """
     if objective.stochastic or not (optimizer.evaluates_iterate or bool(trajectory.checked.all())):
         return None
@@ -136,7 +136,7 @@ def _initial(optimizer: Optimizer[Any, Any], objective: Objective, trajectory: T
 
 
 def _losses(trajectory: Trajectory, initial: Tensor, final: Tensor, steps: int) -> Tensor:
-    """(T + 1, P) loss of every iterate; a problem that stopped repeats its last."""
+    """(T + 1, P) loss of every iterate; a stopped problem repeats its last one."""
     losses = torch.cat((trajectory.loss.double(), final.unsqueeze(0)))
     after = torch.arange(steps + 1).unsqueeze(1) >= trajectory.steps
     losses = torch.where(after, final, losses)
@@ -151,7 +151,7 @@ def _lower(loss: Tensor, point: Tensor, other: Tensor, other_point: Tensor) -> t
 
 
 def _distances(objective: Objective, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    measure = getattr(objective, "distances", None)  # an attack has it; it makes no query
+    measure = getattr(objective, "distances", None)  # attacks define it; it makes no query
     if measure is None:
         return {name: torch.full((x.shape[0],), torch.nan, dtype=torch.float64) for name in ("l1", "l2", "linf")}
     return {name: value.double().cpu() for name, value in measure(x, rows).items()}

@@ -1,4 +1,4 @@
-"""What processes that share evaluations have in common, whoever started them."""
+"""The common parts of processes that share evaluations, however they were started."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from zoracle.evaluation.running import run_shard
 from zoracle.evaluation.status import counts, counts_of
 from zoracle.tasks.base import Task
 
-#: How often one at work tells how far it is.
+#: Interval at which a working process reports its progress.
 TELL_SECONDS = 0.1
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What a worker tells: "ready", "counts", "done", "stopped", "warning", "error" or "crash".
+    """A message of a worker: "ready", "counts", "done", "stopped", "warning", "error" or "crash".
 
     Attributes:
-        kind: which of these.
-        counts: how far it is, :class:`zoracle.evaluation.status.Counts`.
+        kind: one of these.
+        counts: progress, :class:`zoracle.evaluation.status.Counts`.
         name: class of a warning or an error.
-        text: what it says.
+        text: text of a warning or an error.
     """
 
     kind: str
@@ -38,22 +38,22 @@ class Pool(Protocol):
     """Processes that share the shards of evaluations.
 
     Attributes:
-        number: of the processes.
-        parts: into how many shards the problems of a run are cut, at least, where there are as many.
+        number: number of processes.
+        parts: minimum number of shards of a run, if it has that many problems.
     """
 
     number: int
     parts: int
 
     def scratch(self) -> Path:
-        """An empty folder for the shards of a run that keeps none."""
+        """An empty folder for the shards of a run that does not keep them."""
 
     def run(self, jobs: Sequence[Job], on_counts: Callable[[Sequence[int]], object] = ...) -> None:
-        """Run all jobs; each leaves its result in its file."""
+        """Run all jobs; each writes its result to its file."""
 
 
 class StoppedError(Exception):
-    """Whoever shares out the work asked to stop, or is gone."""
+    """The process that distributes the work asked to stop, or has ended."""
 
 
 def named(name: str, default: type[Any]) -> Any:
@@ -66,9 +66,9 @@ def perform(asked: Job, task: Task, tell: Callable[[tuple[int, ...]], None]) -> 
     """Run a shard.
 
     Args:
-        asked: the job that it is in.
+        asked: the job of the shard.
         task: made of the job.
-        tell: is told after each step how far it is; may raise to stop.
+        tell: called with the progress after each step; may raise to stop.
     """
     shard = asked.shard
     objective = shard.spec.objective(task)

@@ -1,4 +1,4 @@
-"""Run one shard: roll out, report, keep; an interrupted one continues."""
+"""Run one shard: roll out, report and store it; an interrupted shard continues."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def run_shard(
     shard: Shard,
     on_step: Callable[[Step], None],
 ) -> Result:
-    """Run a shard, or continue with it, and keep its result: one with S = 1.
+    """Run or resume a shard, and store its result, which has S = 1.
 
     Args:
         optimizer: any optimizer.
-        task: what the problems are of.
+        task: task of the problems.
         objective: the shard's problems.
-        shard: which.
-        on_step: shown every step.
+        shard: the shard.
+        on_step: called after every step.
     """
     spec, fingerprint = shard.spec, shard.fingerprint(optimizer, task)
     oracle = Oracle(objective, budget=spec.budget, cell=shard.cell)
@@ -54,7 +54,7 @@ def run_shard(
         clock.tick()
         on_step(done)
 
-    # Open until the result is on disk: what is evaluated to report is noted as well.
+    # Open until the result is on disk: evaluations for the report are recorded as well.
     with nullcontext() if at_work is None else Journal(journal_path(at_work)) as journal:
         oracle.journal = journal
         trajectory = resumable_rollout(
@@ -85,7 +85,7 @@ def run_shard(
 
 
 class _Clock:
-    """Wall-clock seconds of a shard, those of interrupted calls included."""
+    """Wall-clock seconds of a shard, including those of interrupted calls."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -106,7 +106,7 @@ class _Clock:
 
 
 def _seconds(path: Path) -> float:
-    """What a file says; no result depends on it, so one that is damaged says nothing."""
+    """The seconds in a file; a damaged file is ignored, since no result depends on it."""
     try:
         found = float(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

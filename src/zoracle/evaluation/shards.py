@@ -1,4 +1,4 @@
-"""An evaluation cut into shards: a seed on some of the problems each. They are independent, so who runs one is free."""
+"""An evaluation divided into shards: one seed on some of the problems each. Any process can run any shard."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from zoracle.tasks.config import task_config
 RESULT_FORMAT = "zoracle-result-4"
 SHARDS_FORMAT = "zoracle-shards-1"
 
-#: The file of a run's folder that says how many problems there are in a shard.
+#: The file of a run folder with the number of problems per shard.
 SHARDS = "shards.json"
 
-#: What a shard is kept in while it is at work.
+#: Files of a running shard.
 _AT_WORK = (".part", ".part.calls", ".seconds")
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """What is run, and kept, as one: a seed on some problems.
+    """The unit that is run and stored: one seed on some problems.
 
     Attributes:
         spec: settled, of these problems and this one seed.
-        stem: the file that it is kept in, without a suffix; None keeps nothing.
-        cell: problems whose points go into calls of their own (:class:`~zoracle.rollout.oracle.Oracle`).
+        stem: path of its file, without a suffix; None keeps nothing.
+        cell: number of problems whose points share calls (:class:`~zoracle.rollout.oracle.Oracle`).
     """
 
     spec: RunSpec
@@ -60,7 +60,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """The name used in errors."""
         return f"seed {self.seed}, {len(self.ids)} problems from id {self.ids[0]}"
 
     def file(self, suffix: str) -> Path | None:
@@ -68,7 +68,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.stem is None else Path(self.stem + suffix)
 
     def fingerprint(self, optimizer: Optimizer[Any, Any], task: Task) -> dict[str, Any]:
-        """What its numbers depend on."""
+        """Everything that its numbers depend on."""
         told = {name: value for name, value in self.spec.identity().items() if name != "ids"}
         whole = {
             "zoracle": release_series(),
@@ -76,11 +76,11 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
             "task": task_config(task),
             **told,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(whole))  # as it is read back
+        plain: dict[str, Any] = json.loads(json.dumps(whole))  # in the form in which it is read back
         return plain
 
     def forget(self) -> None:
-        """Remove what it was kept in while it was at work."""
+        """Remove its files from while it was running."""
         for suffix in _AT_WORK:
             path = self.file(suffix)
             if path is not None:
@@ -127,7 +127,7 @@ def cut(spec: RunSpec, folder: Path | None, workers: int, cell: int | None = Non
         cell: of :func:`cell_size`.
 
     Raises:
-        CheckpointError: the folder holds something that this version did not write.
+        CheckpointError: the folder holds files that this version did not write.
     """
     assert spec.ids is not None
     ids, seeds = spec.ids, spec.seed_list
@@ -147,7 +147,7 @@ def cut(spec: RunSpec, folder: Path | None, workers: int, cell: int | None = Non
 
 
 def shard_size(problems: int, seeds: int, workers: int) -> int:
-    """Problems in one shard: all, or fewer so that every worker has as much to do."""
+    """Number of problems per shard: all, or fewer to give every worker an equal share."""
     if workers == 1:
         return problems
     parts = min(problems, workers // math.gcd(seeds, workers))
@@ -166,7 +166,7 @@ def _planned(spec: RunSpec, size: int, cell: int | None) -> int:
 
 
 def _size(folder: Path | None, size: int) -> int:
-    """The size noted in a folder; this one where it is new."""
+    """The size recorded in a folder, or this one for a new folder."""
     if folder is None:
         return size
     path = folder / SHARDS
@@ -182,7 +182,7 @@ def _size(folder: Path | None, size: int) -> int:
 
 
 def keep(shard: Shard, fingerprint: dict[str, Any], result: Result) -> None:
-    """Write the result of a shard, where it is kept."""
+    """Write the result of a shard, if it is kept."""
     path = shard.file(".safetensors")
     if path is not None:
         tensors = {name: leaf.contiguous() for name, leaf in result._asdict().items()}
@@ -209,5 +209,5 @@ def kept(shard: Shard, fingerprint: dict[str, Any]) -> Result | None:
         raise CheckpointError(
             f"{path} belongs to another run ({', '.join(changed)} differ); choose another folder, or the same settings"
         )
-    shard.forget()  # where a kill came between the result and this
+    shard.forget()  # in case of a kill between writing the result and this
     return Result(**tensors)

@@ -1,4 +1,4 @@
-"""How far an evaluation is, and what came of it so far, added up over its shards."""
+"""Progress and results so far of an evaluation, added up over its shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class Status(NamedTuple):
-    """How far a run is, over all its seeds and problems."""
+    """Progress of a run, over all its seeds and problems."""
 
     finished: int
     """Problems that are done."""
@@ -36,7 +36,7 @@ OnStatus = Callable[[Status], None]
 
 
 class Counts(NamedTuple):
-    """How far a shard is: numbers that add up over shards."""
+    """Progress of a shard: numbers that add up over shards."""
 
     steps: int
     """Done; a problem that stopped has done all."""
@@ -47,7 +47,7 @@ class Counts(NamedTuple):
 
 
 def counts(trajectory: Trajectory, steps: int) -> Counts:
-    """Of a shard at work that takes this many steps."""
+    """Counts of a running shard with this many steps."""
     stopped = trajectory.reason != StopReason.RUNNING
     return Counts(
         int(torch.where(stopped, steps, trajectory.steps).sum()),
@@ -59,7 +59,7 @@ def counts(trajectory: Trajectory, steps: int) -> Counts:
 
 
 def counts_of(row: Result, steps: int) -> Counts:
-    """Of a finished shard."""
+    """Counts of a finished shard."""
     problems = row.ids.numel()
     return Counts(
         problems * steps, problems, int(row.success_ever.sum()), int(row.misclassified.sum()), int(row.spent.sum())
@@ -67,7 +67,7 @@ def counts_of(row: Result, steps: int) -> Counts:
 
 
 class Progress:
-    """Adds up how far the shards of a settled run are, and passes it on."""
+    """Adds up the progress of the shards of a settled run, and passes it on."""
 
     def __init__(self, on_progress: OnProgress | None, on_status: OnStatus | None, spec: RunSpec) -> None:
         assert spec.ids is not None
@@ -77,17 +77,17 @@ class Progress:
         self.before = Counts(0, 0, 0, 0, 0)
 
     def step(self, step: Step) -> None:
-        """After a step of a shard at work."""
+        """Called after a step of a running shard."""
         if self.on_progress is None and self.on_status is None:
             return
         self.more(counts(step.trajectory, self.steps))
 
     def done(self, row: Result) -> None:
-        """After a shard."""
+        """Called after a shard."""
         self.before = self.more(counts_of(row, self.steps))
 
     def more(self, more: Sequence[int]) -> Counts:
-        """Tell of what was done before, and of so much more."""
+        """Report the progress before, plus these counts."""
         now = Counts(*(a + b for a, b in zip(self.before, more, strict=True)))
         if self.on_progress is not None:
             self.on_progress(now.steps, self.problems * self.steps)

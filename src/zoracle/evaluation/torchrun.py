@@ -1,9 +1,9 @@
 """Processes that torchrun started, on one machine or several: they share the shards of evaluations.
 
-The first process runs the command, and the others wait for work. What they are told, plain data as of
-:mod:`zoracle.evaluation.workers`, goes through the store of ``torch.distributed``; what they find is read from the run
-folder, which all of them see. Who is free takes the next shard, by a counter of the store. A process that dies is
-torchrun's to notice: it ends all of them, and with ``--max-restarts`` starts them anew, and the run folder goes on.
+The first process runs the command, and the others wait for work. Their jobs, plain data as in
+:mod:`zoracle.evaluation.workers`, go through the store of ``torch.distributed``; their results are read from the run
+folder, which all processes share. A free process takes the next shard, by a counter in the store. If a process dies,
+torchrun ends all of them; with ``--max-restarts`` it restarts them, and the run resumes from its folder.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from zoracle.evaluation.shards import Shard
 from zoracle.group import meet
 from zoracle.tasks.base import Task
 
-#: How often who waits looks.
+#: Polling interval of waiting processes.
 _LOOK_SECONDS = 0.05
-#: How long a file may take until another machine sees it; network file systems keep names for up to a minute.
+#: How long a file may take to appear on another machine; network file systems cache names for up to a minute.
 _SEEN_SECONDS = 90.0
-#: How long the first process waits for the others to have heard that all is done.
+#: How long the first process waits for the others to acknowledge the end.
 _END_SECONDS = 20.0
 
 
 class _Work(msgspec.Struct, frozen=True, kw_only=True):
-    """Shards of one evaluation, with the one task and optimizer that they are of."""
+    """Shards of one evaluation, with their common task and optimizer."""
 
     task: Blueprint
     optimizer: Blueprint
@@ -54,9 +54,9 @@ class Ranks:
     """The processes of one torchrun, as a pool for the first of them.
 
     Attributes:
-        rank: which one this is.
-        number: how many there are.
-        parts: into how many shards a run is cut: several for each, so that nobody waits long at the end.
+        rank: rank of this process.
+        number: number of processes.
+        parts: number of shards of a run: several per process, so that none waits long at the end.
     """
 
     def __init__(self) -> None:
@@ -70,20 +70,20 @@ class Ranks:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
     def scratch(self) -> Path:
-        """An empty folder for the shards of a run that keeps none; only processes of this machine see it."""
+        """An empty folder for the shards of a run that does not keep them; visible on this machine only."""
         self._scratch.append(TemporaryDirectory(prefix="zoracle-"))
         return Path(self._scratch[-1].name)
 
     def run(self, jobs: Sequence[Job], on_counts: Callable[[Sequence[int]], object] = lambda counts: None) -> None:
-        """Run all jobs, of one task and one optimizer, together with the others; each leaves its result in its file.
+        """Run all jobs, of one task and one optimizer, together with the others; each writes its result to its file.
 
         Args:
-            jobs: what is done, the first ones first.
-            on_counts: told a few times a second what the jobs tell of themselves, added up.
+            jobs: the jobs, in order.
+            on_counts: called a few times per second with the total progress of the jobs.
 
         Raises:
-            InputError: what a job raised anywhere, or a machine does not see the run folder.
-            KeyboardInterrupt: Ctrl-C; the last whole step of each job at work is kept.
+            InputError: a job raised it in any process, or a machine does not see the run folder.
+            KeyboardInterrupt: Ctrl-C; the last complete step of each running job is kept.
         """
         first = jobs[0]
         assert first.shard.stem is not None
@@ -108,7 +108,7 @@ class Ranks:
             _wait_for(stem.with_name(stem.name + ".safetensors"))
 
     def serve(self) -> int:
-        """Do what the first process shares out, until it has ended; its exit code."""
+        """Do the work that the first process distributes until it ends; returns its exit code."""
         while True:
             on = _Round(self._store, self._round)
             while not on.has("work"):
@@ -124,17 +124,17 @@ class Ranks:
                 self._share(on, work, lambda: None)
 
     def end(self, code: int) -> None:
-        """Tell the others that the command has ended, and wait until they have heard."""
+        """Tell the others that the command has ended, and wait for their acknowledgement."""
         for folder in self._scratch:
             folder.cleanup()
         self._store.set("end", str(code))
         deadline = time.monotonic() + _END_SECONDS
-        # The store may be this process's own, and ends with it.
+        # This process may host the store, which ends with it.
         while self._store.add("gone", 0) < self.number - 1 and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
 
     def _share(self, on: _Round, work: _Work, look: Callable[[], object]) -> None:
-        """Take shards and run them, until none is left or something went wrong anywhere."""
+        """Take and run shards until none is left or any process has failed."""
         told = time.monotonic()
 
         def step(index: int, counts: tuple[int, ...], last: bool = False) -> None:
@@ -171,7 +171,7 @@ class Ranks:
             on.trouble(Message("crash", text=traceback.format_exc()))
 
     def _task(self, blueprint: Blueprint) -> Task:
-        """The images and the weights are read once, not for each shard."""
+        """The task, cached so that images and weights are read once, not for each shard."""
         if self._known is None or self._known[0] != blueprint:
             self._known = None
             made: Task = blueprint.make()
@@ -185,7 +185,7 @@ class Ranks:
 
 
 class _Round:
-    """The part of the store that belongs to one evaluation."""
+    """The part of the store for one evaluation."""
 
     def __init__(self, store: Any, number: int) -> None:
         self._store = store
@@ -205,13 +205,13 @@ class _Round:
         return int(self._store.add(self._prefix + key, number))
 
     def trouble(self, message: Message) -> None:
-        """What went wrong; the first one counts."""
+        """Report an error; only the first one counts."""
         if self.add("troubles") == 1:
             self.set("trouble", msgspec.msgpack.encode(message))
 
 
 class _Board:
-    """What the first process knows of all shards of an evaluation."""
+    """The first process's view of all shards of an evaluation."""
 
     def __init__(
         self,
@@ -242,10 +242,10 @@ class _Board:
         return not self.waiting
 
     def look(self) -> None:
-        """See how far everybody is, and pass it on."""
+        """Collect the progress of all processes, and pass it on."""
         taken = self.on.add("next", 0)
         for index in sorted(i for i in self.waiting if i < taken):
-            finished = self.on.has(f"done/{index}")  # before the counts, so that those are the last
+            finished = self.on.has(f"done/{index}")  # read before the counts, so that those are final
             if self.on.has(f"counts/{index}"):
                 self.counts[index] = msgspec.msgpack.decode(self.on.get(f"counts/{index}"), type=tuple[int, ...])
             if finished:
@@ -260,7 +260,7 @@ class _Board:
 
 @contextmanager
 def _warnings_to(on: _Round) -> Iterator[None]:
-    """Warnings are told to the first process, which shows each once."""
+    """Send warnings to the first process, which shows each once."""
 
     def warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         number = on.add("warnings")
@@ -274,10 +274,10 @@ def _warnings_to(on: _Round) -> Iterator[None]:
 
 
 def _wait_for(path: Path) -> None:
-    """Until a file or folder that another process made is seen here.
+    """Wait until a file or folder created by another process is visible here.
 
     Raises:
-        InputError: it is not, after a while.
+        InputError: it is still not visible after a while.
     """
     deadline = time.monotonic() + _SEEN_SECONDS
     while not path.exists():

@@ -1,4 +1,4 @@
-"""Successes requested again at the end, one query per image: a target may not give the same answer twice."""
+"""Verification of successes at the end, one query per image, since a target may not answer the same twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMAT = "zoracle-verified-1"
 
 
 class Verified(NamedTuple):
-    """What came of it."""
+    """Result of a verification."""
 
     asked: Tensor
     """(S, P) bool, images that were broken, and queried again."""
@@ -35,18 +35,18 @@ class Verified(NamedTuple):
 
     @property
     def failed(self) -> int:
-        """Images that were broken and are not when asked again."""
+        """Images that were broken, but not at the second query."""
         return int((self.asked & ~self.holds).sum())
 
 
 def verify(objective: ImageAttack, result: Result, keep: Path | None, fingerprint: Mapping[str, Any]) -> Verified:
-    """Ask about the adversarial image of each broken image once more, as it is saved.
+    """Query the adversarial image of each broken image once more, as it is saved.
 
     Args:
         objective: the attack on all images of the result.
         result: of (S, P).
-        keep: a file for the answers, so that doing it again costs no query; None keeps nothing.
-        fingerprint: JSON values, what the file belongs to.
+        keep: a file for the answers, so that a repetition costs no query; None keeps nothing.
+        fingerprint: JSON values that identify the run of the file.
 
     Raises:
         CheckpointError: the file belongs to another run.
@@ -61,7 +61,7 @@ def verify(objective: ImageAttack, result: Result, keep: Path | None, fingerprin
             if len(rows):
                 points = result.success_point[seed, rows].unsqueeze(1)
                 success = oracle.evaluate(points, rows, purpose=Purpose.MONITOR).success
-                assert success is not None  # it was one
+                assert success is not None  # there was a success
                 holds[seed, rows] = success[:, 0].cpu()
         return {"holds": holds}
 

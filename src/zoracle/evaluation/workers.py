@@ -1,10 +1,10 @@
 """Processes that run shards of evaluations.
 
 Processes, not threads. Torch's own threads share one small operation between cores and mostly wait for each other;
-threads of Python that run a shard each wait for the interpreter wherever tensors are small. Workers are started
-afresh (``spawn``), since a forked process must not use torch's threads. What they are sent is plain data: the names
-of the task's and the optimizer's classes, their settings, and weights as safetensors bytes; what they find is read
-from the files that an interrupted run continues from.
+Python threads that run one shard each wait for the interpreter if tensors are small. Workers are started
+afresh (``spawn``), since a forked process must not use torch's threads. They receive plain data: the names
+of the task's and the optimizer's classes, their settings, and weights as safetensors bytes. Their results are read
+from the files from which an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zoracle.evaluation.pool import TELL_SECONDS, Message, Pool, StoppedError, n
 
 
 class _Worker:
-    """A process, the parent's ends of the pipes to and from it, and the job at work."""
+    """A process, the parent's ends of the pipes to and from it, and its current job."""
 
     def __init__(self, threads: int) -> None:
         context = get_context("spawn")
@@ -49,12 +49,12 @@ class _Worker:
 class Workers:
     """N processes that run shards, kept from one evaluation to the next. A context manager.
 
-    They are started when there is something to do, and no more of them than there are shards. A script that uses them
-    has to do so from under ``if __name__ == "__main__":``, since each of them imports it.
+    They are started on demand, at most one per shard. A script must create the pool
+    under ``if __name__ == "__main__":``, since each worker imports the script.
 
     Args:
-        number: N, at least 2; in-process evaluation is the way to have one.
-        threads: CPU threads that they share; None uses as many as torch takes here.
+        number: N, at least 2; for a single process, evaluate without a pool.
+        threads: CPU threads shared by the workers; None uses torch's number in this process.
 
     Raises:
         InputError: a number is out of range.
@@ -82,20 +82,20 @@ class Workers:
                 folder.cleanup()
 
     def scratch(self) -> Path:
-        """An empty folder for the shards of a run that keeps none; it is there as long as the context is."""
+        """An empty folder for the shards of a run that does not keep them; it exists as long as the context."""
         self._scratch.append(TemporaryDirectory(prefix="zoracle-"))
         return Path(self._scratch[-1].name)
 
     def run(self, jobs: Sequence[Job], on_counts: Callable[[Sequence[int]], object] = lambda counts: None) -> None:
-        """Run all jobs; each leaves its result in its file.
+        """Run all jobs; each writes its result to its file.
 
         Args:
-            jobs: what is done, the first ones first.
-            on_counts: told a few times per second what the jobs tell of themselves, added up.
+            jobs: the jobs, in order.
+            on_counts: called a few times per second with the total progress of the jobs.
 
         Raises:
-            InputError: what a job raised, or a worker died; the other workers have then kept what they had.
-            KeyboardInterrupt: Ctrl-C; the last whole step of each job at work is kept.
+            InputError: a job raised it, or a worker died; the other workers have then kept their progress.
+            KeyboardInterrupt: Ctrl-C; the last complete step of each running job is kept.
         """
         waiting = deque(range(len(jobs)))
         counts: list[tuple[int, ...]] = [()] * len(jobs)
@@ -105,7 +105,7 @@ class Workers:
                 for worker in self._workers:
                     if worker.job is None and waiting:
                         worker.job = waiting.popleft()
-                        with suppress(BrokenPipeError):  # it died: found out below
+                        with suppress(BrokenPipeError):  # it died, which is detected below
                             worker.commands.send_bytes(msgspec.msgpack.encode(jobs[worker.job]))
                 busy = self._busy()
                 for ready in connection.wait([worker.replies for worker in busy]):
@@ -118,13 +118,13 @@ class Workers:
             raise
 
     def close(self) -> None:
-        """End the workers. A shard at work is kept up to its last whole step; a second Ctrl-C does not wait."""
+        """End the workers. A running shard is kept up to its last complete step; a second Ctrl-C does not wait."""
         workers, self._workers = self._workers, []
         try:
             for worker in workers:
-                worker.commands.close()  # which it hears as the end, whatever was sent before
+                worker.commands.close()  # the worker takes this as the end, whatever was sent before
             for worker in workers:
-                # What it still tells is read, so that it never waits for room in the pipe.
+                # Its remaining messages are read, so that it never waits for space in the pipe.
                 with suppress(EOFError, OSError):
                     while True:
                         worker.replies.recv_bytes()
@@ -142,7 +142,7 @@ class Workers:
 
     def _start(self, number: int) -> None:
         while len(self._workers) < number:
-            # A new process takes no notice of Ctrl-C until it can: this one tells it what to do.
+            # A new process ignores Ctrl-C until it is ready; this process tells it when to stop.
             with _blocked():
                 self._workers.append(_Worker(self.threads))
 
@@ -173,14 +173,14 @@ class Workers:
 
 
 def check_workers(number: int | Pool) -> None:
-    """Raise an InputError where this is not a number of processes."""
+    """Raise an InputError if this is not a valid number of processes."""
     if isinstance(number, int) and not 1 <= number <= MOST_WORKERS:
         raise InputError(f"workers is {number}; expected 1 .. {MOST_WORKERS}, for example one per core")
 
 
 @contextmanager
 def started(number: int | Pool) -> Iterator[Pool | None]:
-    """So many workers as a context; None for 1, which is this process. A pool that is there already is left open."""
+    """A context with this many workers; None for 1, which is this process. An existing pool is left open."""
     if not isinstance(number, int):
         yield number
         return
@@ -209,7 +209,7 @@ def _death(worker: _Worker, job: Job) -> WorkerError:
 
 @contextmanager
 def _blocked() -> Iterator[None]:
-    """Ctrl-C waits meanwhile, here and in processes started meanwhile."""
+    """Defer Ctrl-C within the context, here and in processes started within it."""
     mask = getattr(signal, "pthread_sigmask", None)  # not on every platform
     if mask is None:
         yield
@@ -221,7 +221,7 @@ def _blocked() -> Iterator[None]:
         mask(signal.SIG_SETMASK, before)
 
 
-# What follows runs in a worker.
+# The code below runs in a worker.
 
 
 class _Parent:
@@ -239,10 +239,10 @@ class _Parent:
             raise StoppedError from error
 
     def step(self, counts: tuple[int, ...]) -> None:
-        """After each step: tells how far it is, and hears whether to stop."""
+        """After each step: report the progress, and check whether to stop."""
         self.counts = tuple(counts)
         if self.commands.poll():
-            raise StoppedError  # a worker at work is sent nothing: the pipe was closed
+            raise StoppedError  # a working worker is sent nothing, so the pipe was closed
         now = time.monotonic()
         if now - self.told >= TELL_SECONDS:
             self.told = now
@@ -254,8 +254,8 @@ class _Parent:
 
 
 def _work(commands: Connection, replies: Connection, threads: int) -> None:
-    """A worker: jobs come, results go into files, until no more can come."""
-    # Ctrl-C is heard in a rollout only, which ends its step first; everywhere else the parent says what to do.
+    """A worker: receives jobs and writes results to files until the pipe is closed."""
+    # Ctrl-C takes effect in a rollout only, which ends its step first; elsewhere the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -267,12 +267,12 @@ def _work(commands: Connection, replies: Connection, threads: int) -> None:
         known: tuple[Any, Any] | None = None
         while True:
             asked = msgspec.msgpack.decode(commands.recv_bytes(), type=Job)
-            # The images and the weights are read once, not for each shard.
+            # Images and weights are read once, not for each shard.
             if known is None or known[0] != asked.task:
                 known = None
             try:
                 if commands.poll():
-                    raise StoppedError  # asked to before it began
+                    raise StoppedError  # asked to stop before it began
                 made = asked.make_task() if known is None else known[1]
                 known = (asked.task, made)
                 perform(asked, made, parent.step)

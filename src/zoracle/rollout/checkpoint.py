@@ -1,4 +1,4 @@
-"""The checkpoint of a run, with the journal beside it: at any moment the two hold all that was paid for."""
+"""The checkpoint of a run, with its journal: at any moment the two hold every point paid for."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BY_STEP = ("loss", "best", "queries")
 
 
 def journal_path(checkpoint: Path) -> Path:
-    """Where the journal of a checkpoint lies."""
+    """Path of the journal of a checkpoint."""
     return checkpoint.with_name(f"{checkpoint.name}.calls")
 
 
 def save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle, failed: bool) -> None:
-    """The journal first, then the checkpoint, then the journal is emptied: at any moment one of both holds a point."""
+    """Write the journal, then the checkpoint, then empty the journal, so that every point is always in one of them."""
     journal = oracle.journal
     counts = oracle.counts
     epoch = 0
@@ -54,17 +54,17 @@ def save(path: Path, fingerprint: dict[str, Any], now: Snapshot, oracle: Oracle,
 def load(
     path: Path, fingerprint: dict[str, Any], begin: Callable[[Tensor], Any], trajectory: Trajectory, oracle: Oracle
 ) -> Snapshot:
-    """What :func:`save` wrote; the oracle's counts and its journal are set to it.
+    """Load what :func:`save` wrote, and set the oracle's counts and its journal accordingly.
 
     Args:
         path: the checkpoint.
-        fingerprint: of the run that wants to continue.
+        fingerprint: fingerprint of the resuming run.
         begin: rows of problems to a state of theirs, which tells shapes and types.
-        trajectory: of a run of as many steps that has not begun.
+        trajectory: blank trajectory of a run of the same length.
         oracle: a fresh one.
 
     Raises:
-        CheckpointError: the checkpoint is truncated, foreign, or of another run.
+        CheckpointError: the checkpoint is truncated, foreign, or belongs to another run.
     """
     tensors, metadata = read_tensors(path, sealed=True)
     if metadata.get("format") != _FORMAT:
@@ -95,7 +95,7 @@ def _shorter(trajectory: Trajectory, rows: int | None = None) -> Trajectory:
 
 
 def _longer(short: Trajectory, full: Trajectory) -> Trajectory:
-    """The inverse: rows of steps that were not taken repeat the last one, but for the loss."""
+    """The inverse: rows of steps not taken repeat the last one, except for the loss."""
     room, have = full.loss.shape[0], short.loss.shape[0]
     if have == room:
         return short
@@ -105,7 +105,7 @@ def _longer(short: Trajectory, full: Trajectory) -> Trajectory:
 
 
 def charged(trajectory: Trajectory, paid: Tensor) -> Trajectory:
-    """The trajectory with all points that were paid for, those of a call that failed included."""
+    """The trajectory with all points paid for, including those of a failed call."""
     room = trajectory.queries.shape[0]
     lost = paid - trajectory.total_queries
     if room == 0 or not bool(lost.any()):

@@ -1,4 +1,4 @@
-"""What a rollout evaluates apart from steps: where problems start, how noisy they are, and where they end."""
+"""Evaluations of a rollout outside steps: starts, noise, and ends of problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 
 def check_start(record: Trajectory, oracle: Oracle, rows: Tensor, x: Tensor, problem: Tensor) -> None:
-    """Evaluate where problems (K,) at x (K, d) start; those that are a success already stop there."""
+    """Evaluate the starts x (K, d) of problems (K,); those that are already a success stop there."""
     x = x.detach()
     origin = oracle.objective.origin(problem[rows], x)
     points = (x if origin is None else origin).unsqueeze(1)
@@ -35,10 +35,10 @@ def check_start(record: Trajectory, oracle: Oracle, rows: Tensor, x: Tensor, pro
 def evaluate_final(
     record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tensor, purpose: Purpose | None, device: torch.device
 ) -> bool:
-    """Evaluate the last iterates of those of some problems (K,) that have one; whether there were any."""
+    """Evaluate the last iterates of the problems (K,) that have one; returns whether there were any."""
     if purpose is None:
         return False
-    # Who asked to stop at a success or at a value has it: nothing more is paid for.
+    # A run asked to stop at a success or a value has reached it: nothing more is evaluated.
     ended = (record.reason[rows] == StopReason.STEPS) | (record.reason[rows] == StopReason.BUDGET)
     wanted = ended & ~record.final_known[rows]
     if purpose is Purpose.OPTIMISE:
@@ -58,7 +58,7 @@ def evaluate_final(
 
 
 class Noise(NamedTuple):
-    """What was measured at the starts of problems (K,), and the parts of it that were paid for."""
+    """The measurement at the starts of problems (K,), and its evaluated parts."""
 
     found: measuring.Measured
     paid: list[tuple[Tensor, Tensor, Tensor]]
@@ -66,7 +66,7 @@ class Noise(NamedTuple):
 
 
 def measure_noise(oracle: Oracle, state: Any, problem: Tensor) -> Noise:
-    """Measure the noise of problems (K,) that have not begun. Nothing is noted: a call may fail after others."""
+    """Measure the noise of problems (K,) that have not begun. Records nothing, since a later call may fail."""
     paid: list[tuple[Tensor, Tensor, Tensor]] = []
     x, key = state.x.detach(), state.key
     found = measuring.measure(oracle, x, key, problem, oracle.objective.scale, lambda *part: paid.append(part))
@@ -74,7 +74,7 @@ def measure_noise(oracle: Oracle, state: Any, problem: Tensor) -> Noise:
 
 
 def note_noise(record: Trajectory, optimizer: Optimizer[S, Any], rows: Tensor, state: S, noise: Noise) -> S:
-    """Note what was measured of problems (K,); their state that knows it."""
+    """Record the measurements of problems (K,); returns their informed state."""
     for some, values, points in noise.paid:
         paid_for(record, rows[some], Evaluation(values), points)
     found = noise.found
@@ -89,7 +89,7 @@ def note_noise(record: Trajectory, optimizer: Optimizer[S, Any], rows: Tensor, s
 
 
 def kept_back(record: Trajectory, oracle: Oracle, rows: Tensor) -> Tensor | int:
-    """Points (K,) that problems must not spend on steps."""
+    """Number of points (K,) reserved, which problems must not spend on steps."""
     if oracle.budget is None:
         return 0
     # One is for the last iterate, which is evaluated before the three are compared.
@@ -107,12 +107,12 @@ def settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tens
     noisy &= (record.chosen[rows] == Choice.LOWEST) & oracle.affords(problem[rows], 3 * times)
     some = rows[noisy]
     if some.numel():
-        # In this order: where two are equal, the last iterate is taken before the start, and both before a lucky one.
+        # In this order, so that ties prefer the last iterate to the start, and both to a point that was low by luck.
         choices = (Choice.LAST, Choice.START, Choice.REPEATED)
         points = torch.stack((record.final_point[some], record.start_point[some], record.best_point[some]), 1)
         means = measuring.compared(oracle, points.to(device), problem[some], times).cpu()
         error = record.noise[some].to(means) / math.sqrt(times)
-        # The others have to be lower by more than their means are off.
+        # The others must be lower by more than the error of their means.
         at = torch.stack((means[:, 0] - 2 * error, means[:, 1] - error, means[:, 2]), 1).argmin(1)
         each = torch.arange(some.numel())
         record.chosen[some] = torch.tensor([int(choice) for choice in choices])[at]
@@ -121,7 +121,7 @@ def settle_noise(record: Trajectory, oracle: Oracle, rows: Tensor, problem: Tens
         record.final_loss[some] = means[:, 0].to(record.final_loss.dtype)
         record.start_loss[some] = means[:, 1].to(record.start_loss.dtype)
         more_paid(record, some, 3 * times)
-    # An iterate that ended above the start is nothing to continue from.
+    # A run should not continue from an iterate above the start.
     start, last = record.start_loss[rows], record.final_loss[rows]
     if record.loss.shape[0]:
         # What the steps saw stands in for what nobody paid for: the first iterate, and the one before the last.

@@ -1,16 +1,16 @@
-"""What was asked of a black box and what it answered, on disk before and after each call.
+"""Journal of the queries to a black box and its answers, written to disk before and after each call.
 
-A checkpoint costs too much to be written after each step. This file is what happened since the last one: before a
-call its points are noted, after it their values. A process that is killed loses the answers of the call in flight and
-no others: the run is done again from the checkpoint with the noted values, without asking. Points that were noted and
-never answered may have been seen, and billed; they are counted as lost.
+A checkpoint is too expensive to write after each step. This file records the calls since the last one: before a
+call its points, after it their values. A killed process loses only the answers of the current
+call: the run is replayed from the checkpoint with the recorded values, without queries. Points recorded but
+never answered may have been seen and billed; they are counted as lost.
 
-An answer belongs to its point: the problem, what it was asked for, and a hash of the coordinates. So it is found again
-whatever else is asked in the same call, and never given to another point.
+An answer belongs to its point: the problem, the purpose, and a hash of the coordinates. It is therefore found again
+whatever else is in the same call, and never given to another point.
 
 Records have numbers and checksums (:class:`zoracle.storage.owned.Records`). Each part of the file names the checkpoint
-that it follows, by a number (the epoch): a part without its checkpoint is of no use, since that was never written. They
-outlive the process at once, and the machine where a call was slow enough for a disk to keep up (:data:`SLOW`).
+that it follows, by a number (the epoch): a part whose checkpoint was never written is useless. Records
+survive the process at once, and a crash of the machine if calls are slow enough to sync each one (:data:`SLOW`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zoracle.storage.hashing import raw
 from zoracle.storage.owned import Appended, Records
 from zoracle.types import Evaluation, Purpose
 
-#: Seconds: after a call that took longer, what is noted goes through to the disk.
+#: Seconds: after a call that took longer, records are synced to disk.
 SLOW = 0.1
 
 _MARK = b"zoracle-calls-3\n"
@@ -42,7 +42,7 @@ Digests = tuple[bytes, ...]
 
 
 class Call(NamedTuple):
-    """One call: what it was for, the problems of its points (N,), hashes of these, and what was answered."""
+    """One call: its purpose, the problems of its points (N,), hashes of the points, and the answers."""
 
     purpose: str
     rows: Tensor
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What one point was answered: its place in the answer of a call."""
+    """The answer of one point: its position in the answer of a call."""
 
     digest: bytes
     answer: Evaluation
@@ -62,11 +62,11 @@ class Journal:
     """The calls of one run since its last checkpoint. Two processes cannot have the same one open.
 
     Args:
-        path: the file; made where there is none, and gone on with where there is.
+        path: the file; created if missing, else continued.
 
     Attributes:
-        epoch: number of the checkpoint that what is noted follows.
-        lost: (P,) int64, points that were asked for and whose answers are gone, calls of killed processes included;
+        epoch: number of the checkpoint before the records.
+        lost: (P,) int64, points queried without a surviving answer, including calls of killed processes;
             empty before :meth:`resume`.
 
     Raises:
@@ -92,14 +92,14 @@ class Journal:
             raise
 
     def resume(self, epoch: int, lost: Tensor) -> None:
-        """Begin after a checkpoint: what it holds already is forgotten, the rest is kept to be answered from.
+        """Begin after a checkpoint: records that it covers are dropped, the others are kept as answers.
 
         Args:
-            epoch: of the checkpoint; 0 where there is none.
+            epoch: number of the checkpoint; 0 if there is none.
             lost: (P,) points lost before it.
 
         Raises:
-            CheckpointError: the file follows a later checkpoint, which is gone, or its records are none.
+            CheckpointError: the file follows a later checkpoint, which is missing, or its records are invalid.
         """
         self.epoch, self.lost = epoch, lost.clone()
         try:
@@ -126,11 +126,11 @@ class Journal:
                 self._kept[call.purpose, row].append(Known(digest, call.answer, at))
 
     def recall(self, purpose: Purpose, rows: Tensor, digests: Digests) -> list[Known | None]:
-        """What points (N,) were answered in a process that has ended since; None for those that have to be asked for.
+        """The answers of points (N,) from an earlier process; None for points that must be queried.
 
-        The answers of a problem are used in the order in which they were given. Where another point is asked for than
-        that of the next one, the run has taken another course (a target that does not answer the same twice), and
-        what is left of this problem is lost.
+        The answers of a problem are used in the order in which they were given. If a point differs from
+        that of the next answer, the run has diverged (the target does not answer the same twice), and
+        the remaining answers of this problem are lost.
         """
         if not self.answering:
             return [None] * len(digests)
@@ -151,10 +151,10 @@ class Journal:
         return found
 
     def ask(self, purpose: Purpose, rows: Tensor, digests: Digests = ()) -> None:
-        """Note a call before it is made: points of these problems (N,), with their hashes where they are answered.
+        """Record a call before it is made: points of these problems (N,), with their hashes if they are answered.
 
         Raises:
-            InputError: it cannot be noted; then it must not be made.
+            InputError: it cannot be recorded, and must then not be made.
         """
         call = Call(purpose.value, rows, digests, None)
         self._records.add([_encoded("ask", call)], through=self._slow)
@@ -162,10 +162,10 @@ class Journal:
         self._asked = time.monotonic()
 
     def answer(self, answer: Evaluation) -> None:
-        """Note what the last call was answered.
+        """Record the answers of the last call.
 
         Raises:
-            InputError: it cannot be noted; the call counts as one that failed.
+            InputError: they cannot be recorded; the call counts as failed.
         """
         assert self._asking is not None
         self._slow = time.monotonic() - self._asked > SLOW
@@ -174,20 +174,20 @@ class Journal:
         self._since.append(call)
 
     def again(self, purpose: Purpose, rows: Tensor) -> None:
-        """Note that points of these problems (N,) are asked for once more, only to see whether the answer is the same.
+        """Record that points of these problems (N,) are queried again, only to check their answers.
 
-        They are in no other count.
+        They appear in no other count.
         """
         self.ask(purpose, rows)
         self._asking = None
         self._lose(rows)
 
     def mark(self) -> None:
-        """What was answered so far has been made use of: there is a state that it led to."""
+        """Mark the answers so far as used: there is a state that includes them."""
         self._since = []
 
     def since(self, purpose: Purpose) -> Tensor:
-        """(P,) points answered since the last mark; where their call is made again, they need not be asked for."""
+        """(P,) points answered since the last mark; if their call is repeated, they need not be queried."""
         found = torch.zeros_like(self.lost)
         for call in self._since:
             if call.purpose == purpose.value:
@@ -195,9 +195,9 @@ class Journal:
         return found
 
     def abandon(self, purpose: Purpose, rows: Tensor) -> None:
-        """The answers of these problems since the last mark are of a call that will not be made again.
+        """Drop the answers of these problems since the last mark, whose call will not be repeated.
 
-        They were paid for, and stay counted as what they were asked for.
+        They were paid for, and stay counted under their purpose.
         """
         kept = []
         for call in self._since:
@@ -207,15 +207,15 @@ class Journal:
         self._since = [call for call in kept if len(call.rows)]
 
     def carry(self) -> dict[Purpose, Tensor]:
-        """Note again, for a checkpoint of the state at the last mark, what was answered since then, and what is kept.
+        """Record again, for a checkpoint of the state at the last mark, the answers since then and those kept.
 
-        A step may take several calls. Where one of them failed, the others were paid for and need not be made again.
+        A step may take several calls. If one of them failed, the others were paid for and need not be repeated.
 
         Returns:
-            By purpose the points (P,) that are counted now, and will be again when they are made use of.
+            For each purpose, the points (P,) that are counted now, and will be again when they are used.
 
         Raises:
-            InputError: it cannot be noted; the last checkpoint and what follows it hold all.
+            InputError: they cannot be recorded; the last checkpoint and the records after it are complete.
         """
         counted = {purpose: self.since(purpose) for purpose in Purpose}
         calls = [*self._since]
@@ -227,7 +227,7 @@ class Journal:
         return counted
 
     def forget(self, epoch: int) -> None:
-        """Empty the file: the checkpoint with this number holds all of it.
+        """Empty the file, since the checkpoint with this number covers all of it.
 
         Raises:
             InputError: it cannot be written.
@@ -238,18 +238,18 @@ class Journal:
         self._bare = self._file.end
 
     def settle(self) -> None:
-        """The run is over: answers that nobody requested again are lost."""
+        """End the run: answers that were not requested again are lost."""
         for (_, row), kept in self._kept.items():
             self.lost[row] += len(kept)
         self._kept.clear()
 
     @property
     def answering(self) -> bool:
-        """Whether there are answers left of a process that has ended since; the last checkpoint stands until then."""
+        """Whether answers of an earlier process are left; until they are used, the last checkpoint is kept."""
         return bool(self._kept)
 
     def close(self) -> None:
-        """Close the file; another process may continue. One that holds no calls is removed."""
+        """Close the file, so that another process may continue; a file without calls is removed."""
         self._file.close(remove=self._file.end in (len(_MARK), self._bare))
 
     def __enter__(self) -> Self:
@@ -302,9 +302,9 @@ def _encoded(kind: str, call: Call) -> bytes:
 
 
 def _calls_of(found: list[tuple[bytes, int]], epoch: int) -> tuple[list[Call], int | None, bool]:
-    """The calls that follow a checkpoint; where the file has to be cut; whether it goes with no later checkpoint.
+    """The calls after a checkpoint; where the file has to be cut; whether no later checkpoint is missing.
 
-    None is where nothing follows the checkpoint.
+    The second is None if the file has no part for the checkpoint.
     """
     calls: list[Call] = []
     here: int | None = None
@@ -317,7 +317,7 @@ def _calls_of(found: list[tuple[bytes, int]], epoch: int) -> tuple[list[Call], i
             last = int(record[1])
             first = last if first is None else first
             if here is not None:
-                return calls, at, True  # what follows is of a checkpoint that was never written
+                return calls, at, True  # the rest follows a checkpoint that was never written
             if last == epoch:
                 here = end
         elif here is not None:

@@ -136,8 +136,8 @@ def rollout(
     if problem.shape != x.shape[:1]:
         raise InputError(f"problem has shape {tuple(problem.shape)}; expected ({x.shape[0]},)")
     record = blank(steps, x) if trajectory is None else longer(trajectory, steps)
-    # Problems that had done all steps of an earlier rollout continue where this one allows more; what was their last
-    # iterate then is none now.
+    # Problems that had taken all steps of an earlier rollout continue if this one allows more; their former last
+    # iterate is then no longer the last.
     further = (record.reason == StopReason.STEPS) & (record.steps < steps)
     if queue is None:
         record.reason[further] = StopReason.RUNNING
@@ -173,10 +173,10 @@ def rollout(
 
 
 class _Batch(Generic[S]):
-    """The problems that run, those that wait for their turn, and the record of all.
+    """The running problems, the waiting ones, and the record of all.
 
-    What is paid for is noted in the record once all calls for it are answered, and shown at once: where one of them
-    fails, the record is that of the last snapshot, which a run continues from.
+    Evaluations are recorded once all of their calls are answered, and reported at once: if a call
+    fails, the record is that of the last snapshot, from which a run continues.
     """
 
     def __init__(
@@ -199,14 +199,14 @@ class _Batch(Generic[S]):
         self.device = torch.device("cpu")
 
     def begin(self, state: S, final: Purpose | None, noise_ends: bool) -> None:
-        """Take the state that a rollout is given; those that ended and had no time to leave do now."""
+        """Take the initial state of a rollout; problems that ended but are still in the batch leave now."""
         record, live, queue = self.record, self.live, self.queue
         self.whole = self.running = state
         if queue is not None:
             self.device = queue.device
             going = record.reason[queue.running] == StopReason.RUNNING
             self.waiting = live[~torch.isin(live, queue.running)]
-            if not bool(going.all()):  # they stopped at the last step of an interrupted run, and had no time to leave
+            if not bool(going.all()):  # they stopped at the last step of an interrupted run, before they could leave
                 record.final_point[queue.running[~going]] = iterates(state, ~going)
                 settle(record, queue.running[~going])
                 self.running = select(state, going)
@@ -218,23 +218,23 @@ class _Batch(Generic[S]):
             self.changed()
 
     def changed(self) -> None:
-        """Show what there is to continue from."""
+        """Report a snapshot to continue from."""
         if self.on_change is not None:
             self.on_change(Snapshot(self.live, self.running, self.record))
 
     def reasons(self, steps: int, noise_ends: bool) -> Tensor:
-        """Note who cannot continue; who stays, (L,)."""
+        """Record which problems cannot continue; returns which stay, (L,)."""
         record, live = self.record, self.live
-        going = record.reason[live] == StopReason.RUNNING  # who has a reason to stop keeps it
+        going = record.reason[live] == StopReason.RUNNING  # an earlier reason to stop is kept
         cost = self.optimizer.queries_per_step + (kept_back(record, self.oracle, live) if noise_ends else 0)
         record.reason[live[going & ~self.oracle.affords(self.problem[live], cost)]] = StopReason.BUDGET
         record.reason[live[going & (record.steps[live] >= steps)]] = StopReason.STEPS
         return record.reason[live] == StopReason.RUNNING
 
     def leave(self, stay: Tensor, final: Purpose | None, noise_ends: bool, keep_graph: bool) -> None:
-        """Those that do not stay (L,) end; with a graph that is kept they are not taken out of the state."""
+        """End the problems that do not stay (L,); if the graph is kept, they remain in the state."""
         record, gone = self.record, self.live[~stay]
-        # A problem that took no step, its start being a success, stays where it was.
+        # A problem without steps, because its start is a success, stays where it was.
         record.final_point[gone] = iterates(self.running, ~stay)
         settle(record, gone)
         paid = self.end(gone, final, noise_ends)
@@ -249,7 +249,7 @@ class _Batch(Generic[S]):
             self.changed()
 
     def end(self, rows: Tensor, final: Purpose | None, noise_ends: bool) -> bool:
-        """Evaluate what problems (K,) that stopped end with; whether there was anything that is not known yet."""
+        """Evaluate the final points of stopped problems (K,); returns whether anything was evaluated."""
         paid = evaluate_final(self.record, self.oracle, rows, self.problem, final, self.device)
         if not noise_ends:
             return paid
@@ -258,7 +258,7 @@ class _Batch(Generic[S]):
         return settle_noise(self.record, self.oracle, rows, self.problem, self.device) or paid
 
     def refill(self) -> bool:
-        """Begin problems that wait where there is room; whether there were any."""
+        """Begin waiting problems while there is room; returns whether there were any."""
         if self.queue is None or not self.waiting.numel() or self.live.numel() >= self.queue.batch:
             return False
         room = self.queue.batch - self.live.numel()
@@ -269,7 +269,7 @@ class _Batch(Generic[S]):
         return True
 
     def check_start(self) -> bool:
-        """Evaluate where problems start that have not begun; whether there were any."""
+        """Evaluate the starts of problems that have not begun; returns whether there were any."""
         unchecked = ~self.record.checked[self.live] & (self.record.steps[self.live] == 0)
         if not bool(unchecked.any()):
             return False
@@ -279,7 +279,7 @@ class _Batch(Generic[S]):
         return True
 
     def measure_noise(self) -> bool:
-        """Measure the noise of problems that have not begun; whether there were any."""
+        """Measure the noise of problems that have not begun; returns whether there were any."""
         unmeasured = self.record.noise[self.live].isnan() & (self.record.steps[self.live] == 0)
         if not bool(unmeasured.any()):
             return False
@@ -290,7 +290,7 @@ class _Batch(Generic[S]):
         return True
 
     def step(self, watch_flat: bool, watch_steep: bool) -> tuple[Queries, Evaluation]:
-        """One step of all that run; noted."""
+        """Take and record one step of all running problems."""
         record, live, oracle = self.record, self.live, self.oracle
         before = self.running
         queries, evaluation, self.running = take_step(self.optimizer, oracle, self.running, self.problem[live])
@@ -314,7 +314,7 @@ class _Batch(Generic[S]):
         return queries, evaluation
 
     def _inform(self, which: Tensor, state: S, noise: Noise) -> None:
-        """Some live problems (L,) continue from a state of theirs that knows their noise."""
+        """Continue some live problems (L,) from states informed about their noise."""
         told = note_noise(self.record, self.optimizer, self.live[which], state, noise)
         self.running = assign(self.running, which.nonzero().squeeze(1), told)
 
@@ -332,9 +332,9 @@ def take_step(optimizer: Optimizer[S, Any], oracle: Oracle, state: S, problem: T
 
 
 def stopped_at(now: Snapshot, why: StopReason) -> Trajectory:
-    """The trajectory of a run that is given up at a snapshot: problems that had not stopped did so for this reason.
+    """The trajectory of a run abandoned at a snapshot: problems still running stop for this reason.
 
-    Their last iterates are where they stand, and are not evaluated. The trajectory is changed in place.
+    Their last iterates are the current ones, and are not evaluated. The trajectory is changed in place.
     """
     record, rows = now.trajectory, now.running
     if rows.numel():

@@ -1,4 +1,4 @@
-"""How noisy an objective is where a run begins, from a few counted queries, and what a noisy run is left with."""
+"""Noise of an objective at the start of a run, from a few counted queries, and the choice at a noisy run's end."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from zoracle.keyed import normal
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Key, Purpose
 
-_STREAM = 31  # keys the lines, apart from the draws of optimizers
-_LINE = 7  # values of a line
+_STREAM = 31  # keys the lines, separate from the draws of optimizers
+_LINE = 7  # number of values of a line
 _DISTANCES = 8
-_CLOSER = 100.0  # by how much a second line is closer or wider
-_WIDEST = 0.3  # of the scale: the largest distance that is looked at
-_CLEAR = 10.0  # times the noise that a difference has to be
-_ROUNDING = 64  # units of the last place of f that are not noise
-_CANCELLED = 2  # units of the last place that a difference of two parts of a loss may be off
-_STEEP = 30.0  # times its value that f would change by over a scale
-_MOST = 0.25  # share of the budget that may be spent on it
+_CLOSER = 100.0  # factor by which a second line is closer or wider
+_WIDEST = 0.3  # largest distance evaluated, as a share of the scale
+_CLEAR = 10.0  # minimum size of a difference, as a multiple of the noise
+_ROUNDING = 64  # changes of f by this many units of the last place are not noise
+_CANCELLED = 2  # error of a difference of two parts of a loss, in units of the last place
+_STEEP = 30.0  # change of f over a scale, as a multiple of its value
+_MOST = 0.25  # largest share of the budget for the measurement
 
 
 class Measured(NamedTuple):
-    """What was found at B starts."""
+    """The measurement at B starts."""
 
     start: Tensor
     """(B,) f there; under noise that is not rounding the mean of the values nearby."""
@@ -52,7 +52,7 @@ def answered(oracle: Oracle, points: Tensor, values: Tensor, problem: Tensor) ->
 def is_flat(oracle: Oracle, points: Tensor, values: Tensor, problem: Tensor) -> Tensor:
     """Whether the black box answers half of the points (K, m, d) of a step as it answers the first, (K,).
 
-    An answer of zero, where a loss can go no lower, is none of these.
+    Answers of zero, the minimum of many losses, do not count.
     """
     rest = answered(oracle, points, values, problem)
     least = _CANCELLED * torch.finfo(values.dtype).eps * values[:, 0].abs()
@@ -62,32 +62,32 @@ def is_flat(oracle: Oracle, points: Tensor, values: Tensor, problem: Tensor) -> 
 def is_steep(points: Tensor, values: Tensor, scale: float) -> Tensor:
     """Whether differences of a step's points (K, m, d) are too large for a function of this size, (K,).
 
-    Over a whole scale such slopes would change f by many times its value. Noise looks so, and few functions do.
+    Over a whole scale such slopes would change f by many times its value, as noise does and few functions do.
     """
     away = (points[:, 1:] - points[:, :1]).square().mean(2).sqrt()
     slopes = (values[:, 1:] - values[:, :1]).abs() / away.clamp(min=torch.finfo(points.dtype).tiny)
     return scale * slopes.nanmedian(1).values > _STEEP * values.abs().nanmedian(1).values
 
 
-#: Shown each part that was paid for: the rows (K,) of the B starts, values (K, m), points (K, m, d).
+#: Called with each evaluated part: the rows (K,) of the B starts, values (K, m), points (K, m, d).
 Pay = Callable[[Tensor, Tensor, Tensor], None]
 
 
 class _Start:
-    """The starts of B problems, and the queries around them. Each pays for what it needs, whatever the others do."""
+    """The starts of B problems, and the queries around them. Each spends what it needs, independently of the others."""
 
     def __init__(self, oracle: Oracle, x: Tensor, key: Key, problem: Tensor, scale: float, pay: Pay) -> None:
         self.oracle, self.x, self.key, self.problem, self.pay = oracle, x, key, problem, pay
         self.eps = torch.finfo(x.dtype).eps
         self.spent = torch.zeros(x.shape[0], dtype=torch.int64)
-        #: Spacing of the closest line, which the numbers of x still distinguish.
+        #: Spacing of the closest line, still resolved by the floating-point numbers of x.
         self.closest = torch.maximum(
             x.new_full((x.shape[0],), 10 * math.sqrt(self.eps) * scale), 64 * self.eps * x.abs().amax(1)
         )
         self.widest = _WIDEST * scale
 
     def affords(self, rows: Tensor, points: int) -> Tensor:
-        """Those of some rows that can pay."""
+        """The rows whose budget suffices."""
         able = self.oracle.affords(self.problem[rows], points)
         if self.oracle.budget is not None:
             able &= self.spent[rows] + points <= _MOST * self.oracle.budget
@@ -118,18 +118,18 @@ class _Start:
 
 
 def measure(oracle: Oracle, x: Tensor, key: Key, problem: Tensor, scale: float, pay: Pay) -> Measured:
-    """Evaluate lines of points near x, and where f is noisy points at growing distances.
+    """Evaluate lines of points near x, and, if f is noisy, points at growing distances.
 
-    Of a line's seven values the noise is read as :func:`zoracle.estimators.noise.ecnoise` says. Where most are equal
-    the line is made a hundred times wider, up to the scale: f is rounded. Noise that shrinks with the line is none.
+    The noise follows from a line's seven values by :func:`zoracle.estimators.noise.ecnoise`. If most are equal,
+    f is rounded, and the line is widened a hundredfold, up to the scale. Noise that shrinks with the line is ignored.
 
     Args:
-        oracle: what is queried; the points are counted for optimisation, and take a quarter of the budget at most.
+        oracle: the oracle; the points are counted for optimisation, and take at most a quarter of the budget.
         x: (B, d).
         key: of B problems.
         problem: (B,) the objective's rows.
         scale: typical size of a coordinate.
-        pay: shown what was evaluated.
+        pay: called with each evaluated part.
     """
     at = _Start(oracle, x, key, problem, scale, pay)
     b = x.shape[0]
@@ -163,7 +163,7 @@ def _noise(at: _Start, rows: Tensor) -> tuple[Tensor, Tensor]:
     values = at.line(rows, spacing)
     level, verdict = ecnoise(values)
     level = level.to(values.dtype)
-    # A difference of this size is rounding, which differences take into account as they are.
+    # A difference of this size is rounding, for which differences already allow.
     least = _ROUNDING * at.eps * values.abs().nan_to_num(nan=0.0).amax(1)
     rounded = verdict == Verdict.TOO_CLOSE
     coarse = rounded.nonzero().squeeze(1).cpu()
@@ -184,19 +184,19 @@ def _noise(at: _Start, rows: Tensor) -> tuple[Tensor, Tensor]:
         now, before = closer.level.to(noise).nan_to_num(nan=0.0), noise[random]
         told = closer.verdict != Verdict.TOO_CLOSE
         kink = told & (now < before / 10)
-        # So do f's own bends, which a level may still hold; the noise does not.
+        # So does f's own curvature, which a level may still contain; the noise does not.
         bent = (closer.verdict == Verdict.FOUND) & (now < before / 2)
         noise[random] = torch.where(kink | bent, torch.where(now > least[random], now, 0.0), before)
     return torch.where((noise > 0) & ~rounded, values.nanmean(1), values[:, 0]), noise
 
 
 def repeats(budget: int) -> int:
-    """How many evaluations each of three candidates gets at the end of a noisy run."""
+    """The number of evaluations of each of three candidates at the end of a noisy run."""
     return max(1, min(20, budget // 150))
 
 
 def compared(oracle: Oracle, candidates: Tensor, problem: Tensor, times: int) -> Tensor:
-    """Means (B, C) of f at candidates (B, C, d), each evaluated so many times."""
+    """Means (B, C) of f at candidates (B, C, d), each evaluated this many times."""
     b, c, _ = candidates.shape
     points = candidates.repeat_interleave(times, 1)
     values = oracle.evaluate(points, problem, purpose=Purpose.OPTIMISE).loss

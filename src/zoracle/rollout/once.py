@@ -1,4 +1,4 @@
-"""A few points evaluated once, to report: kept in a file, so that doing it again costs no query."""
+"""Points evaluated once for a report, and kept in a file so that a repetition costs no query."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def once(
     form: str,
     fingerprint: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], int]:
-    """What is asked of an oracle, or what it was answered in an earlier call; each call is noted as it is made.
+    """Query an oracle, or return the answers of an earlier call; each call is recorded as it is made.
 
     Args:
-        oracle: fresh; it gets a journal.
-        ask: asks it, and returns tensors on the CPU.
-        keep: a file for them; None keeps nothing.
-        form: names the form of the file.
-        fingerprint: JSON values; what it belongs to.
+        oracle: a fresh oracle; it gets a journal.
+        ask: queries it and returns tensors on the CPU.
+        keep: a file for the tensors; None keeps nothing.
+        form: name of the file's format.
+        fingerprint: JSON values that identify the run of the file.
 
     Returns:
-        The tensors, and how many points were lost to interruptions.
+        The tensors, and the number of points lost to interruptions.
 
     Raises:
         CheckpointError: the file belongs to another run.

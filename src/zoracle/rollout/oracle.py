@@ -160,9 +160,9 @@ class Oracle:
 
     @torch.no_grad()
     def again(self, point: Tensor, row: int) -> float:
-        """The loss of a point (d,) of a problem that was asked for already, to see whether it is the same.
+        """The loss of a point (d,) that was queried before, to check that it has not changed.
 
-        It is in no count but that of points requested again, ``journal.lost``.
+        It counts only as a repeated point, in ``journal.lost``.
         """
         assert self.journal is not None
         rows = torch.tensor([row])
@@ -170,12 +170,12 @@ class Oracle:
         return float(self._marked(lambda: self.objective.evaluate(point.unsqueeze(0), rows, None)).loss)
 
     def _call(self, points: Tensor, rows: Tensor, step: Tensor | None, purpose: Purpose) -> Evaluation:
-        """One call of the objective, or what it was answered before an interruption."""
+        """One call of the objective, or its recorded answer from before an interruption."""
 
         def call(points: Tensor, rows: Tensor, step: Tensor | None) -> Evaluation:
             return self.objective.evaluate(points, rows, step, checked=True, cells=self._cells(rows))
 
-        # Each cell is a call of the black box: where one fails, those after it are not made, and not counted.
+        # Each cell is a call of the black box: if one fails, later ones are neither made nor counted.
         sizes = [points.shape[0]] if self.journal is None else self._cells(rows)
         steps = [None] * len(sizes) if step is None else torch.split(step, sizes)
         parts = zip(torch.split(points, sizes), torch.split(rows, sizes), steps, strict=True)
@@ -192,10 +192,10 @@ class Oracle:
         purpose: Purpose,
         call: Callable[[Tensor, Tensor, Tensor | None], Evaluation],
     ) -> Evaluation:
-        """What a call is answered; what was answered before an interruption is not requested again.
+        """The answer of a call; answers from before an interruption are not requested again.
 
-        Each point is counted once: before the call, since points that a failing model saw were paid for, and after it
-        is noted, since a call that cannot be noted is not made.
+        Each point is counted once: before the call, since points seen by a failing model were paid for, and after it
+        is recorded, since a call that cannot be recorded is not made.
         """
         if self.journal is None:
             self._count(rows, purpose)
@@ -248,7 +248,7 @@ class Oracle:
             yield slice(begin, end)
 
     def _cells(self, rows: Tensor) -> list[int]:
-        """How many points one after another are of the same cell."""
+        """The number of consecutive points in the same cell."""
         if self.cell is None or self.cell >= self.objective.num_problems:
             return [rows.shape[0]]
         counts: list[int] = torch.unique_consecutive(rows // self.cell, return_counts=True)[1].tolist()
@@ -256,7 +256,7 @@ class Oracle:
 
 
 def _together(known: list[Known | None], asked: Evaluation | None) -> Evaluation:
-    """The answer of a call some of whose points were known, in the order of its points, on the CPU."""
+    """The answer of a call with some known points, in the order of its points, on the CPU."""
     parts: list[tuple[Evaluation, int]] = []
     later = itertools.count()
     for one in known:

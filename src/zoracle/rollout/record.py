@@ -1,4 +1,4 @@
-"""The trajectory of a rollout as it is written: what a step noted, what was paid for, and who stops for what."""
+"""Writing of a rollout's trajectory: the record of each step, its cost, and the reasons for stopping."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def blank(steps: int, x: Tensor) -> Trajectory:
 
 
 def longer(trajectory: Trajectory, steps: int) -> Trajectory:
-    """The trajectory with room for this many steps; the same tensors where there is room already."""
+    """The trajectory with room for this many steps; the same tensors if the room suffices."""
     have = trajectory.loss.shape[0]
     if have >= steps:
         return trajectory
@@ -64,13 +64,13 @@ def longer(trajectory: Trajectory, steps: int) -> Trajectory:
 
 
 def note_step(record: Trajectory, live: Tensor, queries: Queries, evaluation: Evaluation, has_base: bool) -> None:
-    """Note a step of live problems (L,): what was asked, what was answered, and the best of it.
+    """Record a step of live problems (L,): queries, answers, and the best point.
 
     Args:
-        record: of all problems.
-        live: (L,) those that took the step.
-        queries: what they asked.
-        evaluation: what they were answered.
+        record: trajectory of all problems.
+        live: (L,) problems that took the step.
+        queries: their queries.
+        evaluation: the answers.
         has_base: whether the first point of a step is the iterate.
     """
     loss = evaluation.loss.detach().cpu()
@@ -104,10 +104,10 @@ def note_step(record: Trajectory, live: Tensor, queries: Queries, evaluation: Ev
 def note_reasons(
     record: Trajectory, live: Tensor, evaluation: Evaluation, on_success: bool, target: float | None
 ) -> None:
-    """Note which live problems (L,) stop now: with nothing finite, at the target, or at a success."""
+    """Record which live problems (L,) stop now: without finite values, at the target, or at a success."""
     dead = evaluation.loss.isnan().all(1).cpu()
     if evaluation.loss.shape[1] < _MANY:
-        # One point that could not be evaluated says nothing about the next; a run of them does.
+        # A single failed point says nothing about the next; a series of them does.
         lost, asked = record.non_finite[live], record.total_queries[live]
         dead &= (lost >= _HOPELESS) & (2 * lost >= asked)
     record.reason[live[dead]] = StopReason.NON_FINITE
@@ -125,7 +125,7 @@ def settle(record: Trajectory, rows: Tensor) -> None:
 
 
 def paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tensor) -> None:
-    """Points apart from steps that the budget paid for, a start or a last iterate, count like any other."""
+    """Record points outside steps that were charged to the budget, a start or a last iterate, like any other."""
     loss = evaluation.loss.cpu()
     _keep_best(record.best_loss, record.best_point, rows, loss, x)
     record.non_finite[rows] += (~loss.isfinite()).sum(1)
@@ -143,7 +143,7 @@ def paid_for(record: Trajectory, rows: Tensor, evaluation: Evaluation, x: Tensor
 
 
 def more_paid(record: Trajectory, rows: Tensor, points: int) -> None:
-    """So many points more were paid for apart from steps."""
+    """Add to the number of points paid for outside steps."""
     room = record.queries.shape[0]
     if room:
         later = torch.arange(room).unsqueeze(1) >= record.steps[rows].clamp(max=room - 1)

@@ -1,4 +1,4 @@
-"""A rollout that survives Ctrl-C and kill -9: what was paid for in queries is on disk."""
+"""A rollout that survives Ctrl-C and kill -9: every query paid for is on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zoracle.rollout.record import blank
 from zoracle.storage.files import check_writable, sweep
 from zoracle.types import Purpose, StopReason, Trajectory
 
-_WRITING = 20  # at most one part in so many of the time goes into checkpoints
+_WRITING = 20  # at most one part in this many of the time is spent on checkpoints
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,41 +59,41 @@ def resumable_rollout(
     on_step: Callable[[Step], StopReason | None] | None = None,
     **options: Any,
 ) -> Trajectory:
-    """As :func:`zoracle.rollout.rollout` from a start, continuing where an earlier call with the same path stopped.
+    """Like :func:`zoracle.rollout.rollout` from a start, but resumes an earlier call with the same path.
 
     Args:
         optimizer: any optimizer.
-        oracle: a fresh one; its counts are set to the checkpoint's. Where it has a journal already, that one is used
+        oracle: a fresh oracle; its counts are set to the checkpoint's. If it already has a journal, that one is used
             and left open.
         x0: starting points (P, d).
-        steps: how many steps each problem takes at most.
-        path: the checkpoint, a safetensors file, with a journal beside it; None keeps nothing.
-        fingerprint: JSON values that say what this run is; a checkpoint with others is refused.
+        steps: maximum number of steps per problem.
+        path: the checkpoint, a safetensors file, with its journal next to it; None keeps nothing.
+        fingerprint: JSON values that identify this run; a checkpoint with other values raises an error.
         seed: keys the directions.
         problem: (P,) stable ids of the problems; the objective's rows are 0 .. P - 1.
-        batch: problems that run at once, the others wait for their turn; None runs all at once.
+        batch: number of problems run at once while the others wait; None runs all at once.
         every: seconds between two checkpoints.
-        finite_start: raise where nothing that was evaluated first is finite, instead of an empty result.
-        recheck: where a run continues, ask for one of its points again and warn where the answer is another one: nobody
-            else knows whether the target is still the same. It counts as lost.
-        on_interrupt: what Ctrl-C does: "raise" once the step in flight is done, or "stop" the run and return what there
-            is, at once unless a checkpoint is kept. A second Ctrl-C never waits.
-        on_step: is shown every step. Where it returns a reason, all problems stop for it; the checkpoint does not know
-            of that, so that the same call continues.
+        finite_start: raise an error if none of the first values is finite, instead of returning an empty result.
+        recheck: when a run resumes, query one of its points again and warn if the answer differs, since nothing
+            else reveals a changed target. The query counts as lost.
+        on_interrupt: effect of Ctrl-C: "raise" once the current step is done, or "stop" the run and return the result
+            so far, at once unless a checkpoint is kept. A second Ctrl-C never waits.
+        on_step: called after every step. If it returns a reason, all problems stop for it; the checkpoint does not
+            record this, so the same call continues.
         options: passed on.
 
-    A checkpoint is written every so often, and the journal holds the calls since: a process that is killed loses the
-    call in flight and no other. Its points are counted apart (``oracle.journal.lost``): they may have been seen, but
-    the run continues as if they had not been asked for, so that it ends as it would have without the interruption.
+    A checkpoint is written at intervals, and the journal holds the calls since then: a killed process loses only the
+    current call. Its points are counted separately (``oracle.journal.lost``): the target may have seen them, but
+    the run continues as if they had not been queried, so it ends as it would have without the interruption.
 
-    Where the black box or ``on_step`` raises, the last whole step is on disk, so are the answers of that step's
-    earlier calls, and so is what the failed call cost: its points count for budgets and reports when the run continues.
+    If the black box or ``on_step`` raises, the disk holds the last complete step, the answers of the current step's
+    earlier calls, and the cost of the failed call, whose points count for budgets and reports when the run continues.
 
     Raises:
         InputError: the checkpoint cannot be written, or another process has it; nothing was queried.
-        CheckpointError: the checkpoint is truncated, foreign, or of another run.
-        BlackBoxError: a call failed, or nothing that was evaluated first was finite where something has to be.
-        Interrupted: Ctrl-C; the last whole step is on disk.
+        CheckpointError: the checkpoint is truncated, foreign, or belongs to another run.
+        BlackBoxError: a call failed, or with ``finite_start`` none of the first values was finite.
+        Interrupted: Ctrl-C; the last complete step is on disk.
     """
     objective, optimizer = oracle.objective, on_device(optimizer, x0.device)
     number = x0.shape[0]
@@ -106,7 +106,7 @@ def resumable_rollout(
         space = objective.space(rows, start)
         return optimizer.init(start, seed=seed, problem=ids[rows], horizon=steps, scale=objective.scale, space=space)
 
-    begin(torch.arange(number)[:1])  # what an optimizer cannot take is told before there are files
+    begin(torch.arange(number)[:1])  # an optimizer's errors should come before files are created
     kept = _Kept(oracle, path, json.loads(json.dumps(fingerprint)), every, blank_run=lambda: _room(steps, x0))
     kept.on_step = on_step
     with kept.journal():
@@ -125,12 +125,12 @@ def resumable_rollout(
                 now = kept.so_far
                 if on_interrupt == "raise" or not bool(now.trajectory.best_loss.isfinite().any()):
                     raise
-                # Points of the call in flight were paid for.
+                # Points of the current call were paid for.
                 paid = checkpoint.charged(now.trajectory, oracle.counts[Purpose.OPTIMISE])
                 return stopped_at(now._replace(trajectory=paid), StopReason.INTERRUPTED)
             except Exception:
                 # The black box failed, or on_step did. The points of a failed call were paid for, so they are kept
-                # too; that the checkpoint cannot be written would be the lesser news.
+                # too; an error of the checkpoint would be less important.
                 with suppress(InputError):
                     kept.save(failed=True)
                 raise
@@ -141,7 +141,7 @@ def resumable_rollout(
 
 
 class _Kept:
-    """A run with what there is to continue from at any moment, in memory and every so often on disk."""
+    """A run with a snapshot to continue from, kept in memory and at intervals on disk."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Kept:
 
     @contextmanager
     def journal(self) -> Iterator[None]:
-        """Within, every call is in a journal, where a checkpoint is kept or the caller has one."""
+        """Record every call within the context in a journal, if a checkpoint is kept or the caller has a journal."""
         oracle, mine = self.oracle, self.path is not None and self.oracle.journal is None
         if self.path is not None:
             check_writable(self.path)
@@ -182,7 +182,7 @@ class _Kept:
                 oracle.journal = None
 
     def open(self, begin: Callable[[Tensor], Any]) -> None:
-        """Go on from the checkpoint, or write the first one."""
+        """Resume from the checkpoint, or write the first one."""
         oracle = self.oracle
         if self.path is not None and self.path.is_file():
             self.so_far = checkpoint.load(self.path, self.fingerprint, begin, self.so_far.trajectory, oracle)
@@ -191,7 +191,7 @@ class _Kept:
             oracle.journal.resume(0, torch.zeros(oracle.objective.num_problems, dtype=torch.int64))
         self.last = time.monotonic()
         if not self.resumed:
-            self.save()  # a folder that cannot be written to is told before anything is queried
+            self.save()  # reports an unwritable folder before anything is queried
 
     def run(self, optimizer: Optimizer[Any, Any], steps: int, queue: Queue, options: dict[str, Any]) -> None:
         """The rollout."""
@@ -209,16 +209,16 @@ class _Kept:
         )
 
     def end(self) -> None:
-        """Everything is done."""
+        """Finish the run."""
         self.so_far = Snapshot(torch.arange(0), None, self.so_far.trajectory)
         if self.oracle.journal is not None:
             self.oracle.journal.settle()
         self.save()
 
     def save(self, failed: bool = False) -> None:
-        """Write the checkpoint, where one is kept."""
+        """Write the checkpoint, if one is kept."""
         journal = self.oracle.journal
-        # While answers are left of a process that was killed, its checkpoint and they hold all that was paid for.
+        # While answers of a killed process are left, they and its checkpoint hold every point paid for.
         if self.path is not None and (failed or journal is None or not journal.answering):
             began = time.monotonic()
             checkpoint.save(self.path, self.fingerprint, self.so_far, self.oracle, failed)
@@ -226,7 +226,7 @@ class _Kept:
             self.cost = self.last - began
 
     def changed(self, now: Snapshot) -> None:
-        """What the rollout tells whenever something was paid for."""
+        """Called by the rollout whenever points were paid for."""
         if self.oracle.journal is not None:
             self.oracle.journal.mark()
         if self.wants_finite and not bool(now.trajectory.best_loss.isfinite().any()):
@@ -237,13 +237,13 @@ class _Kept:
             )
         self.wants_finite = False
         self.so_far = now
-        # A large state that takes long to write is written less often.
+        # A large state that is slow to write is written less often.
         wait = max(self.every, _WRITING * self.cost if self.every else 0.0)
         if self.interrupted() or time.monotonic() - self.last >= wait:
             self.save()
 
     def stepped(self, step: Step) -> None:
-        """What the rollout shows after each step."""
+        """Called by the rollout after each step."""
         why = None if self.on_step is None else self.on_step(step)
         if self.interrupted():
             self.save()
@@ -254,7 +254,7 @@ class _Kept:
 
 
 def _room(steps: int, x0: Tensor) -> Trajectory:
-    """A trajectory for so many steps, where there is memory for it."""
+    """A trajectory for this many steps, if there is memory for it."""
     try:
         return blank(steps, x0)
     except (RuntimeError, MemoryError):
@@ -265,7 +265,7 @@ def _room(steps: int, x0: Tensor) -> Trajectory:
 
 
 def _recheck(kept: Trajectory, oracle: Oracle, x0: Tensor) -> None:
-    """Ask for the best point of one problem again, and warn where the target says something else."""
+    """Query the best point of one problem again, and warn if the answer differs."""
     known = kept.best_loss.isfinite().nonzero().flatten()
     if oracle.objective.stochastic or not bool((kept.reason == StopReason.RUNNING).any()) or not known.numel():
         return
@@ -280,13 +280,13 @@ def _recheck(kept: Trajectory, oracle: Oracle, x0: Tensor) -> None:
         )
 
 
-#: Values that differ by no more, relatively, may come from the same model: in another batch, or of half precision.
+#: Largest relative difference of values from the same model, in another batch or in half precision.
 _SAME = 1e-2
 
 
 @contextmanager
 def _interruptible(at_once: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-    """Let the step in flight end before Ctrl-C takes effect, unless it may at once; a second Ctrl-C does not wait."""
+    """Delay Ctrl-C until the current step ends, unless it may act at once; a second Ctrl-C does not wait."""
     pressed = False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -302,5 +302,5 @@ def _interruptible(at_once: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: pressed
     finally:
-        # None: somebody outside Python had set it, and nobody can hand it back.
+        # None: the handler was set outside Python and cannot be restored.
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

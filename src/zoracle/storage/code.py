@@ -1,4 +1,4 @@
-"""Classes and functions of the user's own, by name: ``my_file.py:Name`` or ``package.module:name``."""
+"""User-defined classes and functions by name: ``my_file.py:Name`` or ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from zoracle.errors import InputError, failure
 
 _FORM = re.compile(r"(?P<file>.+\.py)?(?(file)|[^\W\d][\w.]*):[^\W\d][\w.]*")
-#: Modules that were read from files are called this and the start of the file's SHA-256.
+#: Prefix of the names of modules read from files, followed by the start of the file's SHA-256.
 _PREFIX = "zoracle_file_"
 
 
@@ -24,7 +24,7 @@ def is_named(text: str) -> bool:
 
 
 def load_named(name: str) -> Any:
-    """What a file or a module defines by a name.
+    """The object that a file or module defines under a name.
 
     Args:
         name: ``my_file.py:Name``, a path and a name in that file; or ``package.module:name``, which is imported with
@@ -58,10 +58,10 @@ def load_subclass(name: str, base: type) -> Any:
 
 
 def place_of(cls: type) -> str:
-    """The name that :func:`load_named` finds a class by, in another process too.
+    """The name by which :func:`load_named` finds a class, also in another process.
 
     Raises:
-        InputError: there is none: it was defined in a function, or in the script that runs.
+        InputError: there is none, because the class was defined in a function or in the running script.
     """
     module = sys.modules.get(cls.__module__)
     known = cls.__module__ != "__main__" and getattr(module, cls.__qualname__, None) is cls
@@ -80,7 +80,7 @@ def source_of(cls: type) -> str | None:
 def _file(path: Path, name: str) -> ModuleType:
     try:
         source = path.read_bytes()
-    except (OSError, ValueError) as error:  # a name that no file can have
+    except (OSError, ValueError) as error:  # an invalid file name
         told = getattr(error, "strerror", None) or error
         raise InputError(f"{name!r}: {path} cannot be read: {told}; expected a Python file") from error
     module_name = _PREFIX + hashlib.sha256(source).hexdigest()[:16]

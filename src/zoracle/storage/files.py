@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and errors about them in one line."""
+"""Atomic file writes, and one-line errors about files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from torch import Tensor
 from zoracle.errors import CheckpointError, InputError
 from zoracle.storage.hashing import raw
 
-#: What the name of a file that is being written ends with; it begins with a dot and the name of the file.
+#: Suffix of the temporary name of a file being written, which begins with a dot and the name of the file.
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one, never a part.
+    """Write a file so that a crash at any moment leaves the old or the new file, never a partial one.
 
-    It is made under a name of its own and then given its own, and both are through to the disk before this returns. A
-    link that stands there is replaced, and what it points to left alone.
+    It is written under a temporary name and then renamed, and both are synced to disk before this returns. A
+    link at this path is replaced, and its target is not touched.
 
     Raises:
         InputError: the folder cannot be written to.
     """
     try:
         make_folder(path.parent)
-        # Not tempfile: its files are for the owner's eyes only, and a run folder is often shown to others.
+        # Not tempfile: its files are readable by the owner only, and run folders are often shared.
         temporary = _unfinished(path)
         try:
             with temporary.open("xb") as file:
-                lock(file.fileno())  # or it would be taken for one that a killed process left
+                lock(file.fileno())  # else it would be taken for a leftover of a killed process
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -56,10 +56,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those that it lies in.
+    """Create a folder and its parents.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names that were given in a folder are through to the disk; where a system has no such thing, nothing is done."""
+    """Sync the names in a folder to disk; does nothing on systems that do not support it."""
     with suppress(OSError):
         file = os.open(folder, os.O_RDONLY)
         try:
@@ -78,11 +78,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left unfinished in a folder; what one is still writing is locked, and stays.
+    """Remove unfinished files of killed processes from a folder; files still being written are locked, and stay.
 
     Args:
-        folder: not those in it.
-        name: of the file that was to be written; None for all.
+        folder: the folder; subfolders are not searched.
+        name: name of the file that was being written; None for all.
     """
     with suppress(OSError):
         for entry in os.scandir(folder):
@@ -99,7 +99,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
                     os.unlink(entry.path)
 
 
-#: Of a file's name so much is in that of one that is being written: names have a longest length.
+#: Number of characters of a file's name used in its temporary name, since the length of names is limited.
 _NAME = 100
 
 
@@ -108,7 +108,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def lock(file: int) -> bool:
-    """Lock an open file against other processes until it is closed, or its process has ended in whatever way.
+    """Lock an open file against other processes until it is closed or its process ends in any way.
 
     Args:
         file: its descriptor.
@@ -120,7 +120,7 @@ def lock(file: int) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            # A byte far behind what is ever written: locks are mandatory there.
+            # A byte far beyond the data: locks are mandatory there.
             os.lseek(file, 2**30, os.SEEK_SET)
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         else:
@@ -130,12 +130,12 @@ def lock(file: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return True  # a file system without locks: it is better to run than to refuse
+        return True  # a file system without locks: running is better than refusing
     return True
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or a folder of this name; a name that none can have is that of none."""
+    """Whether a file or folder of this name exists; False for invalid names."""
     try:
         return path.is_file() or path.is_dir()
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def exists(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before anything is paid for whether a file can be written; makes its folder, and leaves no file.
+    """Check, before any query is spent, that a file can be written; creates its folder, but leaves no file.
 
     Raises:
         InputError: it cannot, or a folder has its name.
@@ -175,7 +175,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     seen = set[int]()
     for name, tensor in tensors.items():
         whole = tensor.detach().cpu().contiguous()
-        # The format knows no two names for the same memory, and parts of a state may well share theirs.
+        # The format does not support two names for the same memory, but parts of a state may share memory.
         memory = whole.untyped_storage().data_ptr()
         flat[name] = whole.clone() if memory in seen else whole
         seen.add(memory)
@@ -188,10 +188,10 @@ def read_tensors(path: Path, *, sealed: bool = False) -> tuple[dict[str, Tensor]
 
     Args:
         path: the file.
-        sealed: whether it has to have a checksum; where there is one it has to be right.
+        sealed: whether a checksum is required; an existing checksum is always verified.
 
     Raises:
-        CheckpointError: the file is missing, truncated, damaged, or something else than safetensors.
+        CheckpointError: the file is missing, truncated, damaged, or not a safetensors file.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a safetensors file")

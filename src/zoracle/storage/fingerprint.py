@@ -1,4 +1,4 @@
-"""What a run was made of, as JSON values: enough to notice that a checkpoint belongs to another one."""
+"""The ingredients of a run as JSON values, sufficient to detect that a checkpoint belongs to another run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoracle import __version__
 from zoracle.storage.code import source_of
 from zoracle.storage.hashing import feed
 
-#: Packages that numbers may come from, by the module that is loaded then.
+#: Packages that may compute numbers, by the module that is loaded if they do.
 _OPTIONAL = {
     "onnxruntime": "onnxruntime",
     "cma": "cma",
@@ -30,7 +30,7 @@ _OPTIONAL = {
 
 
 def optimizer_config(optimizer: Any) -> dict[str, Any]:
-    """Class, settings, and where there are weights their SHA-256."""
+    """Class, settings, and the SHA-256 of the weights, if any."""
     described = {"class": type(optimizer).__name__, "settings": optimizer.settings()}
     if (source := source_of(type(optimizer))) is not None:
         described["source_sha256"] = source
@@ -77,14 +77,14 @@ def config_hash(config: Any) -> str:
 def release_series() -> str:
     """The first release of the series that this one belongs to, 0.1.0 of 0.1.3.
 
-    It stands for the version in whatever identifies a run: a patch release continues with runs of the one before it.
+    It represents the version in the identity of a run: a patch release can resume runs of the one before it.
     """
     major, minor = __version__.split(".")[:2]
     return f"{major}.{minor}.0"
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers, of optional packages those that are loaded. No host name, no user name, no path."""
+    """The software that computed the numbers, with loaded optional packages. No host name, user name or path."""
     loaded = {name: version(package) for name, package in _OPTIONAL.items() if name in sys.modules}
     return {
         "zoracle": __version__,
@@ -100,12 +100,12 @@ def _records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
-#: Characters of a value that are shown.
+#: Maximum number of characters shown of a value.
 _SHOWN = 24
 
 
 def _apart(one: str, other: str) -> tuple[str, str]:
-    """Two texts, long ones cut to a part in which they differ."""
+    """Two texts; long ones are shortened to a part in which they differ."""
     first = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     begin = max(0, first - _SHOWN // 2) if max(len(one), len(other)) > _SHOWN else 0
     return _cut(one, begin), _cut(other, begin)

@@ -1,4 +1,4 @@
-"""SHA-256 of tensors and files, by which a run notices that it is given others."""
+"""SHA-256 of tensors and files, by which a run detects changed inputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Files that are written at their end: never through a link, never another's, each write whole or not there.
+"""Append-only files: never written through a link or into a foreign file; each write is complete or absent.
 
-What is read back from them carries a checksum (:class:`Records`): a damaged end is cut off and said, damage in the
-middle is refused, and nothing is guessed.
+Records carry a checksum (:class:`Records`): a damaged end is cut off with a warning, damage in the middle raises an
+error, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def open_owned(path: Path, flags: int = os.O_RDWR) -> int:
-    """A descriptor of a plain file that is there, or is made; what stands behind a link is not touched.
+    """A descriptor of a regular file, created if missing; the target of a link is not touched.
 
     Raises:
         InputError: it is a link, a folder or a device, or cannot be written.
@@ -45,7 +45,7 @@ def open_owned(path: Path, flags: int = os.O_RDWR) -> int:
 
 
 def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is still what stands at a path."""
+    """Whether an open file is still the file at a path."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:
@@ -55,16 +55,16 @@ def is_at(file: int, path: Path) -> bool:
 
 
 class Appended:
-    """A file that is only ever written at its end.
+    """An append-only file.
 
     Args:
-        path: the file; made where there is none.
-        mark: how it begins, which tells it from the files of others; one that begins otherwise is refused.
-        exclusive: whether two processes cannot have it open.
+        path: the file; created if missing.
+        mark: the first bytes, which identify the file; a file with a different beginning raises an error.
+        exclusive: whether only one process can have it open.
 
     Raises:
         InputError: it cannot be written, is a link, or another process has it.
-        CheckpointError: it is another's.
+        CheckpointError: it is not a file of this kind.
     """
 
     def __init__(self, path: Path, mark: bytes = b"", *, exclusive: bool = False) -> None:
@@ -74,13 +74,13 @@ class Appended:
         while True:
             if mark:
                 self._make()
-            # A file object, so that it is closed with whoever has it.
+            # A file object, so that it is closed together with its owner.
             self._file = io.FileIO(open_owned(path, os.O_RDWR | os.O_APPEND), "r+b")
             try:
                 if exclusive and not lock(self._file.fileno()):
                     raise InputError(f"{path} is in use by another process; wait for it, or end it")
                 if exclusive and not is_at(self._file.fileno(), path):
-                    self._file.close()  # whoever had it removed it just now
+                    self._file.close()  # its last owner has just removed it
                     continue
                 if self.read(start=0, size=len(mark)) != mark:
                     raise CheckpointError(
@@ -94,16 +94,16 @@ class Appended:
         self.end = os.fstat(self._file.fileno()).st_size
 
     def read(self, start: int | None = None, size: int | None = None) -> bytes:
-        """What stands behind the mark, or from elsewhere, to the end or of a size."""
+        """The bytes after the mark, or from another position, to the end or of a given size."""
         self._file.seek(len(self.mark) if start is None else start)
         return self._file.readall() if size is None else self._file.read(size) or b""
 
     def write(self, data: bytes, *, through: bool = False) -> None:
-        """Add to the end; where that fails nothing was added.
+        """Append data; on failure nothing is appended.
 
         Args:
             data: what.
-            through: to the disk, so that it outlives the machine as well.
+            through: sync to disk, so that the data survive a crash of the machine as well.
 
         Raises:
             InputError: it cannot be written.
@@ -122,12 +122,12 @@ class Appended:
         self.end += len(data)
 
     def cut(self, end: int | None = None) -> None:
-        """Drop what stands behind a place; behind the mark where none is given."""
+        """Drop the bytes after a position; by default, all after the mark."""
         self.end = len(self.mark) if end is None else end
         os.ftruncate(self._file.fileno(), self.end)
 
     def close(self, *, remove: bool = False) -> None:
-        """Close it; another process may open it then. It is removed where that is asked for and it is still there."""
+        """Close the file, so that another process may open it; remove it on request, if it still exists."""
         if self._file.closed:
             return
         if remove and is_at(self._file.fileno(), self.path):
@@ -136,7 +136,7 @@ class Appended:
         self._file.close()
 
     def _make(self) -> None:
-        """Make the file with its mark, at once, where there is none."""
+        """Create the file with its mark, atomically, if it is missing."""
         if os.path.lexists(self.path):
             return
         fresh = self.path.parent / f".{self.path.name[:100]}.{secrets.token_hex(4)}.tmp"
@@ -161,13 +161,13 @@ _HEADER = struct.Struct("<III")
 
 
 class Records:
-    """Records in an appended file, each with its number and a checksum (CRC-32).
+    """Records in an append-only file, each with its number and a checksum (CRC-32).
 
     Args:
         file: the file.
 
     Attributes:
-        found: what was in it, and where each record ends.
+        found: the records in the file, and the end of each.
 
     Raises:
         CheckpointError: something in the middle is damaged.
@@ -197,12 +197,12 @@ class Records:
         self._next += len(payloads)
 
     def cut(self, end: int | None = None) -> None:
-        """Drop the records behind a place; all of them where none is given."""
+        """Drop the records after a position; by default, all of them."""
         self.file.cut(end)
         self._next = 0 if end is None else sum(there <= end for _, there in self.found)
 
     def _damaged(self, data: bytes, at: int) -> None:
-        """Cut off a damaged end and say so; refuse where a whole record stands behind the damage."""
+        """Cut off a damaged end with a warning; raise an error if an intact record follows the damage."""
         path = self.file.path
         if data[at:].strip(b"\0") and any(
             _record(data, later, None, after=self._next) is not None for later in range(at + 1, len(data))
@@ -229,7 +229,7 @@ def _checksum(payload: bytes, number: int) -> int:
 
 
 def _record(data: bytes, at: int, number: int | None, after: int = 0) -> bytes | None:
-    """The record at a place, where a whole one with this number (or a later one than another) is there."""
+    """The intact record at a position with this number (or a later one than another), if there is one."""
     if at + _HEADER.size > len(data):
         return None
     length, found, checksum = _HEADER.unpack_from(data, at)

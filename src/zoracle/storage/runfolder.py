@@ -1,4 +1,4 @@
-"""The folder of a run: opened once for one config, written file by file, each whole or not at all."""
+"""The folder of a run: opened once for one config, and written file by file, atomically."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from zoracle.storage.files import lock, make_folder, read_json, sweep, write_byt
 from zoracle.storage.fingerprint import config_hash, differences, versions
 from zoracle.storage.owned import is_at, open_owned
 
-#: The form of a run folder. A patch release keeps it; a run of another one is refused.
+#: Format version of a run folder. Patch releases keep it; other versions raise an error.
 FORMAT = 2
 CONFIG = "config.json"
 VERSIONS = "versions.json"
-#: Its entry that says when the run was begun.
+#: The entry with the time at which the run began.
 BEGUN = "begun"
-#: How the run was asked for. The config says what the numbers depend on and names no path of a machine; this may.
+#: How the run was requested. The config determines the numbers and contains no local paths; this may.
 COMMAND = "command.json"
-#: The log of network attempts, of targets that keep one; it may be there before the run is.
+#: The log of network attempts, if the target keeps one; it may exist before the run does.
 ATTEMPTS = "attempts.jsonl"
-#: Whoever holds the lock on this file has the folder; it says which process that is.
+#: The process that holds the lock on this file owns the folder; the file names the process.
 LOCK = ".lock"
-#: Under this folder lie the finished pieces of a run that an interrupted one continues from.
+#: Subfolder for the finished shards of a run, from which an interrupted run continues.
 PIECES = "pieces"
 
 
@@ -46,15 +46,15 @@ class RunFolder(NamedTuple):
 
     @property
     def pieces(self) -> Path:
-        """Where the finished pieces are kept."""
+        """Folder of the finished shards."""
         return self.path / PIECES
 
 
 @contextmanager
 def locked(out: str | Path) -> Iterator[None]:
-    """Keep a run folder to this process; a process that ended in whatever way keeps it no longer.
+    """Reserve a run folder for this process; the reservation also ends when the process does, in any way.
 
-    What killed processes left unfinished in it is removed first, and the lock afterwards.
+    Unfinished files of killed processes are removed on entry, and the lock on exit.
 
     Raises:
         InputError: another process has it, its lock is a link or another's file, or it cannot be written to.
@@ -73,7 +73,7 @@ def locked(out: str | Path) -> Iterator[None]:
         os.close(file)
 
 
-#: What a lock holds: the process that has it.
+#: Content of a lock file: the process that holds it.
 _HOLDER = re.compile(rb"(zoracle (\d{1,10})\n?)?")
 
 
@@ -101,7 +101,7 @@ def _take(path: Path) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # whoever had it removed it just now
+        os.close(file)  # its last owner has just removed it
 
 
 def _subfolders(path: Path) -> list[Path]:
@@ -109,14 +109,14 @@ def _subfolders(path: Path) -> list[Path]:
 
 
 def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any] | None = None) -> RunFolder:
-    """Make a run folder and write its config and versions, or open the folder of the same run again.
+    """Create a run folder and write its config and versions, or reopen the folder of the same run.
 
-    Nothing has been queried yet when this fails.
+    If this fails, nothing has been queried yet.
 
     Args:
         out: the folder.
         config: JSON values; everything that the run's numbers depend on.
-        command: JSON values; how the run was asked for, kept where nothing is kept yet.
+        command: JSON values; how the run was requested, stored if nothing is stored yet.
 
     Raises:
         InputError: the folder cannot be written to, holds something else, or was made with another config.
@@ -149,7 +149,7 @@ def open_run(out: str | Path, config: dict[str, Any], command: Mapping[str, Any]
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays as an npz file that needs no pickle, whole or not at all.
+    """Write arrays atomically as an npz file without pickles.
 
     Raises:
         InputError: the folder cannot be written to, or an array holds objects.
@@ -164,7 +164,7 @@ def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def _note_versions(path: Path) -> None:
-    """Write the versions and the time; a run that is resumed with others keeps the first and notes the latest."""
+    """Write the versions and the time; a run resumed with other versions keeps the first and adds the latest."""
     now: dict[str, Any] = dict(versions())
     if path.is_file():
         first = read_json(path)
@@ -193,7 +193,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _difference(there: Any, asked: dict[str, Any]) -> str:
-    """The first settings that differ, by name, and what they are here and there."""
+    """The first settings that differ, by name, with both values."""
     if not isinstance(there, dict):
         return "not one that zoracle wrote"
     told = differences(there, asked)
