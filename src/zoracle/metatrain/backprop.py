@@ -13,7 +13,7 @@ from zoracle.metatrain.loss import Segment
 from zoracle.metatrain.unroll import FamilyRun, Unroll, clipped
 from zoracle.state import detach
 
-#: What a run ends with that another process makes.
+#: The result of a run in another process.
 _NOTHING = (0.0, 0.0, 0.0)
 
 
@@ -58,7 +58,7 @@ class Backpropagation(GradientEstimator):
         return Summary(total / segments, unroll.mean_ratio(ratios))
 
     def _differentiate(self, run: FamilyRun, first: int, share: float) -> float:
-        """Add a segment's gradient, and go on behind it; its share of the meta-loss."""
+        """Add a segment's gradient and continue after it; returns its share of the meta-loss."""
         segment = self._segment(run, first)
         (segment.value * share if share != 1 else segment.value).backward()  # type: ignore[no-untyped-call]
         run.state = detach(segment.state)
@@ -85,7 +85,7 @@ class Backpropagation(GradientEstimator):
         return segment
 
     def _ended(self, run: FamilyRun) -> tuple[float, float, float]:
-        """A run's part of the mean final / initial loss; what it took, true gradients and points."""
+        """A run's part of the mean final / initial loss; its cost in true gradients and points."""
         gradients = int(run.oracle.gradients.sum())
         points = sum(int(counts.sum()) for counts in run.oracle.counts.values()) - gradients
         assert run.previous is not None

@@ -1,4 +1,4 @@
-"""Where a training is, and the file that it continues from to the same bits."""
+"""The position of a training, and the file from which it continues to the same bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """Progress of a training."""
 
     stage: int = 0
     unroll: int = 0
@@ -41,11 +41,11 @@ class Progress:
     """The lowest criterion in this stage."""
 
     def count(self, what: str, number: int) -> None:
-        """Add to what was spent."""
+        """Add to the spent cost."""
         self.spent[what] = self.spent.get(what, 0) + number
 
     def next_stage(self) -> None:
-        """The best of this stage is what the next one begins with."""
+        """Begin the next stage from the best weights of this one."""
         self.validated = self.best
         self.stage, self.unroll, self.updates, self.best = self.stage + 1, 0, 0, math.inf
 
@@ -83,7 +83,7 @@ def save(folder: Path, config: TrainConfig, progress: Progress, kept: Kept) -> N
 
 
 def read(folder: Path, config: TrainConfig) -> tuple[Progress, Kept] | None:
-    """What :func:`save` wrote; None where there is nothing.
+    """Load what :func:`save` wrote; None if there is no checkpoint.
 
     Raises:
         CheckpointError: the folder holds something else, or a training with another config.

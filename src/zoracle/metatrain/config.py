@@ -1,4 +1,4 @@
-"""What a training is told: a TOML file, every name checked."""
+"""Configuration of a training: a TOML file in which every name is checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stage(_Checked, frozen=True, kw_only=True):
         settings: settings of the optimizer that hold in this stage only ({query = "gaussian"}).
         estimator: where meta-gradients come from: "backprop" differentiates segments of an unroll; "evolution"
             compares whole unrolls with weights moved up and down at random, by real queries and without any gradient,
-            so that it sees what a segment is too short for, and past chaos; for few weights at a time.
+            so that it captures effects longer than a segment and tolerates chaos; for few weights at a time.
         pairs: of weights, one up and one down, for each family in an update by evolution.
         sigma: standard deviation by which it moves each weight.
         unrolls: how many unrolls from fresh starting points.
@@ -36,7 +36,7 @@ class Stage(_Checked, frozen=True, kw_only=True):
         warmup: updates over which the step size rises to ``lr``.
         beta2: decay of Adam's second moment.
         clip_norm: largest norm of the meta-gradient.
-        clip_family: largest norm of each family's own, before they are added up, so that none drowns the others.
+        clip_family: largest norm of each family's own, before they are added up, so that none dominates the others.
         clip_value: largest size of any entry of it, as the public code of the paper clamps it.
         ema: decay of the running mean of the weights that is validated and kept; 0 takes the weights themselves.
         loss: the meta-loss.
@@ -81,7 +81,7 @@ class Validation(_Checked, frozen=True, kw_only=True):
         every: unrolls between two validations; the end of a stage is always validated.
         steps: steps of a validation run.
         seeds: runs of each problem.
-        criterion: what is made small: "ratio", the mean final / initial loss; "queries", the mean queries to first
+        criterion: what is minimised: "ratio", the mean final / initial loss; "queries", the mean queries to first
             success, with a problem that has none counted at the whole budget.
         settings: settings of the optimizer that hold in validation, on top of the stage's
             ({sampling_probability = 0.5}, say, where the stage has 1).
@@ -108,7 +108,7 @@ class Family(_Checked, frozen=True, kw_only=True):
             so that the optimizer cannot count on a scale (Lv et al., 2017).
         displacement: weight of the l1 displacement, in the task's own units, where it is not that of the stage's loss.
         every: N, it takes part in one of N unrolls; families that say so take turns.
-        values: what training answers its queries with, where it is not what the training says.
+        values: how queries are answered in training, if different from the training's own setting.
     """
 
     task: str
@@ -147,10 +147,10 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         settings: settings of the optimizer.
         initial: a trained optimizer of this kind that training starts from: a shipped one's name, or a folder. Parts
             that it lacks (``adaptive`` adds one) restart.
-        stages: what is done, in order.
+        stages: the stages, in order.
         validation: how the best weights are chosen.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
-        gradient_mu: smoothing radius of the latter.
+        gradient_mu: smoothing radius of the coordinatewise gradient.
         values: what training answers queries with: "queries", or "directional", one gradient and inner products.
         problems: how many problems of the training split, where it is one task; all where None.
         dtype: "float32" or "float64".

@@ -1,4 +1,4 @@
-"""Training of the controllers of Square Attack: from what many candidates would have won, on many small networks."""
+"""Training of the controllers of Square Attack on the gains of many candidates, on many small networks."""
 
 from __future__ import annotations
 

@@ -18,15 +18,15 @@ from zoracle.metatrain.unroll import FamilyRun, Unroll
 from zoracle.rollout import rollout
 from zoracle.rollout.oracle import Oracle
 
-#: A pair says no more than this: one run that blows up must not outweigh all others.
+#: Largest contribution of a pair: one diverging run must not outweigh all others.
 _MOST = 1.0
-#: A run that blew up counts as this many times its initial loss.
+#: A diverged run counts as this many times its initial loss.
 _BLOWN_UP = 100.0
 _STREAM = 3  # of the seed
 
 
 class Whole(NamedTuple):
-    """What whole runs gave."""
+    """Results of whole runs."""
 
     value: float
     """The meta-loss."""
@@ -58,7 +58,7 @@ def whole(run: FamilyRun, steps: int) -> Whole:
 
 
 class Ascent(NamedTuple):
-    """What the pairs of one family gave."""
+    """Results of the pairs of one family."""
 
     gradient: list[Tensor | None]
     """Of each parameter; None where it is not trained."""
@@ -84,7 +84,7 @@ def ascent(
         module: whose parameters that require gradients are moved, and put back.
         measure: whole runs with the weights as they are.
         pairs: n.
-        sigma: by how much weights are moved.
+        sigma: standard deviation of the perturbations.
         key: keys the draws.
         group: the processes that share the pairs; they exchange what each pair gave. None is this one alone.
 
@@ -120,7 +120,7 @@ def ascent(
 
 
 def _moves(trained: Sequence[Tensor], pairs: int, key: int) -> Iterator[list[Tensor]]:
-    """How each pair moves the weights."""
+    """The perturbation of the weights by each pair."""
     # One stream for all pairs of one key: the trained weights are few, and differ in shape from optimizer to optimizer.
     generator = torch.Generator().manual_seed(key % 2**63)
     for _ in range(pairs):

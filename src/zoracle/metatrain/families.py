@@ -1,4 +1,4 @@
-"""The families of problems that a training draws from."""
+"""The families of problems of a training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Beginning(NamedTuple):
 
 
 class Problems:
-    """Problems of one family, where their runs start, and in what units.
+    """Problems of one family, with the starting points and units of their runs.
 
     Args:
         objective: its row p is problem ``ids[p]``.
@@ -53,7 +53,7 @@ class Problems:
         self.dtype = dtype
 
     def begin(self, rows: Tensor, seed: int) -> Beginning:
-        """How a run under this seed begins.
+        """The start of a run under this seed.
 
         Args:
             rows: (B,) which problems.

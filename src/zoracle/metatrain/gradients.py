@@ -1,4 +1,4 @@
-"""Gradients to train by: one object for each way to have them, and Adam that follows any of them."""
+"""Gradients for training: one class per estimator, and Adam, which follows any of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Update(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What was seen on the way to the gradients."""
+    """Summary of the computation of the gradients."""
 
     loss: float
     """Mean over the updates."""
@@ -49,7 +49,7 @@ class Summary(NamedTuple):
 
 
 class GradientEstimator(ABC):
-    """A way to have gradients of what a training makes small."""
+    """An estimator of gradients of a training's objective."""
 
     @abstractmethod
     def updates(self) -> Generator[Update, None, Summary]:

@@ -94,7 +94,7 @@ class TrainingOracle(Oracle):
         return loss, torch.cat(parts, dim=1)
 
     def differentiable(self, x: Tensor, problem: Tensor, step: Tensor | None = None) -> Tensor:
-        """Losses (B,) whose gradient with respect to x is the optimizee's, whichever way it was had."""
+        """Losses (B,) whose gradient with respect to x is the optimizee's, however it was computed."""
         loss, gradient = self.linearise(x, problem, step)
         linked: Tensor = _Linked.apply(x, loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))  # type: ignore[no-untyped-call]
         return linked
@@ -102,7 +102,7 @@ class TrainingOracle(Oracle):
     def evaluate(
         self, points: Tensor, problem: Tensor, *, step: Tensor | None = None, purpose: Purpose = Purpose.OPTIMISE
     ) -> Evaluation:
-        """As :meth:`Oracle.evaluate`, or by directional derivatives where they were asked for.
+        """Like :meth:`Oracle.evaluate`, or by directional derivatives if configured.
 
         Directional derivatives keep the graph of the points, which optimizers may use or detach.
         """
@@ -116,7 +116,7 @@ class TrainingOracle(Oracle):
 
 
 class _Linked(torch.autograd.Function):
-    """A value and its gradient that were had elsewhere, as one node of the graph."""
+    """A value and its gradient, computed elsewhere, as one node of the graph."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

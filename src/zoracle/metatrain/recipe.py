@@ -1,4 +1,4 @@
-"""Recipes of every kind, and the trainings that follow them: what the command line knows of a training."""
+"""Recipes of every kind and their trainings, as the command line uses them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Recipe = TrainConfig | SpectralRecipe | ControllersRecipe
 
 
 class TrainingReport(NamedTuple):
-    """What a training of any kind tells as it proceeds."""
+    """Progress report of a training of any kind."""
 
     done: int
     total: int
@@ -36,7 +36,7 @@ class TrainingReport(NamedTuple):
 
 
 class Training(ABC):
-    """A training: started in a folder, stopped at any moment, and gone on with there."""
+    """A training: started in a folder, stopped at any moment, and resumed there."""
 
     @property
     @abstractmethod
@@ -50,7 +50,7 @@ class Training(ABC):
 
     @abstractmethod
     def run(self, on_report: Callable[[TrainingReport], None]) -> None:
-        """Do what is left; the result lies in the folder then."""
+        """Run the rest of the training; the result is then in the folder."""
 
 
 class ByUnrolls(Training):
@@ -68,7 +68,7 @@ class ByUnrolls(Training):
 
     @property
     def done(self) -> int:
-        """Unrolls that are behind it."""
+        """Completed unrolls."""
         at = self.trainer.progress
         return self._before(at.stage) + at.unroll
 
@@ -95,7 +95,7 @@ class ByUnrolls(Training):
 
 
 class ByLikelihood(Training):
-    """A training by maximum likelihood on what many networks tell."""
+    """A training by maximum likelihood on observations of many networks."""
 
     def __init__(self, recipe: SpectralRecipe, folder: Path) -> None:
         self.recipe = recipe
@@ -109,7 +109,7 @@ class ByLikelihood(Training):
 
     @property
     def done(self) -> int:
-        """Those that were looked at in this process; networks in the folder are not trained again."""
+        """Networks observed in this process; networks in the folder are not trained again."""
         return self.count
 
     def run(self, on_report: Callable[[TrainingReport], None]) -> None:
@@ -123,7 +123,7 @@ class ByLikelihood(Training):
 
 
 class ByCandidates(Training):
-    """A training on what several candidates of the same state would win."""
+    """A training on the gains of several candidates of the same state."""
 
     def __init__(self, recipe: ControllersRecipe, folder: Path) -> None:
         self.recipe = recipe
@@ -172,8 +172,8 @@ def training(recipe: Recipe, folder: Path, group: Group | None = None) -> Traini
     """The training that follows a recipe.
 
     Args:
-        recipe: what to do.
-        folder: where the result goes.
+        recipe: settings of the training.
+        folder: folder for the result.
         group: processes that share it; None is this one alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Training of the spectral search: from white-box gradients, and from what patterns do to many networks."""
+"""Training of the spectral search on white-box gradients and on the effect of patterns on many networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRAIT_WEIGHT = 0.003
 
 
 class Example(NamedTuple):
-    """What one network tells: its gradients, and the margins that patterns lead to."""
+    """Observations of one network: its gradients, and the margins under patterns."""
 
     name: str
     shape: Shape
@@ -42,7 +42,7 @@ def observe(
     *,
     seed: int = 0,
 ) -> Example:
-    """Look at one white-box network.
+    """Observe one white-box network.
 
     Args:
         name: of the network.
@@ -69,7 +69,7 @@ def observe(
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far a network is from an error, (n,)."""
+    """Margin of a network before an error, (n,)."""
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     return own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
 
@@ -150,7 +150,7 @@ def _pattern_loss(net: nn.Module, examples: Sequence[Example], step: int, seed: 
     out = net(torch.from_numpy(patterns.features(example.shape, example.reaches[number])))
     warped = example.margins[number].asinh()
     g = keyed.generator(seed, 6, step)
-    # Half of the time any patterns are known, and else those that a search would ask for.
+    # Half of the time random patterns are known, otherwise those that a search would query.
     count = int(torch.randint(0, 6, (), generator=g))
     score = torch.rand(warped.shape, generator=g)
     if step % 2:

@@ -1,4 +1,4 @@
-"""`zoracle train spectral-search`: the zoo of networks, what they tell, and the weights that are fitted to it."""
+"""`zoracle train spectral-search`: the zoo of networks, their observations, and the fit of the weights."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ _FORMAT = "zoracle-observed"
 
 
 class _Look(NamedTuple):
-    """A network that is to be looked at."""
+    """A network to be observed."""
 
     name: str
     grey: bool
@@ -241,7 +241,7 @@ def enlarged(images: Tensor, stem: int, copies: int) -> Tensor:
 
 
 def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
-    """What a network tells, from the folder where it was asked the same; else it is asked, and that is kept there."""
+    """The observations of a network, from the folder if they are stored there; otherwise made and stored."""
     reaches = recipe.reaches.grey if look.grey else recipe.reaches.coloured
     count = recipe.images if look.images is None else look.images
     asked = {"format": _FORMAT, "images": count, "reaches": list(reaches), "seed": recipe.seed}

@@ -1,4 +1,4 @@
-"""How a trained spectral search does within balls, on images of the validation splits: the table of its card."""
+"""Validation of a trained spectral search within balls, on validation images: the table of its card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zoracle.tasks import task
 from zoracle.tasks.base import Task
 from zoracle.types import Purpose
 
-#: What the search is compared with, at its default settings.
+#: The baseline of the comparison, at its default settings.
 RIVAL = "square"
 
 
@@ -40,7 +40,7 @@ class Ball(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
-    """What an optimizer did in a ball: queries, a failure counted as the whole budget, and the share of successes."""
+    """Result of an optimizer in a ball: queries, with the whole budget for a failure, and the success rate."""
 
     mean: float
     median: float
@@ -60,7 +60,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def validate(
     optimizer: Optimizer[Any, Any], balls: Sequence[Ball], seed: int, told: Callable[[str], None]
 ) -> list[Row]:
-    """The rows of the balls whose data are here; of others a line is told.
+    """The rows of the balls whose data are available; for the others a line is reported.
 
     Args:
         optimizer: the search.

@@ -42,7 +42,7 @@ ESTIMATORS: dict[str, Callable[[Unroll], GradientEstimator]] = {
 
 
 class UnrollReport(NamedTuple):
-    """What is told after each unroll."""
+    """The report after each unroll."""
 
     stage: int
     unroll: int
@@ -111,7 +111,7 @@ class Trainer:
         self._resume()
 
     def run(self, on_report: Callable[[UnrollReport], None] | None = None) -> Optimizer[Any, Any]:
-        """Do what is left of the training.
+        """Run the rest of the training.
 
         Args:
             on_report: is called after each unroll; may raise to stop: what is done is in the checkpoint.
@@ -135,7 +135,7 @@ class Trainer:
         return self.optimizer
 
     def provenance(self) -> dict[str, Any]:
-        """What the weights were made from, for their metadata."""
+        """The origin of the weights, for their metadata."""
         criterion, initial = self.config.validation.criterion, self.progress.initial
         return {
             "config": checkpoint.as_json(self.config),
@@ -150,11 +150,11 @@ class Trainer:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights as they are."""
+        """A copy of the current weights."""
         return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
 
     def unroll(self, stage: Stage) -> Unroll:
-        """The unroll that comes next: every family whose turn it is, from fresh starting points."""
+        """The next unroll: every family whose turn it is, from fresh starting points."""
         number_of_unroll = self.progress.unroll
         # The number of a family shifts its turns, so that families of one rhythm do not all come at once.
         drawn = [each for each in enumerate(self.families) if (number_of_unroll + each[0]) % each[1].every == 0]
@@ -209,7 +209,7 @@ class Trainer:
         self.module.load_state_dict(self.ema)
         optimizer = with_settings(self.optimizer, **{**stage.settings, **config.settings})
         told = torch.zeros(2, dtype=torch.float64)
-        if self.group.leads:  # one says it for all, so that none goes by other last bits
+        if self.group.leads:  # one process decides for all, so that different last bits do not matter
             found = [validation.score(optimizer, f, config, self.config.seed, _VALIDATION) for f in self.families]
             mean = geometric_mean([each.value for each in found], [family.weight for family in self.families])
             told = torch.tensor((mean, sum(each.points for each in found)), dtype=torch.float64)
@@ -223,7 +223,7 @@ class Trainer:
         return score
 
     def _advance(self, stage: Stage, on_report: Callable[[UnrollReport], None] | None) -> None:
-        """One unroll, its updates, and what follows it."""
+        """One unroll, its updates, and the validation and checkpoint due after it."""
         begun, at = time.monotonic(), self.progress
         self.skipped = 0
         estimator = ESTIMATORS[stage.estimator](self.unroll(stage))

@@ -1,4 +1,4 @@
-"""One unroll of a training: the runs of the families whose turn it is, and what estimators of its gradient share."""
+"""One unroll of a training: the runs of the families in turn, and the common parts of gradient estimators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALLEST = 1e-12  # a ratio below it counts as it
 
 
 class FamilyRun:
-    """One family's unroll as it proceeds: of all its problems, or of the part that this process has."""
+    """The state of one family's unroll, over all its problems or this process's part."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class FamilyRun:
         self.first: Tensor | None = None
 
     def note_first(self) -> None:
-        """Take the losses at the starting points; the first step of an unroll has them for nothing."""
+        """Record the losses at the starting points, which the first step of an unroll evaluates anyway."""
         step = self.state.key.step if self.oracle.objective.stochastic else None
         with torch.no_grad():
             self.first = self.oracle.linearise(self.start.x0, self.rows, step)[0]
@@ -90,7 +90,7 @@ def begin(
     steps: int,
     part: float = 1.0,
 ) -> FamilyRun:
-    """The start of one unroll of one family, or of so large a part of its problems."""
+    """The start of one unroll of one family, or of a part of its problems of the given size."""
     objective, x0 = start.objective, start.x0
     state = optimizer.init(
         x0,
@@ -105,7 +105,7 @@ def begin(
 
 @contextmanager
 def clipped(module: nn.Module, most: float | None, group: Group) -> Iterator[None]:
-    """What is added to a module's gradients within is clipped by itself; where it is not finite, nothing is added.
+    """Clip the gradients added to a module within the context separately; if not finite, add nothing.
 
     Args:
         module: whose gradients.
@@ -129,7 +129,7 @@ def clipped(module: nn.Module, most: float | None, group: Group) -> Iterator[Non
 
 
 def geometric_mean(numbers: Sequence[float], weights: Sequence[float]) -> float:
-    """Of positive numbers, weighted; of one, that number to the bit."""
+    """The weighted geometric mean of positive numbers; for one number, exactly that number."""
     if len(numbers) == 1:
         return numbers[0]
     logs = (weight * math.log(max(number, _SMALLEST)) for number, weight in zip(numbers, weights, strict=True))
