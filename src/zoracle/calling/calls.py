@@ -23,7 +23,7 @@ _PARTS = cpu_count() or 1
 
 
 class Failure:
-    """What came of a call that raised.
+    """Result of a call that raised.
 
     Attributes:
         text: type and first line of the exception.
@@ -38,7 +38,7 @@ class Failure:
 
 
 class Guarded:
-    """A function that returns a :class:`Failure` where it would raise, after so many further attempts."""
+    """A function that returns a :class:`Failure` instead of raising, after a number of further attempts."""
 
     def __init__(self, f: Callable[[Any], Any], retries: int = 0) -> None:
         self.f, self.retries = f, retries
@@ -60,13 +60,13 @@ class Calls:
     """Calls a function with many inputs, in their order.
 
     Args:
-        f: what is called.
+        f: the function to call.
         workers: 1 calls it here, one input after another; N starts that many processes; an executor is used as it
             is, and left open.
         retries: further attempts of a call that raised.
 
     Attributes:
-        slots: how many calls run at once.
+        slots: number of concurrent calls.
 
     Raises:
         InputError: ``workers`` is neither, or ``f`` cannot be sent to processes.

@@ -43,10 +43,10 @@ _FEW_LOST = 0.01  # a share of values that are not finite which needs no warning
 
 
 class Comparison(NamedTuple):
-    """What a comparison found."""
+    """Results of a comparison."""
 
     rows: list[Row]
-    """The best first: the lowest ratio, or where runs stop at a success the fewest queries to it. Of an ensemble in the
+    """The best first: by the lowest ratio, or by the fewest queries if runs stop at a success. For an ensemble, in the
     order that its attacks were made in; the worst case of several attacks is the last."""
     results: dict[str, Result]
     """By label, in the order given; last the worst case of several attacks, where the run is an attack."""
@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
     paths: dict[str, Path]
     """The files written, by name; empty where no folder was asked for."""
     notes: list[str]
-    """What a reader should know: where settings came from, what could not be written."""
+    """Notes for the reader: the source of settings, and what could not be written."""
 
 
 class Output(NamedTuple):
@@ -249,7 +249,7 @@ def _verified(found: RunResults, objective: Objective, run: RunFolder | None) ->
 
 
 def _unsteady(label: str, verified: Verified) -> str:
-    """What is said of a target that takes back what it said."""
+    """The note for a target whose answers change when queried again."""
     return (
         f"{label}: {verified.failed:,} of {verified.queries:,} broken images are not broken when queried again: "
         "the target does not give the same answer twice, and its successes are in part luck"

@@ -1,4 +1,4 @@
-"""Several attacks on the same images: they share an image's budget, and what one breaks is left alone."""
+"""Several attacks on the same images, which share each image's budget and skip images already broken."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def run_ensemble(
 
 
 def worst_case(results: Sequence[Result], objective: ImageAttack) -> Result:
-    """What is left of each image after all attacks: the nearest success of any, or the best failed point."""
+    """The result for each image after all attacks: the nearest success of any, or the best failed point."""
     rows = torch.arange(results[0].ids.shape[1])
     distances = [
         torch.stack([objective.distances(points, rows)[objective.threat.norm].cpu() for points in one.success_point])
@@ -133,7 +133,7 @@ def worst_case(results: Sequence[Result], objective: ImageAttack) -> Result:
 
 
 def _waiting(before: Sequence[Result], row: int, ensemble: Ensemble, images: int) -> Tensor:
-    """Which images (K,) the next attack is made on, under one seed."""
+    """The images (K,) of the next attack, under one seed."""
     waits = torch.ones(images, dtype=torch.bool)
     for result in before:
         waits &= ~result.misclassified[row]
@@ -143,7 +143,7 @@ def _waiting(before: Sequence[Result], row: int, ensemble: Ensemble, images: int
 
 
 def _nobody(task: Task, spec: RunSpec, entry: Entry, before: Sequence[Result], row: int) -> Result:
-    """The attack on no image: what its result is where an image is left out."""
+    """The attack on no image: its result for images that are left out."""
     assert spec.ids is not None
     assert spec.steps is not None
     start = task.start(spec.ids, seed=spec.seed_list[0], dtype=spec.torch_dtype)

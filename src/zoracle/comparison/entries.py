@@ -115,7 +115,7 @@ class FreshTuning(NamedTuple):
 
 
 def sentence(label: str, record: Tuned, how: str) -> str:
-    """What a reader is told of settings that were tuned."""
+    """The note for the reader about tuned settings."""
     settings = ", ".join(f"{name} = {value:.4g}" for name, value in record.chosen.items())
     edge = f"; {', '.join(record.on_edge)} on the edge of the grid" if record.on_edge else ""
     return (

@@ -14,7 +14,7 @@ from zoracle.tasks.image_attack import AttackTask
 
 
 def use_of(made: Task) -> Use:
-    """What an optimizer is wanted for that runs on a task."""
+    """The use of an optimizer on a task."""
     ball = made.threat.norm if isinstance(made, AttackTask) and made.threat.ball else None
     return Use(made.name, ball, made.dim)
 

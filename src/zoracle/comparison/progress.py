@@ -35,11 +35,11 @@ class Display:
             self.on_progress(label, done, total)
 
     def steps_of(self, label: str) -> Callable[[int, int], None]:
-        """What tells the steps of one optimizer."""
+        """Reports the steps of one optimizer."""
         return labelled(self.progress, label)
 
     def status_of(self, label: str) -> OnStatus | None:
-        """What tells the results so far of one optimizer; None where nobody looks."""
+        """Reports the results so far of one optimizer; None if they are not used."""
         bars = self.bars
         if bars is None:
             return None

@@ -27,7 +27,7 @@ _FORMAT = "zoracle-rival-1"
 
 
 class Call(NamedTuple):
-    """What a minimiser is given."""
+    """The problem given to a minimiser."""
 
     ask: Callable[[Array], float]
     """The value of a point (d,). It raises :class:`Spent` once the budget is: let it pass."""

@@ -1,4 +1,4 @@
-"""What each part of ZO-LSTM brings: without QueryRNN, without UpdateRNN, and with Guided-ES in QueryRNN's place."""
+"""Ablation of ZO-LSTM: without QueryRNN, without UpdateRNN, and with Guided-ES instead of QueryRNN."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     one = comparison_queries(s.problems, s.seeds, s.budget, 6, _HAND_DESIGNED, s.valid)
     return Work(2 * one, 2 * training_steps((PAPER, NO_UPDATE)))
 

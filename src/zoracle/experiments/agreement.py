@@ -1,4 +1,4 @@
-"""Whether directional derivatives answer a training as queries do: values, meta-gradients, and time."""
+"""Agreement of directional derivatives and queries in meta-training: values, meta-gradients and time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
 class Answers(TrainingOracle):
-    """A training oracle whose answers have the graph of the points, or not, whichever way they were had.
+    """A training oracle whose answers carry the graph of the points or not, however they are computed.
 
     Training has queries without it, since a black box has no graph, and directional derivatives with it. The other
     two tell what is due to the values from what is due to the graph.
 
     Args:
-        objective: what is queried.
+        objective: the objective to query.
         values: "queries" or "directional".
         graph: whether answers have the graph of the points, with the slope <g, dx> of the gradient at the first one.
     """
@@ -40,7 +40,7 @@ class Answers(TrainingOracle):
     def evaluate(
         self, points: Tensor, problem: Tensor, *, step: Tensor | None = None, purpose: Purpose = Purpose.OPTIMISE
     ) -> Evaluation:
-        """As :meth:`TrainingOracle.evaluate`, with the graph that was asked for."""
+        """Like :meth:`TrainingOracle.evaluate`, with the configured graph."""
         loss = super().evaluate(points, problem, step=step, purpose=purpose).loss
         if not self.graph:
             return Evaluation(loss.detach())
@@ -53,7 +53,7 @@ class Answers(TrainingOracle):
 
 
 class Places(NamedTuple):
-    """Points of a trajectory, and the directions that its optimizer asks for there."""
+    """Points of a trajectory, and the query directions of its optimizer there."""
 
     x: Tensor
     """(L, B, d) float64."""
@@ -62,7 +62,7 @@ class Places(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A learned optimizer, and the stage that trains it."""
+    """A learned optimizer and its training stage."""
 
     label: str
     optimizer: Optimizer[Any, Any]
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Where a segment of meta-training begins, in float64."""
+    """The state at the beginning of a segment of meta-training, in float64."""
 
     state: Any
     origin: Tensor
@@ -82,7 +82,7 @@ class Segment(NamedTuple):
 
 
 def begin(optimizer: Optimizer[Any, Any], made: Task, ids: Sequence[int], steps: int) -> tuple[Any, Any]:
-    """The float64 objective of some problems, and the state that an optimizer starts from, seed 0."""
+    """The float64 objective of some problems, and an optimizer's initial state for seed 0."""
     objective = made.objective(tuple(ids), dtype=torch.float64)
     x0 = made.start(tuple(ids), seed=0, dtype=torch.float64)
     state = optimizer.init(
@@ -93,7 +93,7 @@ def begin(optimizer: Optimizer[Any, Any], made: Task, ids: Sequence[int], steps:
 
 
 def places(optimizer: Optimizer[Any, Any], made: Task, ids: Sequence[int], steps: int) -> tuple[Places, int]:
-    """Start, middle and end of a trajectory of T steps by queries in float64, and the points that it cost."""
+    """Start, middle and end of a trajectory of T steps by queries in float64, and its cost in points."""
     optimizer = _cast(optimizer, torch.float64)
     objective, state = begin(optimizer, made, ids, steps)
     oracle = Oracle(objective)
@@ -121,7 +121,7 @@ def values(
     Args:
         made: the task.
         ids: its problems.
-        at: where.
+        at: points and directions.
         dtype: what everything is computed in.
         mus: M smoothing parameters.
 
@@ -163,7 +163,7 @@ def relative(queries: Tensor, directional: Tensor) -> Tensor:
 
 
 def order(mus: Sequence[float], differences: Sequence[float], rounding: Sequence[float]) -> float | None:
-    """The power of mu that differences fall with: least squares in logarithms, None for fewer than three numbers.
+    """The order in mu of the differences, by least squares in logarithms; None for fewer than three numbers.
 
     Differences above one half say that mu is too large for an order to show, and those below ten times what rounding
     makes say nothing of mu: both are left out.
@@ -182,7 +182,7 @@ def order(mus: Sequence[float], differences: Sequence[float], rounding: Sequence
 
 
 def segment_at(case: Case, made: Task, ids: Sequence[int], first: int) -> Segment:
-    """Where the segment of an unroll begins that starts with step ``first``, after real queries in float64."""
+    """The beginning of the segment that starts with step ``first`` of an unroll, reached by real queries in float64."""
     optimizer = _cast(case.optimizer, torch.float64)
     optimizer = with_settings(optimizer, **case.stage.settings)
     objective, state = begin(optimizer, made, ids, case.stage.steps)
@@ -204,7 +204,7 @@ def meta_gradient(
         optimizer: with the stage's settings; its weights need gradients.
         oracle: answers the queries.
         stage: its K, T and meta-loss.
-        begun: where the segment begins, in the optimizer's type.
+        begun: beginning of the segment, in the optimizer's type.
     """
     weights = list(cast(nn.Module, optimizer).parameters())
     segment = stage.loss.segment(
@@ -278,14 +278,14 @@ def timed(case: Case, made: Task, ids: Sequence[int], repeats: int) -> tuple[dic
 
 
 def ready(case: Case, dtype: torch.dtype) -> Optimizer[Any, Any]:
-    """A copy of a case's optimizer in a type, with the stage's settings; all weights ask for gradients."""
+    """A copy of a case's optimizer in a type, with the stage's settings; all weights require gradients."""
     optimizer = with_settings(_cast(case.optimizer, dtype), **case.stage.settings)
     cast(nn.Module, optimizer).requires_grad_(True)
     return optimizer
 
 
 def in_type(begun: Segment, dtype: torch.dtype) -> Segment:
-    """The same beginning, its numbers rounded to a type."""
+    """The same beginning rounded to a type."""
 
     def rounded(leaf: Tensor) -> Tensor:
         return leaf.to(dtype) if leaf.is_floating_point() else leaf

@@ -26,7 +26,7 @@ _PLACES = 3
 
 
 def measured(context: Context, settings: Agreement, config: TrainConfig, trained_on: Task) -> Outcome:
-    """Measure, or read what was measured, and write it down.
+    """Measure, or read earlier measurements, and report them.
 
     Args:
         context: of the experiment.
@@ -41,7 +41,7 @@ def measured(context: Context, settings: Agreement, config: TrainConfig, trained
 
 
 def points(settings: Agreement, config: TrainConfig, tasks: int) -> tuple[float, float]:
-    """About how many points the slopes take, and how many steps of one problem the segments."""
+    """Approximate cost of the slopes in points, and of the segments in steps per problem."""
     stage = config.stages[-1]
     q, grids = 20, len(settings.mus) + len(settings.mus_float32)
     slopes = tasks * settings.problems * (q + 1) * (stage.steps + _PLACES * grids)
@@ -55,7 +55,7 @@ def _mnist(context: Context, settings: Agreement) -> Task | None:
         return None
     try:
         if not available(_MNIST):
-            raise InputError("no target network")  # asked first: the images alone would be downloaded
+            raise InputError("no target network")  # check first, since missing images alone would be downloaded
         made = task(_MNIST)
         made.ids("train")
     except InputError as error:
@@ -65,7 +65,7 @@ def _mnist(context: Context, settings: Agreement) -> Task | None:
 
 
 def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> Measured:
-    """Everything of one task; each part is kept by itself."""
+    """All measurements of one task; each part is stored separately."""
     ids = made.ids("train")[: s.problems]
     stage = config.stages[-1]
     trained = load_named_optimizers("zo-lstm", use_of(made))[0][1].optimizer
@@ -104,7 +104,7 @@ def _one(context: Context, s: Agreement, config: TrainConfig, made: Task) -> Mea
             for precision in PRECISIONS:
                 names = ("meta_loss", *PAIRS)
                 meta[case.label, at, precision] = {n: part[f"{precision}/{n}"] for n in names}
-    # Segments are not timed for the estimate of the full form: its pace is that of the trainings.
+    # Segments are not used to estimate the time of the full form, whose pace is that of the trainings.
     clock = {**described(first.optimizer, ids), "repeats": s.repeats, "stage": msgspec.to_builtins(stage)}
 
     def time() -> dict[str, Tensor]:

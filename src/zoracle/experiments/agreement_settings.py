@@ -25,9 +25,9 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
         mus: smoothing parameters in float64.
         mus_float32: likewise in float32; larger ones give what float64 gives.
         dim: d of the smooth problem.
-        mnist: whether MNIST is measured too where its data are there.
+        mnist: whether MNIST is measured too, if its data are available.
         cases: optimizers whose meta-gradients are compared; trained weights on the attack only.
-        middle: whether the segment in the middle of an unroll is measured too, not the first one only.
+        middle: whether the segment in the middle of an unroll is measured too, in addition to the first.
         repeats: segments of each kind that are timed.
     """
 
@@ -41,5 +41,5 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     repeats: _Count = 7
 
     def grid(self, precision: str) -> tuple[float, ...]:
-        """Smoothing parameters of a precision."""
+        """Smoothing radii of a precision."""
         return self.mus if precision == "float64" else self.mus_float32

@@ -42,7 +42,7 @@ _SECONDS = [
 
 
 class Measured(NamedTuple):
-    """Of one task."""
+    """Measurements of one task."""
 
     values: dict[str, dict[str, Tensor]]
     """By precision, what :func:`agreement.values` gives."""
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What this part adds to the experiment."""
+    """This part's contribution to the experiment."""
 
     tables: list[Table]
     figures: list[Figure]
@@ -112,7 +112,7 @@ def outcome(settings: Agreement, found: Mapping[str, Measured]) -> Outcome:
 
 
 def _slope_records(s: Agreement, name: str, precision: str, found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """One record a mu: over places, problems and directions."""
+    """One record per mu, over places, problems and directions."""
     mus = s.grid(precision)
     apart = relative(found["queries"], found["directional"])
     size = found["directional"].square().mean(2).sqrt()
@@ -131,12 +131,12 @@ def _slope_records(s: Agreement, name: str, precision: str, found: Mapping[str, 
 
 
 def _meta_records(s: Agreement, name: str, meta: Mapping[tuple[str, int, str], Any]) -> list[dict[str, Any]]:
-    """One record a case, place, precision and mu."""
+    """One record per case, place, precision and mu."""
     records = []
     for (case, first, precision), found in meta.items():
         mus = s.grid(precision)
         eps = torch.finfo(PRECISIONS[precision]).eps
-        # In float32 the steps of a segment multiply rounding by more than is known here.
+        # In float32 the steps of a segment amplify rounding errors by an unknown factor.
         differences = found["without"][:, 1].tolist()
         power = order(mus, differences, [eps / mu for mu in mus]) if precision == "float64" else None
         for i, mu in enumerate(mus):
@@ -152,7 +152,7 @@ def _meta_records(s: Agreement, name: str, meta: Mapping[tuple[str, int, str], A
 
 
 def _meta_table(s: Agreement, records: Sequence[Mapping[str, Any]]) -> Table:
-    """One line per case, place and precision, one cell a mu; all numbers are in the records."""
+    """One line per case, place and precision, one cell per mu; the records contain all numbers."""
     mus = sorted({*s.mus, *s.mus_float32}, reverse=True)
     lines: dict[tuple[str, ...], dict[float, Mapping[str, Any]]] = {}
     for record in records:

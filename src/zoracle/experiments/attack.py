@@ -33,15 +33,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of an attack.
 
     Attributes:
-        task: which.
+        task: name of the task.
         problems: first test images.
-        seeds: repeats of each.
+        seeds: repeats per problem.
         budget: queries per image.
-        valid: validation images that step sizes are tuned on, where none are stored.
-        panels: first test images that get a panel each.
-        panel_seeds: repeats of those.
+        valid: validation images for tuning step sizes, if none are stored.
+        panels: first test images, with a panel for each.
+        panel_seeds: repeats of each of these.
         external: first test images for evolution strategies of other packages.
-        optimizers: learned ones, where the user names none.
+        optimizers: learned ones, used if the user names none.
     """
 
     task: str
@@ -93,7 +93,7 @@ def run(context: Context) -> Outcome:
     if others:
         rivals = [*learned, *baselines(("snes",)), *others]
         first = ids[: s.external]
-        # JAX compiles first: of a few steps that is nearly all the time.
+        # JAX compiles first, which takes most of the time of a few steps.
         found = context.compared("external", made, rivals, first, seeds=1, batch=4, pace=not context.quick, **shared)
         title = f"Evolution strategies on the first {len(first)} of these images, equal queries"
         tables.append(rows_table("external", title, found.rows))
@@ -114,7 +114,7 @@ def run(context: Context) -> Outcome:
 
 
 def _panels(context: Context, made: Task, optimizers: Named, ids: tuple[int, ...], curves: dict[str, Array]) -> Figure:
-    """A panel for each of these images, repeated; the raw curves are added to the others."""
+    """A panel for each of these images, with repeats; the raw curves are added to the others."""
     s: Settings = context.settings
     found = context.compared("panels", made, optimizers, ids, seeds=s.panel_seeds, budget=s.budget, valid=s.valid)
     curves |= arrays(found.results, "panels")
@@ -138,7 +138,7 @@ def _panels(context: Context, made: Task, optimizers: Named, ids: tuple[int, ...
 
 
 def work(s: Settings, *, stored: bool) -> Work:
-    """What a form has to do; stored are settings of the paper's three optimizers, for the full form's steps and q."""
+    """The amount of work of a form; settings of the paper's optimizers are stored for the full form's steps and q."""
     tuned = (*BASELINES, "snes")
     learned = len(s.optimizers.split(","))
     queries = comparison_queries(s.problems, s.seeds, s.budget, learned, tuned, 0)
@@ -171,7 +171,7 @@ def _experiment(name: str, summary: str, full: Settings, quick: Settings, stored
 
 
 def _quick(full: Settings, images: int) -> Settings:
-    """A few images, and a tenth of the queries."""
+    """A few images and a tenth of the queries."""
     small = {"problems": images, "panels": images, "valid": images, "external": 2, "seeds": 2, "panel_seeds": 2}
     return msgspec.structs.replace(full, budget=420, **small)
 
@@ -184,9 +184,9 @@ MNIST = _experiment(
     _quick(_MNIST, 4),
     True,
 )
-# The one trained on the task where one ships, and the one trained on MNIST.
+# The shipped one trained on this task, if there is one, and the one trained on MNIST.
 _OWN = [name for name in ("zo-lstm-cifar10",) if name in shipped()]
-# A query costs ten times one of MNIST here: one repeat, and intervals are over images anyway.
+# A query costs ten times as much as on MNIST: one repeat suffices, since intervals are over images.
 _CIFAR10 = Settings(
     task="cifar10", seeds=1, panel_seeds=3, valid=20, external=10, optimizers=",".join([*_OWN, "zo-lstm-mnist"])
 )

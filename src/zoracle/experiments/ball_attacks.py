@@ -1,4 +1,4 @@
-"""Attacks within balls: the fewest queries to a success, network by network and radius by radius."""
+"""Attacks within balls: queries to success for each network and radius."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the experiment.
 
     Attributes:
-        rows: names of networks and balls, by commas; empty for all.
-        problems: first test images that the network reads correctly.
+        rows: names of networks and balls, comma-separated; empty for all.
+        problems: first test images that the network classifies correctly.
         seeds: repeats.
         budget: queries per image.
-        valid: validation images that settings are tuned on.
-        rivals: names of what ``zo-lstm`` is compared with, by commas; empty for those of the norm.
+        valid: validation images for tuning settings.
+        rivals: attacks to compare ``zo-lstm`` with, comma-separated; empty for those of the norm.
         targeted: "no"; or the class to reach, "random" or "runner-up".
     """
 
@@ -55,10 +55,10 @@ def run(context: Context) -> Outcome:
         try:
             rows.append((row, attacked(context, row, s.problems, s.valid, s.targeted)))
         except InputError as error:
-            if s.rows:  # it was asked for by its name
+            if s.rows:  # it was requested by name
                 raise
             context.note(f"{row.name} was skipped: {error}")
-    # The others of every row first: they stay done where another training of ours is to be measured.
+    # The rivals of every row first, so that they are kept when a new training of zo-lstm is measured.
     others = [_compared(context, row, problems, own=False) for row, problems in rows]
     owns = [_compared(context, row, problems, own=True) for row, problems in rows]
     done: dict[str, tuple[BallRow, Attacked, str, Compared]] = {}
@@ -91,7 +91,7 @@ def run(context: Context) -> Outcome:
 
 
 def _compared(context: Context, row: BallRow, problems: Attacked, *, own: bool) -> Compared:
-    """The learned attackers of a row, or those that they are compared with."""
+    """The learned attacks of a row, or their rivals."""
     s: Settings = context.settings
     learned = context.learned(problems.task, PLAIN)
     if own:
@@ -155,14 +155,14 @@ _SUMMARY = [
 
 
 def _row(row: BallRow, problems: Attacked, own_label: str, found: Compared) -> list[dict[str, Any]]:
-    """The records of a row, the learned attacker's first."""
+    """The records of a row, the learned attack first."""
     there = {one.optimizer: one for one in found.rows}
     first = found.results[own_label]
     records = []
     for label, result in _own_first(own_label, found.results).items():
         one = there[label]
         versus = None if label == own_label else paired(result, first)["queries_to_success"]
-        # What was tuned, and no more.
+        # Only the tuned settings.
         settings = {k: v for k, v in one.settings.items() if one.settings_from.startswith("tuned") and k in _TUNED}
         records.append(
             {
@@ -183,7 +183,7 @@ def _row(row: BallRow, problems: Attacked, own_label: str, found: Compared) -> l
 
 
 def _against_best(row: BallRow, learned: tuple[str, Result], rivals: Mapping[str, Result]) -> dict[str, Any]:
-    """The learned attacker minus the one of the others with the fewest queries in the mean."""
+    """The learned attack minus the rival with the lowest mean number of queries."""
     own_label, result = learned
     own = summarise(result)
     others = {label: summarise(rival) for label, rival in rivals.items()}
@@ -226,7 +226,7 @@ def _own_first(own_label: str, results: Mapping[str, Result]) -> dict[str, Resul
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do at most: whoever succeeds asks no more."""
+    """The largest amount of work of a form: a problem stops at its first success."""
     queries = 0.0
     for row in rows_named(s.rows):
         names = [name.partition(":")[0] for name in (s.rivals or RIVALS[row.norm]).split(",")]

@@ -1,4 +1,4 @@
-"""What the attacks within balls are compared on: networks, balls, and the images that a network reads correctly."""
+"""Networks, balls and correctly classified images for comparing attacks within balls."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class BallRow(NamedTuple):
     eps: float
     settings: Mapping[str, Any] = MappingProxyType({})
     batch: int | None = None
-    """Images at once."""
+    """Images per batch."""
     defence: Defence = "none"
-    """What the target does to images first."""
+    """Preprocessing by the target before it classifies an image."""
     member: Member | None = None
-    """A small network to train and to put in the place of the task's own."""
+    """A small network to train and to use instead of the task's own."""
 
 
 def _cifar10(network: str, label: str, norm: Literal["linf", "l2"], size: int | None = None) -> BallRow:
@@ -115,10 +115,10 @@ FULL = tuple(name for name, row in ROWS.items() if row.task != "digits")
 
 
 def rows_named(names: str) -> list[BallRow]:
-    """The rows of a comma-separated list; of an empty one, those of the full form.
+    """The rows of a comma-separated list; those of the full form if it is empty.
 
     Raises:
-        InputError: there is no such row.
+        InputError: the name of a row is unknown.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()] or list(FULL)
     if unknown := [name for name in wanted if name not in ROWS]:
@@ -131,17 +131,17 @@ class Attacked(NamedTuple):
 
     task: Task
     ids: tuple[int, ...]
-    """Test images that the network reads correctly."""
+    """Test images that the network classifies correctly."""
     valid: tuple[int, ...]
     """Validation images likewise."""
     accuracy: float
-    """Share of the test images looked at that the network reads correctly."""
+    """Share of the examined test images that the network classifies correctly."""
 
 
 def attacked(context: Context, row: BallRow, problems: int, valid: int, targeted: Targeted) -> Attacked:
-    """A row's task, and the first images of its splits that its network reads correctly.
+    """A row's task, and the first images of its splits that its network classifies correctly.
 
-    Whether it does is asked for once an image, and counted as monitoring.
+    This takes one query per image, counted as monitoring.
 
     Raises:
         InputError: the row's data are missing.
@@ -176,7 +176,7 @@ def _read_correctly(context: Context, row: BallRow, made: AttackTask, split: str
         oracle = Oracle(made.objective(ids))
         start = torch.zeros(len(ids), 1, made.dim)
         success = oracle.evaluate(start, torch.arange(len(ids)), purpose=Purpose.MONITOR).success
-        assert success is not None  # every attack knows it
+        assert success is not None  # an attack always reports success
         return {"right": ~success[:, 0]}
 
     right = context.kept(f"{row.name}-{split}-read", made, {"split": split}, look)["right"]
@@ -185,7 +185,7 @@ def _read_correctly(context: Context, row: BallRow, made: AttackTask, split: str
 
 
 def _in_front_of(made: AttackTask, box: BlackBox, told: str, file: Path | None = None) -> GivenImages:
-    """The same images in front of another black box; what tells it apart, in words and by the hash of a file."""
+    """The same images with another black box, identified by a description and the hash of a file."""
     splits = {split: made.ids(split) for split in ("test", "valid")}
     given = ImageSet(made.pick((*splits["test"], *splits["valid"])), splits, made.white, made.class_names)
     target = f"task {made.name} {config_hash(task_config(made))[:16]} {told}"
@@ -197,7 +197,7 @@ def _in_front_of(made: AttackTask, box: BlackBox, told: str, file: Path | None =
 def _with_targets(
     context: Context, row: BallRow, made: AttackTask, found: dict[str, tuple[int, ...]], targeted: Targeted
 ) -> GivenImages:
-    """The same images, each with a class to reach."""
+    """The same images, each with a target class."""
     ids = (*found["test"], *found["valid"])
     data = made.pick(ids)
     classes = len(made.class_names)
@@ -209,7 +209,7 @@ def _with_targets(
             f"{row.name}-runners-up", made, {"ids_sha256": ids_hash(ids)}, lambda: {"targets": _runners_up(made, data)}
         )["targets"]
         context.meter.add("monitor", len(ids) * (classes - 1))
-    # What the black box is cannot be seen in it, and is in the task's config.
+    # The black box does not describe itself; the task's config does.
     told = f"task {made.name} {config_hash(task_config(made))[:16]}"
     given = ImageSet(data._replace(targets=targets), found, made.white, made.class_names)
     box = made.objective(ids).black_box  # type: ignore[attr-defined]  # attacks have one
@@ -217,7 +217,7 @@ def _with_targets(
 
 
 def _runners_up(made: AttackTask, data: ImageData) -> Tensor:
-    """The likeliest wrong class of each image: the one whose attack begins at the lowest loss. (N,) int64."""
+    """The likeliest wrong class of each image, whose attack begins at the lowest loss: (N,) int64."""
     classes = len(made.class_names)
     if not 1 < classes <= _MOST_CLASSES:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What an experiment is, and what it returns to be written down."""
+"""Definition of an experiment and of its results."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from zoracle.reporting import Array, Figure, Table
 
 
 class Outcome(NamedTuple):
-    """What an experiment found."""
+    """Results of an experiment."""
 
     tables: Sequence[Table]
     figures: Sequence[Figure]
     curves: Mapping[str, Array]
-    """The raw numbers, as ``curves.npz`` holds them."""
+    """The raw numbers, as in ``curves.npz``."""
     findings: Sequence[str] = ()
-    """Sentences that say what came out, no more than the tables do."""
+    """Sentences that summarise the tables."""
 
 
 class Experiment(NamedTuple):
@@ -28,11 +28,11 @@ class Experiment(NamedTuple):
     name: str
     summary: str
     about: str
-    """What is measured, on which split, with which seeds; plain text, paragraphs apart by an empty line."""
+    """What is measured, on which split, with which seeds; plain text, paragraphs separated by empty lines."""
     full: Any
     quick: Any
     run: Callable[[Context], Outcome]
     work: Callable[[Any], Work]
-    """Of settings."""
+    """Settings of the form."""
     needs: tuple[tuple[str, str], ...] = ()
-    """Modules that it cannot do without, and the extras that install them."""
+    """Required modules, and the extras that install them."""

@@ -51,12 +51,12 @@ class _Cell(NamedTuple):
     suite: str
     dim: int
     times: int
-    """Evaluations a dimension."""
+    """Evaluations per dimension."""
     functions: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """As keys have it."""
+        """As used in keys."""
         return f"{self.suite}-d{self.dim}-{self.times}d"
 
     @property
@@ -106,7 +106,7 @@ def cells(s: Settings) -> Iterator[_Cell]:
     """The cells of the experiment.
 
     Raises:
-        InputError: a function that a suite does not have.
+        InputError: a suite does not have one of the functions.
     """
     for suite, dims, budgets in (
         ("bbob-largescale", s.dimensions, s.budgets),
@@ -139,7 +139,7 @@ def _of_method(context: Context, cell: _Cell, name: str) -> list[Ran]:
 
 
 def _gap(one: Ran) -> float:
-    """What f - f_opt was at the end, as ranks see it."""
+    """Final f - f_opt, as used for ranks."""
     return float("inf") if one.answer.failure else max(one.answer.value, _SOLVED)
 
 
@@ -192,7 +192,7 @@ def _table(cell: _Cell, records: list[dict[str, Any]], instances: int) -> Table:
 
 
 def _summary(records: list[dict[str, Any]]) -> Table:
-    """In how many cells each method has the best mean rank, and its worst place."""
+    """The number of cells in which each method has the best mean rank, and its worst place."""
     by_cell: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for record in records:
         by_cell.setdefault((record["suite"], record["dimension"], record["budget"]), {})[record["method"]] = record
@@ -234,7 +234,7 @@ def _line(runs: list[Ran], dim: int, budget: int) -> Line:
 
 
 def _alike(panels: dict[str, dict[str, Line]], names: list[str]) -> dict[str, dict[str, Line]]:
-    """Every method in every panel, so that one legend serves all."""
+    """Every method in every panel, so that the panels share a legend."""
     nothing = Line(*(np.empty(0) for _ in Line._fields))
     return {heading: {name: lines.get(name, nothing) for name in names} for heading, lines in panels.items()}
 
@@ -244,7 +244,7 @@ def _short(suite: str) -> str:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     methods = known(s.methods).values()
     return Work(
         sum(

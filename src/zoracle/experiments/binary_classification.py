@@ -41,8 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         seeds: repeats.
         budget: queries per problem.
         valid: validation problems for step sizes.
-        trained_at: d that learned optimizers are trained at, where the user names none.
-        optimizers: others, trained on other tasks, where the user names none.
+        trained_at: d for training learned optimizers, if the user names none.
+        optimizers: others, trained on other tasks, used if the user names none.
     """
 
     dimensions: tuple[int, ...] = (10, 30, 100, 300, 1000)
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def own_config(dim: int, quick: bool) -> TrainConfig:
-    """How zo-lstm is trained on the task at one dimension; a quick form's two unrolls show that it runs."""
+    """The training of zo-lstm on the task at one dimension; a quick form has two unrolls, to test that it runs."""
     text = files("zoracle.experiments") / "configs" / "zo-lstm-binary-classification.toml"
     config = parse(text.read_text(encoding="utf-8"), "zo-lstm-binary-classification")
     config = msgspec.structs.replace(config, task_settings={"dim": dim})
@@ -67,7 +67,7 @@ def own_config(dim: int, quick: bool) -> TrainConfig:
 
 
 def trained(context: Context) -> list[tuple[str, Optimizer[Any, Any]]]:
-    """Optimizers trained on this task at one dimension; none where the user names others."""
+    """Optimizers trained on this task at one dimension; none if the user names others."""
     if context.optimizers is not None:
         return []
     d = context.settings.trained_at
@@ -119,7 +119,7 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     learned = len(s.optimizers.split(",")) + 2
     one = comparison_queries(s.problems, s.seeds, s.budget, learned, _TUNED, s.valid)
     stage = own_config(s.trained_at, quick=False).stages[0]

@@ -29,10 +29,10 @@ class BlackBoxProblem(NamedTuple):
     task: str
     settings: Mapping[str, Any]
     sigma: float
-    """The first width that pycma is told: a fifth of the range where there are bounds, else by the size of weights."""
+    """Initial width for pycma: a fifth of the range if there are bounds, otherwise by the size of weights."""
     bounds: tuple[float, float] | None = None
     policy: bool = False
-    """Whether augmented random search takes part, which was made for these."""
+    """Whether augmented random search, which was designed for policies, takes part."""
 
 
 PROBLEMS: dict[str, BlackBoxProblem] = {
@@ -53,8 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the experiment.
 
     Attributes:
-        kinds: what kinds of problems.
-        problems: test problems of each kind, each with a seed and a start of its own.
+        kinds: names of the kinds of problems.
+        problems: test problems of each kind, each with its own seed and starting point.
         budget: evaluations per problem.
         methods: labels; `ars` runs on policies only.
     """
@@ -104,7 +104,7 @@ def run(context: Context) -> Outcome:
 
 
 def _task(context: Context, name: str) -> Task:
-    """The task of a kind; in a quick run the digits attack stands in for the one whose data are missing."""
+    """The task of a kind; a quick run uses the digits attack in place of one whose data are missing."""
     if name not in PROBLEMS:
         raise InputError(f"problem {name!r} is unknown; expected one of {', '.join(PROBLEMS)}")
     one = PROBLEMS[name]
@@ -151,7 +151,7 @@ def black_box_run(shard: Shard) -> Answer:
 
 
 def final_values(found: Mapping[str, list[Ran]]) -> dict[str, Array]:
-    """The lowest value of each run, (R,); one that failed, or found none, has the highest that another method ended at.
+    """The lowest value of each run, (R,); a failed run counts as the highest final value of another method.
 
     Args:
         found: R runs of each method, on the same problems.
@@ -196,7 +196,7 @@ def _table(name: str, made: Task, s: Settings, records: list[dict[str, Any]]) ->
 
 
 def _summary(every: Mapping[str, list[dict[str, Any]]]) -> Table:
-    """Of each method, on how many kinds it beats the default, is beaten, or neither."""
+    """For each method, the numbers of kinds on which it beats the default, is beaten, or neither."""
     rows: dict[str, dict[str, Any]] = {}
     for records in every.values():
         for place, record in enumerate(records):
@@ -217,7 +217,7 @@ def _summary(every: Mapping[str, list[dict[str, Any]]]) -> Table:
 
 
 def _findings(every: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """On how many kinds nothing beats the default."""
+    """The number of kinds on which no method beats the default."""
     kinds = {name: records for name, records in every.items() if any(r["method"] == DEFAULT for r in records)}
     if not kinds:
         return []
@@ -227,7 +227,7 @@ def _findings(every: Mapping[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _line(runs: list[Ran], budget: int) -> Line:
-    """The lowest value so far at some hundred numbers of evaluations; NaN before there was one."""
+    """The lowest value so far at about a hundred numbers of evaluations; NaN before the first value."""
     at = np.unique(np.linspace(1, budget, min(100, budget)).round())
     values = torch.full((1, len(runs), len(at)), torch.nan, dtype=torch.float64)
     for row, one in enumerate(runs):
@@ -237,13 +237,13 @@ def _line(runs: list[Ran], budget: int) -> Line:
 
 
 def _alike(panels: dict[str, dict[str, Line]], names: list[str]) -> dict[str, dict[str, Line]]:
-    """Every method in every panel, so that one legend serves all."""
+    """Every method in every panel, so that the panels share a legend."""
     nothing = Line(*(np.empty(0) for _ in Line._fields))
     return {heading: {name: lines.get(name, nothing) for name in names} for heading, lines in panels.items()}
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do; dense models are counted as if they ran everywhere."""
+    """The amount of work of a form; methods with dense models are counted as if they ran everywhere."""
     if unknown := [name for name in s.kinds if name not in PROBLEMS]:
         raise InputError(f"problem {unknown[0]!r} is unknown; expected one of {', '.join(PROBLEMS)}")
     runs = sum(label != "ars" or PROBLEMS[name].policy for label in known(s.methods) for name in s.kinds)

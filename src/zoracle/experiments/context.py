@@ -1,4 +1,4 @@
-"""What every experiment uses: comparisons, trainings and measurements that resume after an interruption."""
+"""Common parts of all experiments: comparisons, trainings and measurements that resume after interruptions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Compared(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a meta-training led to."""
+    """Result of a meta-training."""
 
     optimizer: Optimizer[Any, Any]
     history: dict[str, Tensor]
@@ -68,7 +68,7 @@ class Trained(NamedTuple):
     """The best validation."""
     seconds: float
     evaluations: dict[str, int]
-    """Points and true gradients that training evaluated, by purpose; validation by itself."""
+    """Points and true gradients evaluated in training, by purpose; validation is counted separately."""
 
 
 class Context:
@@ -77,15 +77,15 @@ class Context:
     Args:
         run: its folder.
         settings: of its form.
-        quick: whether that is the quick one.
+        quick: whether it is the quick form.
         optimizers: names or folders that the user gave, separated by commas; None uses the experiment's own.
         workers: processes that share evaluations.
         display: where progress is shown.
 
     Attributes:
-        notes: what a reader should know of the run.
-        tuned: step sizes that were searched for, or found stored.
-        meter: what was done.
+        notes: notes on the run for the reader.
+        tuned: step sizes from a search or from storage.
+        meter: counts the work.
     """
 
     def __init__(
@@ -105,16 +105,16 @@ class Context:
         self.meter = Meter()
 
     def task(self, name: str, **settings: Any) -> Task:
-        """A task; in a quick run the digits attack stands in for an attack whose data are missing.
+        """A task; a quick run uses the digits attack in place of an attack whose data are missing.
 
         Raises:
-            InputError: in a full run, that the data are missing.
+            InputError: the data are missing in a full run.
         """
         if not self.quick:
             return task(name, **settings)
         try:
             if name in names() and not available(name):
-                raise InputError("no target network")  # asked first: the images alone would be downloaded
+                raise InputError("no target network")  # check first, since missing images alone would be downloaded
             made = task(name, **settings)
             made.ids("test")
         except InputError as error:
@@ -123,11 +123,11 @@ class Context:
         return made
 
     def learned(self, made: Task | None, default: str = "") -> list[tuple[str, Loaded]]:
-        """The user's optimizers for a task, or for any, or the experiment's own."""
+        """The user's optimizers for a task or for any task, or the experiment's own."""
         return load_named_optimizers(self.optimizers or default, Use() if made is None else use_of(made))
 
     def note(self, text: str) -> None:
-        """Tell the reader, once."""
+        """Add a note for the reader, once."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -147,7 +147,7 @@ class Context:
         stopping: bool = False,
         tuned_on: Sequence[int] | None = None,
     ) -> Compared:
-        """Run optimizers at equal queries; hand-designed ones whose settings are defaults are tuned first.
+        """Run optimizers at equal queries; hand-designed ones with default settings are tuned first.
 
         Settings that are stored for this very task, number of steps and q are taken; others are searched for on
         validation problems, over the grids of :data:`zoracle.comparison.tune.GRIDS`, in quick runs over three step
@@ -159,11 +159,11 @@ class Context:
             optimizers: labels and optimizers.
             ids: test problems.
             seeds: repeats, 0, 1, ...
-            budget: points that each problem may cost.
+            budget: points per problem.
             valid: validation problems for tuning.
             num_directions: q; None keeps each one's own.
             batch: problems at once.
-            pace: whether its seconds per point are to be expected of more points too.
+            pace: whether its seconds per point are used to estimate the time of more points.
             stopping: problems end at their first success, and settings are tuned by the queries until then.
             tuned_on: validation problems; None uses the first ``valid`` of the task.
         """
@@ -202,7 +202,7 @@ class Context:
         valid: tuple[int, ...],
         criterion: Criterion,
     ) -> tuple[Optimizer[Any, Any], str]:
-        """An optimizer with tuned settings where its own are defaults, and where they came from."""
+        """An optimizer, with tuned settings if its own are defaults, and the source of its settings."""
         name = tunable(optimizer)
         if name is None or not untouched(optimizer):
             return optimizer, "given"
@@ -228,7 +228,7 @@ class Context:
         valid: tuple[int, ...],
         criterion: Criterion,
     ) -> Tuned:
-        """Settings for one task, number of steps and q, searched for once however many comparisons need them."""
+        """Settings for one task, number of steps and q; a search is shared by all comparisons that need it."""
         about = [task_config(made), optimizer_config(optimizer), steps, valid, criterion]
         slot = f"{made.name}-{config_hash(about)[:12]}"
         if slot not in self._searched:
@@ -248,11 +248,11 @@ class Context:
         return self._searched[slot]
 
     def trained(self, key: str, config: TrainConfig) -> Trained:
-        """Meta-train an optimizer, or continue with it.
+        """Meta-train an optimizer, or resume its training.
 
         Args:
             key: names the training within the experiment.
-            config: what to do.
+            config: of the training.
         """
         place = self.run.pieces / key
         place.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ class Context:
 
         optimizer = trainer.run(report)
         lines = (place / _HISTORY).read_text(encoding="utf-8").splitlines()
-        # One line per unroll; a kill between a checkpoint and its line leaves a gap in these curves, and nowhere else.
+        # One line per unroll; a kill between a checkpoint and its line leaves a gap only in these curves.
         known = {record["done"]: record for record in map(json.loads, lines)}
         history = {
             name: torch.tensor([float(known.get(i + 1, {}).get(name, math.nan)) for i in range(total)])
@@ -284,16 +284,16 @@ class Context:
     def kept(
         self, key: str, made: Task | None, about: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Tensors that are computed once, and read from the folder from then on.
+        """Tensors computed once and then read from the folder.
 
         Args:
             key: names them within the experiment.
-            made: the task that they were computed on; None where it is none of ours.
-            about: JSON values; what else they depend on.
+            made: the task that they are computed on; None if it is not a task of this package.
+            about: JSON values; everything else that they depend on.
             compute: makes them.
 
         Raises:
-            CheckpointError: what is kept there was computed for something else.
+            CheckpointError: the stored tensors were computed for something else.
         """
         path = self.run.pieces / f"{key}.safetensors"
         asked = {"zoracle": release_series(), "task": None if made is None else task_config(made), **about}
@@ -311,7 +311,7 @@ class Context:
 
 
 def described(optimizer: Optimizer[Any, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """What a measurement of an optimizer on some problems depends on."""
+    """Everything that a measurement of an optimizer on some problems depends on."""
     return {"optimizer": optimizer_config(optimizer), "ids_sha256": ids_hash(ids)}
 
 

@@ -1,4 +1,4 @@
-"""Targets that take high frequencies out of what they are given before they read it."""
+"""Targets that remove high frequencies from images before classifying them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ JPEG_QUALITY = 75
 
 
 class Defended(BlackBox):
-    """A black box behind a filter of its inputs.
+    """A black box whose inputs are filtered.
 
     Args:
-        box: what answers, of images (N, C, H, W) in [0, 1].
+        box: takes images (N, C, H, W) in [0, 1].
         defence: "blur", a binomial filter of 3 by 3 pixels; "jpeg", a JPEG file of quality 75 and back (extra
             ``images``); or "none".
 
     Raises:
-        InputError: there is no such defence.
+        InputError: the defence is unknown.
         MissingExtraError: pillow is not installed.
     """
 
@@ -43,11 +43,11 @@ class Defended(BlackBox):
         self.filter = filters[defence]
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """What the box behind it says."""
+        """The description by the box that it wraps."""
         self.box.check(shape)
 
     def close(self) -> None:
-        """Let go of what the box behind it holds."""
+        """Release the resources of the box that it wraps."""
         self.box.close()
 
     def _call(self, inputs: Tensor) -> Tensor:

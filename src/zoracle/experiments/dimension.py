@@ -1,4 +1,4 @@
-"""How many queries it takes to a fixed loss, by dimension."""
+"""Number of queries to reach a fixed loss, by dimension."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         budget: queries per problem.
         valid: validation problems for step sizes.
         fraction: the loss to reach, as a fraction of the initial one.
-        optimizers: learned ones, where the user names none.
+        optimizers: learned ones, used if the user names none.
     """
 
     dimensions: tuple[int, ...] = (10, 30, 100, 300, 1000)
@@ -43,7 +43,7 @@ def run(context: Context) -> Outcome:
     tables: list[Table] = []
     figures: list[Figure] = []
     curves: dict[str, Array] = {}
-    # Without mini-batches: what is asked for is when a loss was reached, not when a sample was lucky.
+    # Without mini-batches, so that the loss was really reached and not only on a lucky sample.
     for name, settings in (("quadratic", {}), ("binary-classification", {"batch_size": None})):
         reached: dict[str, list[torch.Tensor]] = {}
         records = []
@@ -82,7 +82,7 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     one = comparison_queries(s.problems, s.seeds, s.budget, len(s.optimizers.split(",")), _TUNED, s.valid)
     return Work(2 * one * len(s.dimensions))
 

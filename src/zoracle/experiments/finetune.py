@@ -1,4 +1,4 @@
-"""Fine-tuning by forward passes: small transformers and a CNN that the experiment makes, tuned and untuned methods."""
+"""Fine-tuning by forward passes of small transformers and a CNN, with tuned and untuned methods."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         forwards_digits: in a run of the CNN.
         width: of the transformers.
         layers: of the transformers.
-        pretraining: steps with gradients that they are made by.
-        pieces: of text in training; as many hundredths of them as 15 and 25 are validated and tested on.
-        fine: whether the search for step sizes has its second round.
+        pretraining: steps of their pretraining with gradients.
+        pieces: of text in training; validation and testing use 15 % and 25 % of this number.
+        fine: whether the search for step sizes has a second round.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -57,15 +57,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Sizes(self.width, self.layers, n, max(8, n * 15 // 100), max(8, n // 4), self.pretraining)
 
     def budget(self, name: str) -> int:
-        """Evaluations of a run on a task."""
+        """Evaluations of the loss in a run on a task."""
         return self.forwards_digits if name == "digits" else self.forwards
 
 
 def checked(s: Settings) -> None:
-    """Refuse what is unknown.
+    """Refuse unknown names.
 
     Raises:
-        InputError: a task or a method.
+        InputError: a task or a method is unknown.
     """
     for what, given, known in (("task", s.tasks, TASKS), ("method", s.methods, (*ROWS, *METHODS))):
         for name in given:
@@ -74,7 +74,7 @@ def checked(s: Settings) -> None:
 
 
 def weights_of(context: Context, name: str) -> dict[str, Tensor]:
-    """The pretrained transformer of a task; nothing where it has none."""
+    """The pretrained transformer of a task; empty if it has none."""
     s: Settings = context.settings
     if name not in _PRETRAINED:
         return {}
@@ -88,7 +88,7 @@ def weights_of(context: Context, name: str) -> dict[str, Tensor]:
 def measured(
     context: Context, name: str, weights: dict[str, Tensor], method: str, forwards: int, seed: int, lr: float | None
 ) -> training.Outcome:
-    """One fine-tuning, from the folder where it was done."""
+    """One fine-tuning, read from the folder if it is stored there."""
     s: Settings = context.settings
     settings: dict[str, Any] = {} if lr is None else {"lr": lr}
 
@@ -116,11 +116,11 @@ def measured(
 
 
 def row(context: Context, name: str, weights: dict[str, Tensor], method: str) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """A row of a task's table, and the curves: accuracies (S, PARTS + 1) at so many evaluations (PARTS + 1,)."""
+    """A row of a task's table, and the curves: accuracies (S, PARTS + 1) at evaluations (PARTS + 1,)."""
     s: Settings = context.settings
     budget, lr, search = s.budget(name), None, 0.0
     if method in GRIDS:
-        # On a seed that no row is measured with.
+        # With a seed that is not used in any row.
         found = searched(
             lambda lr, forwards: measured(context, name, weights, method, forwards, 1000, lr), method, budget, s.fine
         )
@@ -174,7 +174,7 @@ def run(context: Context) -> Outcome:
 
 
 def _line(accuracies: Tensor, spent: Tensor, budget: int) -> Line:
-    """Mean and interval over seeds; a network that is not trained is drawn from end to end."""
+    """Mean and interval over seeds; an untrained network is drawn as a constant."""
     x = spent if float(spent[-1]) else torch.linspace(0, budget, len(spent), dtype=torch.float64)
     bands = [clustered(accuracies[:, at : at + 1]) for at in range(accuracies.shape[1])]
     mean, low, high = (torch.tensor([band[i] for band in bands]).numpy() for i in range(3))
@@ -182,7 +182,7 @@ def _line(accuracies: Tensor, spent: Tensor, budget: int) -> Line:
 
 
 def _finding(name: str, records: list[dict[str, Any]]) -> str:
-    """The learned controller against tuned MeZO, as the table has them."""
+    """The learned controller against tuned MeZO, as in the table."""
     known = {record["method"]: record for record in records}
     if not {"mezo", "learned"} <= set(known):
         return ""
@@ -194,7 +194,7 @@ def _finding(name: str, records: list[dict[str, Any]]) -> str:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     checked(s)
     total = 0.0
     for name in s.tasks:

@@ -1,4 +1,4 @@
-"""How good the gradient estimates are: several estimators along the same trajectories, against the true gradient."""
+"""Quality of gradient estimates: several estimators on the same trajectories, against the true gradient."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from zoracle.results import clustered, tuned
 from zoracle.storage import optimizer_config
 from zoracle.tasks import Task, task_config
 
-_GROUP = 10  # problems that are kept as one
+_GROUP = 10  # problems stored together
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the experiment.
 
     Attributes:
-        split: whose first problems.
-        problems: how many.
+        split: to take the first problems from.
+        problems: number of problems.
         seeds: repeats.
         steps: T.
         num_directions: q of every estimator.
@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimators(context: Context, made: Task, q: int) -> Named:
-    """Those that ride along: QueryRNN, standard Gaussian, orthogonal, and Guided-ES in both scalings."""
+    """The shadow estimators: QueryRNN, standard Gaussian, orthogonal, and Guided-ES in both scalings."""
     paper = with_settings(paper_weights(context, "weights", made), num_directions=q)
     guided = {s: with_settings(paper, query="guided-es", guided_scaling=s) for s in ("published", "balanced")}
     return [
@@ -65,7 +65,7 @@ def run(context: Context) -> Outcome:
     curves: dict[str, Any] = {}
     findings = []
     for name, reference in references:
-        # ZO-SGD's own estimate is the standard Gaussian one; it is measured once.
+        # ZO-SGD's own estimate is the standard Gaussian one, so it is measured only once.
         others = shadows if name == label else [shadow for shadow in shadows if shadow[0] != "gaussian"]
         heading = name if name == label else "gaussian"
         found = _measured(context, made, ids, name, heading, reference, others)
@@ -95,7 +95,7 @@ def run(context: Context) -> Outcome:
 def _measured(
     context: Context, made: Task, ids: tuple[int, ...], name: str, label: str, reference: Any, shadows: Named
 ) -> dict[str, Tensor]:
-    """Everything along one reference, (3, S, P, T) an estimator; kept ten problems at a time."""
+    """All measures along one reference, (3, S, P, T) per estimator; stored ten problems at a time."""
     s: Settings = context.settings
     tell = context.display.steps_of(f"along {name}")
     seeds: list[dict[str, Tensor]] = []
@@ -130,7 +130,7 @@ def _measured(
 
 
 def _descent(context: Context, made: Task, s: Settings) -> Any:
-    """ZO-SGD with the step size that is stored for the task, else the 4 / d of the public code."""
+    """ZO-SGD with the step size stored for the task, otherwise 4 / d as in the public code."""
     record = tuned(task_config(made), "zo-sgd", s.steps, s.num_directions)
     lr = 4 / made.dim if record is None else record.chosen["lr"]
     context.note(f"zo-sgd: lr = {lr:.4g}, {'4 / d' if record is None else 'tuned on validation problems, stored'}")
@@ -172,7 +172,7 @@ def _smooth(values: Tensor) -> Any:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     per_step = (1 + 2 * 5) * (s.num_directions + 1) + 1 + (1 + 2 * 4) * (s.num_directions + 1) + 1
     return Work(s.problems * s.seeds * s.steps * per_step, training_steps((PAPER,)))
 

@@ -1,4 +1,4 @@
-"""How many query directions a step should have, at equal queries."""
+"""The effect of the number of query directions per step, at equal queries."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         directions: q of each comparison.
         problems: first test problems.
         seeds: repeats.
-        budget: queries per problem, whatever q is.
+        budget: queries per problem, the same for every q.
         valid: validation problems for step sizes.
-        optimizers: learned ones, where the user names none.
+        optimizers: learned ones, used if the user names none.
     """
 
     directions: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
@@ -75,7 +75,7 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     one = comparison_queries(s.problems, s.seeds, s.budget, len(s.optimizers.split(",")), _TUNED, s.valid)
     return Work(one * len(s.directions))
 

@@ -36,7 +36,7 @@ def experiment(name: str) -> Experiment:
     """An experiment by name.
 
     Raises:
-        InputError: nothing has this name.
+        InputError: the name is unknown.
     """
     if name not in EXPERIMENTS:
         close = get_close_matches(name, EXPERIMENTS, 1)

@@ -1,4 +1,4 @@
-"""Runs an experiment and writes down what came of it: config, raw curves, tables, figures and a page."""
+"""Runs an experiment and writes its results: config, raw curves, tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONAL = ("panels", "external")
 
 
 class Reproduced(NamedTuple):
-    """What an experiment left behind."""
+    """The output of an experiment."""
 
     outcome: Outcome
     notes: list[str]
@@ -34,7 +34,7 @@ class Reproduced(NamedTuple):
     queries: dict[str, int]
     """Points evaluated, by purpose."""
     full_seconds: float | None
-    """An estimate of the full form's seconds in one process, at the pace of this run; None where nothing was timed."""
+    """Estimated seconds of the full form in one process, at the pace of this run; None if nothing was timed."""
 
 
 def reproduce(
@@ -52,15 +52,15 @@ def reproduce(
     """Run an experiment, or resume it where it was interrupted.
 
     Args:
-        experiment: which.
+        experiment: the experiment.
         out: its folder.
-        quick: the form that shows in a minute that it runs; its numbers say nothing.
-        settings: other settings than those of its form.
-        optimizers: names or folders of learned optimizers, separated by commas, where it takes any.
+        quick: run the form that tests in a minute whether it runs; its numbers are meaningless.
+        settings: settings that replace those of its form.
+        optimizers: names or folders of learned optimizers, comma-separated, if the experiment takes any.
         workers: processes that share evaluations, or a pool of them; results are the same bits for any number.
-        command: how it was asked for, JSON values; kept in the folder.
-        console: where progress is shown; None shows none.
-        on_progress: told after each step.
+        command: the command line as JSON values; stored in the folder.
+        console: for progress; None shows none.
+        on_progress: called after each step.
 
     Raises:
         InputError: data are missing, an optimizer is unknown, or the folder cannot be used.
@@ -70,16 +70,16 @@ def reproduce(
     for module, extra in experiment.needs:
         require(module, extra)
     if optimizers is not None:
-        load_named_optimizers(optimizers, Use())  # a wrong name is told before there is a folder
+        load_named_optimizers(optimizers, Use())  # report a wrong name before creating a folder
     settings = settings or (experiment.quick if quick else experiment.full)
-    experiment.work(settings)  # as is a wrong setting that names something
+    experiment.work(settings)  # and a wrong setting that is a name
     config = {
         "command": "reproduce",
         "zoracle": release_series(),
         "experiment": experiment.name,
         "quick": quick,
         "settings": msgspec.to_builtins(settings),
-        # Without the folders' paths; which weights they hold, the pieces know by their hash.
+        # Without the folders' paths; the pieces identify the weights by their hash.
         "optimizers": None if optimizers is None else [Path(part.strip()).name for part in optimizers.split(",")],
     }
     with locked(out), started(workers) as pool, shown(console, on_progress) as display:
@@ -103,7 +103,7 @@ def reproduce(
         )
         if context.tuned:
             paths["tuned.json"] = run.path / "tuned.json"
-            paths["tuned.json"].unlink(missing_ok=True)  # of an interrupted run
+            paths["tuned.json"].unlink(missing_ok=True)  # left by an interrupted run
             write_tuned(paths["tuned.json"], context.tuned)
         try:
             _draw(run.path, experiment, outcome, context, config, paths)
@@ -116,12 +116,12 @@ def changed(experiments: Sequence[Experiment], quick: bool, changes: Sequence[st
     """The settings of each experiment's form with some of them changed, where it has them.
 
     Args:
-        experiments: which.
+        experiments: the experiments.
         quick: whether it is the quick form.
         changes: ``name=value`` each, the value as in JSON; what is not JSON is text.
 
     Raises:
-        InputError: not of this form, a name that no experiment has, or a value of another type.
+        InputError: a change is not of this form, no experiment has its name, or its value has another type.
     """
     forms = {one.name: one.quick if quick else one.full for one in experiments}
     for change in changes:
@@ -150,13 +150,13 @@ def changed(experiments: Sequence[Experiment], quick: bool, changes: Sequence[st
 
 
 def differing(settings: Any, form: Any) -> list[str]:
-    """What settings have other than their form, in words."""
+    """The differences between settings and their form, in words."""
     names = [name for name in form.__struct_fields__ if getattr(settings, name) != getattr(form, name)]
     return [f"{name} {getattr(settings, name)} instead of {getattr(form, name)}" for name in names]
 
 
 def duration(seconds: float | None) -> str:
-    """About how long the full form takes, as a sentence."""
+    """The approximate time of the full form, as a sentence."""
     if seconds is None:
         return "No estimate of the full form's time: nothing was timed here."
     return (
@@ -167,7 +167,7 @@ def duration(seconds: float | None) -> str:
 
 
 def spoken(seconds: float) -> str:
-    """A time, about."""
+    """An approximate time."""
     return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else _minutes(max(1, round(seconds / 60)))
 
 

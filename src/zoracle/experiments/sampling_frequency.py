@@ -1,4 +1,4 @@
-"""How often QueryRNN's covariance should be used, from never to at every step."""
+"""The effect of the probability of using QueryRNN's covariance, from never to every step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(context: Context) -> Outcome:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     queries = comparison_queries(s.problems, s.seeds, s.budget, len(s.probabilities), (), 0)
     return Work(queries, training_steps((PAPER,)))
 

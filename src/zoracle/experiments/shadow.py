@@ -1,4 +1,4 @@
-"""Shadow estimators: several optimizers estimate the gradient along the trajectory of one, against the true one."""
+"""Shadow estimators: several gradient estimators on the trajectory of one optimizer, against the true gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoracle.types import Purpose, Queries
 #: What is measured of an estimator at each iterate.
 MEASURES = ("cosine", "error", "variance")
 _DRAWS = 2
-_OTHER_DRAW = 1_000_003  # what is added to the seed
+_OTHER_DRAW = 1_000_003  # added to the seed
 
 
 class Quality(NamedTuple):
@@ -29,7 +29,7 @@ class Quality(NamedTuple):
     success: Tensor
     """(T, P) bool, whether some point had succeeded before the step."""
     loss: Tensor
-    """(T, P) of the iterate."""
+    """(T, P) loss of the iterate."""
     points: int
     """Points and true gradients evaluated, of all problems."""
 
@@ -45,7 +45,7 @@ def shadow_estimates(
     steps: int,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Quality:
-    r"""Run an optimizer, and at each of its iterates measure its own gradient estimate and those of others.
+    r"""Run an optimizer, and measure its gradient estimate and those of others at each iterate.
 
     A shadow keeps a state of its own, made of its own estimates, but is put on the reference's iterate after each step.
     Each estimator is measured by two independent draws of its directions from the same state, g_1 and g_2. With g the
@@ -64,7 +64,7 @@ def shadow_estimates(
         label: of the reference's own estimates.
         seed: keys starts and directions.
         steps: T.
-        on_step: told steps done and in all.
+        on_step: called with the number of steps done and the total.
     """
     objective = made.objective(tuple(ids))
     oracle = Oracle(objective)
@@ -91,7 +91,7 @@ def shadow_estimates(
 
 
 class _Looking:
-    """What is measured along a run of the reference, step by step."""
+    """Measurements along a run of the reference, step by step."""
 
     def __init__(
         self,
@@ -115,8 +115,8 @@ class _Looking:
         self.success = torch.zeros(shape, dtype=torch.bool)
 
     def look(self, step: Step) -> int:
-        """Measure one step; how many are done."""
-        if step.live.numel() < self.live.numel():  # who has nothing finite left has left
+        """Measure one step, and return the number of steps done."""
+        if step.live.numel() < self.live.numel():  # a problem without finite values takes no further part
             stay = torch.isin(self.live, step.live)
             self.before = select(self.before, stay)
             self.states = {name: select(state, stay) for name, state in self.states.items()}
@@ -124,7 +124,7 @@ class _Looking:
         before, live = self.before, self.live
         t = int(before.key.step[0])
         first = step.trajectory.first_success[live]
-        # Successes among the points of this very step do not count as before it.
+        # Successes among the points of this step do not count as earlier ones.
         self.success[t, live] = (first > 0) & (first <= (step.trajectory.queries[t - 1, live] if t else 0))
         noise = before.key.step if self.oracle.objective.stochastic else None
         _, gradient = self.oracle.gradient(before.x, live, step=noise, purpose=Purpose.MONITOR)
@@ -143,7 +143,7 @@ class _Looking:
     def _draw(
         self, optimizer: Optimizer[Any, Any], state: Any, noise: Tensor | None, own: tuple[Queries, Tensor] | None
     ) -> tuple[Tensor, Any]:
-        """Estimates (R, B, d) of an optimizer in its state, the first from its own answers where it has any."""
+        """Estimates (R, B, d) of an optimizer in its state, the first from its own answers if it has any."""
         estimates, after = [], state
         for i in range(_DRAWS):
             other = state._replace(key=state.key._replace(seed=state.key.seed + i * _OTHER_DRAW))
@@ -159,7 +159,7 @@ class _Looking:
 
 
 def _estimate(optimizer: Optimizer[Any, Any], state: Any, queries: Queries, values: Tensor, told: Any) -> Tensor:
-    """The gradient estimate (B, d) that an optimizer made of a step."""
+    """The gradient estimate (B, d) of an optimizer in a step."""
     if hasattr(told, "gradient"):
         found: Tensor = told.gradient
         return found

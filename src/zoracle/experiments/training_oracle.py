@@ -1,4 +1,4 @@
-"""Where the optimizee's gradient comes from in meta-training: result and cost."""
+"""The source of the optimizee's gradient in meta-training: result and cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         problems: first test problems.
         seeds: repeats.
         budget: queries per problem.
-        agreement: what is measured before the trainings.
+        agreement: settings of the measurement before the trainings.
     """
 
     problems: int = 100
@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def config(quick: bool) -> TrainConfig:
-    """What is trained."""
+    """The trainings."""
     if not quick:
         return recipe("zo-lstm-digits")
     text = files("zoracle.experiments") / "configs" / "training-oracle.toml"
@@ -96,7 +96,7 @@ def run(context: Context) -> Outcome:
 
 
 def _cost(name: str, one: Trained, first: Trained) -> dict[str, Any]:
-    """What a training cost, and how far its first unroll is from that of another."""
+    """The cost of a training, and the difference of its first unroll from that of another."""
     begun, reference = (float(training.history["meta_loss"][0]) for training in (one, first))
     return {
         "training": name,
@@ -117,7 +117,7 @@ def _line(one: Trained) -> Line:
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     stages = config(False).stages
     steps = len(_KINDS) * sum(stage.unrolls * stage.steps * stage.meta_batch for stage in stages)
     slopes, segments = points(s.agreement, config(False), 2 + s.agreement.mnist)

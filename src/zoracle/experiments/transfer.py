@@ -1,4 +1,4 @@
-"""Every shipped optimizer on every task that it was not trained on, beside baselines tuned on that very task."""
+"""Every shipped optimizer on every task that it was not trained on, compared with baselines tuned on the task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         seeds: repeats.
         budget: queries per problem.
         valid: validation problems for step sizes.
-        only: the shipped optimizers that run, by commas; empty for all. Those named by ``--optimizers`` run as well.
+        only: the shipped optimizers to run, comma-separated; empty for all. Those named by ``--optimizers`` run too.
     """
 
     problems: int = 50
@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def candidates(context: Context) -> dict[str, Loaded]:
-    """The optimizers that are carried over: all shipped ones and the user's, less those for attacks within a ball."""
+    """The optimizers to transfer: all shipped ones and the user's, except those for attacks within a ball."""
     found = _wanted(context.settings)
     if context.optimizers is not None:
         found |= dict(context.learned(None))
@@ -53,12 +53,12 @@ def candidates(context: Context) -> dict[str, Loaded]:
 
 
 def carried_to() -> list[str]:
-    """The tasks that optimizers are carried to: all but those that other experiments are about."""
+    """The tasks to transfer to: all except those covered by other experiments."""
     return [name for name in names() if name not in _ELSEWHERE]
 
 
 def _wanted(s: Settings) -> dict[str, Loaded]:
-    """The shipped optimizers that are to run."""
+    """The shipped optimizers to run."""
     there = shipped()
     wanted = [name.strip() for name in s.only.split(",") if name.strip()]
     if unknown := sorted(set(wanted) - set(there)):
@@ -86,7 +86,7 @@ def run(context: Context) -> Outcome:
             context.note(f"{name} was skipped, and counts neither as a win nor as a loss: {error}")
             continue
         if made.name != name:
-            continue  # its data are missing; another task stands in, and is run by its own name
+            continue  # its data are missing; the task that replaces it runs under its own name
         found = context.compared(
             name, made, [*foreign.items(), *baselines(_TUNED)], ids, seeds=s.seeds, budget=s.budget, valid=s.valid
         )
@@ -152,16 +152,16 @@ def _sentence(count: dict[str, Any]) -> str:
 
 
 def _alike(panels: dict[str, dict[str, Any]], labels: list[str]) -> dict[str, dict[str, Any]]:
-    """Every label in every panel in one order, so that one legend serves all; empty lines where one did not run."""
+    """Every label in every panel in one order, so that they share a legend; empty lines if an optimizer did not run."""
     some = next(iter(next(iter(panels.values())).values()))
     nothing = type(some)(*(part[:0] for part in some))
     return {name: {label: lines.get(label, nothing) for label in labels} for name, lines in panels.items()}
 
 
 def work(s: Settings) -> Work:
-    """What a form has to do."""
+    """The amount of work of a form."""
     tasks = [loaded.trained_on() for loaded in _wanted(s).values() if loaded.metadata.get("name") not in _BALL]
-    # Settings that are stored are not searched for; as if none were.
+    # An upper bound: stored settings are counted as if they had to be searched for.
     return Work(
         sum(
             comparison_queries(s.problems, s.seeds, s.budget, sum(name not in own for own in tasks), _TUNED, s.valid)

@@ -1,4 +1,4 @@
-"""Weights of the paper's optimizer and its ablations: given by the user, or trained within the experiment."""
+"""Weights of the paper's optimizer and its ablations, given by the user or trained within the experiment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAPER, NO_UPDATE = "zo-lstm-paper", "zo-lstm-no-update"
 
 
 def recipe(name: str) -> TrainConfig:
-    """A recipe that comes with the package."""
+    """A recipe shipped with the package."""
     return parse((files("zoracle") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"), name)
 
 
@@ -60,7 +60,7 @@ def own_form(context: Context, made: Task) -> tuple[str, Optimizer[Any, Any]]:
 
 
 def training_steps(kinds: tuple[str, ...]) -> float:
-    """Steps of one problem in the trainings of these kinds."""
+    """Steps per problem in trainings of these kinds."""
     config = recipe("zo-lstm-paper-mnist")
     stages = {PAPER: config.stages, NO_UPDATE: config.stages[1:]}
     return sum(s.unrolls * s.steps * s.meta_batch for kind in kinds for s in stages[kind])

@@ -1,4 +1,4 @@
-"""How much an experiment has to do."""
+"""The amount of work of an experiment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Work(NamedTuple):
-    """What a form of an experiment has to do, about: the search for step sizes ends when it ends."""
+    """Approximate amount of work of a form; the length of the search for step sizes is not known in advance."""
 
     queries: float
     """Points evaluated."""
@@ -15,7 +15,7 @@ class Work(NamedTuple):
 
 
 class Meter:
-    """Adds up what an experiment did, and the time that it took, for an estimate of the full form."""
+    """Counts the work of an experiment and its time, to estimate the time of the full form."""
 
     def __init__(self) -> None:
         self.queries: dict[str, int] = {}
@@ -26,18 +26,18 @@ class Meter:
         self.training_seconds = 0.0
 
     def add(self, purpose: str, points: int) -> None:
-        """So many points were evaluated."""
+        """Add a number of evaluated points."""
         self.queries[purpose] = self.queries.get(purpose, 0) + points
 
     def time(self, seconds: float, points: int, *, pace: bool = True) -> None:
-        """So many points took so many seconds, those of interrupted runs included; ``pace``: as others will."""
+        """Add points and their seconds, including interrupted runs; ``pace``: use them to estimate other times."""
         self.seconds += seconds
         if pace:
             self.timed += points
             self.timed_seconds += seconds
 
     def estimate(self, work: Work) -> float | None:
-        """Seconds of one process that so much work would take at the pace measured here; None where none was."""
+        """Estimated seconds for an amount of work in one process, at the measured pace; None if none was measured."""
         if (work.queries and not self.timed) or (work.training and not self.trained):
             return None
         evaluating = work.queries * self.timed_seconds / max(1, self.timed)

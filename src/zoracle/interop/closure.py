@@ -14,7 +14,7 @@ from zoracle.types import Evaluation
 
 
 class ClosureLoss(Objective):
-    """What a closure says of the points that are written into parameters, one after the other."""
+    """The loss of a closure at points that are written into the parameters one after another."""
 
     num_problems = 1
 

@@ -23,7 +23,7 @@ _FAR = 0.2
 
 
 class Guard(NamedTuple):
-    """What is kept of a training, tensors only."""
+    """State of the guard of a training, tensors only."""
 
     best: Tensor
     """(d,) the parameters with the lowest mean loss so far."""
@@ -42,7 +42,7 @@ class Guard(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a step's loss leads to."""
+    """The effect of a step's loss."""
 
     guard: Guard
     risen: tuple[float, float] | None
@@ -115,7 +115,7 @@ def returned(guard: Guard) -> Guard:
 
 
 class Watch:
-    """Says once where the loss has risen above that of the first steps: a run that diverges is not left unsaid."""
+    """Warns once if the loss has risen above that of the first steps, so that divergence does not go unnoticed."""
 
     def __init__(self) -> None:
         self.first: list[float] = []

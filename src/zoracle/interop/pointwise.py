@@ -23,7 +23,7 @@ _REPEATS = 3  # of an iterate whose value is lost
 class PointByPoint:
     """Asks for one point at a time; values may come late, in any order, or never.
 
-    A step of the optimizer is told as soon as all of its values are there. Whoever asks for more points meanwhile gets
+    A step of the optimizer ends as soon as all of its values have arrived. Requests for more points before that get
     points beside the iterate, whose values are not used; after as many of these as a step has points, missing values
     count as lost (NaN) and the step continues without them. A value that comes after that is ignored. The iterate
     itself is requested again where its value is lost.

@@ -290,7 +290,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
 
 class _Plan(NamedTuple):
-    """What a training was told at its start."""
+    """Settings of a training, given at its start."""
 
     scale: float
     horizon: int | None

@@ -31,7 +31,7 @@ class Backpropagation(GradientEstimator):
         self.unroll = unroll
 
     def updates(self) -> Generator[Update, None, Summary]:
-        """As of every estimator."""
+        """See :class:`Estimator`."""
         unroll, stage = self.unroll, self.unroll.stage
         runs = [unroll.own(number, family) for number, family in unroll.families]
         for run in runs:

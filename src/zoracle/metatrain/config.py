@@ -17,17 +17,17 @@ class _Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Stage(_Checked, frozen=True, kw_only=True):
-    """One stage of a schedule; "UpdateRNN, then QueryRNN" is two of them, "jointly" is one.
+    """One stage of a schedule; "UpdateRNN, then QueryRNN" has two stages, "jointly" has one.
 
     Attributes:
-        train: names of the parts whose weights are trained ("update_rnn", or "pacing.bias"); all of them where empty.
+        train: names of the parts whose weights are trained ("update_rnn", or "pacing.bias"); empty for all.
         settings: settings of the optimizer that hold in this stage only ({query = "gaussian"}).
         estimator: where meta-gradients come from: "backprop" differentiates segments of an unroll; "evolution"
             compares whole unrolls with weights moved up and down at random, by real queries and without any gradient,
             so that it captures effects longer than a segment and tolerates chaos; for few weights at a time.
         pairs: of weights, one up and one down, for each family in an update by evolution.
         sigma: standard deviation by which it moves each weight.
-        unrolls: how many unrolls from fresh starting points.
+        unrolls: number of unrolls, each from new starting points.
         steps: T, steps of one unroll.
         truncation: K, steps between two updates of the weights.
         meta_batch: problems in one unroll.
@@ -74,14 +74,14 @@ class Stage(_Checked, frozen=True, kw_only=True):
 
 
 class Validation(_Checked, frozen=True, kw_only=True):
-    """How the best weights are chosen: on problems of the validation split, by real queries.
+    """Selection of the best weights, on problems of the validation split by real queries.
 
     Attributes:
-        problems: how many of the split.
+        problems: number of problems of the split.
         every: unrolls between two validations; the end of a stage is always validated.
         steps: steps of a validation run.
         seeds: runs of each problem.
-        criterion: what is minimised: "ratio", the mean final / initial loss; "queries", the mean queries to first
+        criterion: quantity to minimise: "ratio", the mean final / initial loss; "queries", the mean queries to first
             success, with a problem that has none counted at the whole budget.
         settings: settings of the optimizer that hold in validation, on top of the stage's
             ({sampling_probability = 0.5}, say, where the stage has 1).
@@ -102,12 +102,12 @@ class Family(_Checked, frozen=True, kw_only=True):
         task: name of the task.
         settings: settings of the task.
         problems: how many problems of its training split; all where None.
-        meta_batch: problems in one unroll, where not as many as the stage says.
+        meta_batch: problems in one unroll, if different from the stage's.
         weight: of its meta-loss in the mean over families, and of its score in theirs.
         rescale: R: each run measures x in units multiplied by a factor drawn from [1 / R, R], evenly in its logarithm,
-            so that the optimizer cannot count on a scale (Lv et al., 2017).
-        displacement: weight of the l1 displacement, in the task's own units, where it is not that of the stage's loss.
-        every: N, it takes part in one of N unrolls; families that say so take turns.
+            so that the optimizer cannot rely on a scale (Lv et al., 2017).
+        displacement: weight of the l1 displacement, in the task's own units, if it differs from the stage's.
+        every: N, take part in one of N unrolls; families with this setting alternate.
         values: how queries are answered in training, if different from the training's own setting.
     """
 
@@ -140,19 +140,19 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     weighted geometric mean of theirs.
 
     Attributes:
-        task: name of the task, where it is one.
+        task: name of the task, if there is one.
         task_settings: settings of the task.
-        families: the families, where it is not one task.
+        families: the families, if there is more than one task.
         optimizer: name of the optimizer in the registry.
         settings: settings of the optimizer.
         initial: a trained optimizer of this kind that training starts from: a shipped one's name, or a folder. Parts
             that it lacks (``adaptive`` adds one) restart.
         stages: the stages, in order.
-        validation: how the best weights are chosen.
+        validation: selection of the best weights.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
         gradient_mu: smoothing radius of the coordinatewise gradient.
-        values: what training answers queries with: "queries", or "directional", one gradient and inner products.
-        problems: how many problems of the training split, where it is one task; all where None.
+        values: source of the values in training: "queries", or "directional", one gradient and inner products.
+        problems: number of problems of the training split if there is one task; None uses all.
         dtype: "float32" or "float64".
         seed: keys everything.
     """
@@ -183,7 +183,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
             raise ValueError("task_settings and problems belong to one task; give them in [[families]]")
 
     def drawn_from(self) -> tuple[Family, ...]:
-        """The families, one task being one of them."""
+        """The families; a single task is one family."""
         if self.task is None:
             return self.families
         return (Family(task=self.task, settings=self.task_settings, problems=self.problems),)

@@ -53,13 +53,13 @@ def fit(
     same state allow and one run a query does not. The first candidate is the run's own.
 
     Args:
-        optimizer: what is trained.
+        optimizer: the search to train.
         prey: white-box networks; each run attacks images of one.
         updates: of Adam, one a run.
-        horizons: lengths of runs, one is drawn for each.
-        batch: images a run.
-        candidates: of each image at each step.
-        lr: step size at the start; falls to zero along a line.
+        horizons: lengths of runs, one of which is drawn for each run.
+        batch: images per run.
+        candidates: per image and step.
+        lr: initial step size; decays linearly to zero.
         seed: keys everything.
         told: called with the update and the mean share of steps that a run of it took.
 

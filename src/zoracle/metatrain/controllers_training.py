@@ -1,4 +1,4 @@
-"""`zoracle train square-controllers`: the networks that the controllers learn on, and the training on them."""
+"""`zoracle train square-controllers`: trains the networks to attack, and the controllers on them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ NAME = "square-controllers"
 
 
 class ControllersRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the controllers are trained.
+    """Recipe for training the controllers.
 
     Attributes:
         optimizer: its name in the registry.
-        networks: that are attacked.
+        networks: to attack.
         settings: of the optimizer.
         reaches: radii of the linf balls.
-        images: of each network.
-        updates: runs, each on images of one network.
-        horizons: lengths of runs, one is drawn for each.
-        batch: images a run.
-        candidates: of each image at each step.
+        images: per network.
+        updates: number of runs, each on images of one network.
+        horizons: lengths of runs, one of which is drawn for each run.
+        batch: images per run.
+        candidates: per image and step.
         lr: step size of Adam at the start.
         seed: keys everything.
     """
@@ -59,7 +59,7 @@ def parse(text: str, where: str = "config") -> ControllersRecipe:
     """A recipe from TOML text.
 
     Raises:
-        InputError: an unknown name, a wrong type, no networks, or numbers that do not go together.
+        InputError: an unknown name, a wrong type, no networks, or inconsistent numbers.
     """
     try:
         recipe = convert(read_toml(text), ControllersRecipe)
@@ -78,13 +78,13 @@ def train(
     told: Callable[[str], None] = print,
     ran: Callable[[int, float], None] | None = None,
 ) -> SquareControllers:
-    """Train controllers; networks that are done already are taken from the folder.
+    """Train controllers; networks that are already trained are read from the folder.
 
     Args:
-        recipe: what to do.
-        folder: where ``networks/`` and the result go.
-        told: is called with a line about each network.
-        ran: is called with each run's number, and the share of its steps that an image took.
+        recipe: of the training.
+        folder: for ``networks/`` and the result.
+        told: called with a line about each network.
+        ran: called with each run's number, and the mean share of its steps used per image.
     """
     begun = time.monotonic()
     optimizer = make(recipe.optimizer, **recipe.settings)

@@ -138,7 +138,7 @@ class Evolution(GradientEstimator):
         self.unroll = unroll
 
     def updates(self) -> Generator[Update, None, Summary]:
-        """As of every estimator."""
+        """See :class:`Estimator`."""
         unroll, stage = self.unroll, self.unroll.stage
         seed, number_of_stage, number_of_unroll = unroll.words
         total, ratios = 0.0, []

@@ -20,15 +20,15 @@ _VALIDATIONS = 6
 
 
 class FineTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How weights are fine-tuned; meta-loss and truncation are those that they were trained with.
+    """Settings of fine-tuning; meta-loss and truncation are those of the original training.
 
     Attributes:
-        unrolls: how many unrolls from fresh starting points.
+        unrolls: number of unrolls, each from new starting points.
         steps: T, steps of one unroll and of a validation run; None uses the task's own number.
         meta_batch: problems in one unroll.
-        lr: step size of Adam, which falls to a tenth of it.
-        problems: how many problems of the training split; all where None.
-        validation: how many problems of the validation split choose the weights.
+        lr: initial step size of Adam, which decays to a tenth.
+        problems: number of problems of the training split; None uses all.
+        validation: number of problems of the validation split for choosing the weights.
         gradient: where the gradient of the task's objective comes from: "true", by autograd; "coordinatewise", by 2 d
             evaluations; "auto", by autograd where the objective has a gradient.
         seed: keys everything.
@@ -47,7 +47,7 @@ class FineTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seed: Count = 0
 
     def config(self, loaded: Loaded, initial: str, made: Task, task: str, settings: Mapping[str, Any]) -> TrainConfig:
-        """The training that does it, for :class:`~zoracle.metatrain.Trainer`.
+        """The config of the training, for :class:`~zoracle.metatrain.Trainer`.
 
         Args:
             loaded: the optimizer, as :func:`zoracle.optimizers.pretrained.resolve` gives it.
@@ -89,7 +89,7 @@ class FineTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             problems=min(self.validation, len(ids["valid"])),
             every=max(1, self.unrolls // _VALIDATIONS),
             steps=steps,
-            # Weights are chosen as they will be used, whatever the training changes.
+            # Choose weights with the settings that they will be used with, even if the training changes some.
             settings={name: run[name] for name in last.settings if name in run},
         )
         return TrainConfig(
@@ -108,17 +108,17 @@ class FineTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def evaluations(config: TrainConfig, dim: int) -> int:
-    """About how many points a training without gradients evaluates, those of validation left out."""
+    """Approximate number of points evaluated by a training without gradients, excluding validation."""
     q = int(config.settings.get("num_directions", 20))
     each = [(stage.steps + 1) * (2 * dim + 1) + stage.steps * (q + 1) for stage in config.stages]
     return sum(stage.unrolls * stage.meta_batch * points for stage, points in zip(config.stages, each, strict=True))
 
 
 def _trained(loaded: Loaded, name: str) -> TrainConfig | None:
-    """The config that weights were trained with; None where their file does not say.
+    """The config that weights were trained with; None if their file does not contain it.
 
     Raises:
-        InputError: they are not weights, or were not trained by unrolls.
+        InputError: the file does not contain weights, or they were not trained by unrolls.
     """
     training = loaded.metadata.get("training")
     if not isinstance(training, dict):
@@ -133,5 +133,5 @@ def _trained(loaded: Loaded, name: str) -> TrainConfig | None:
         )
     try:
         return convert(config, TrainConfig)
-    except InputError:  # written by a version with other settings
+    except InputError:  # written by a version that had other settings
         return None

@@ -14,11 +14,11 @@ from zoracle.group import Group
 
 
 def add_over(group: Group, parameters: Sequence[nn.Parameter]) -> None:
-    """Add up what the processes of a group have in the ``grad`` of their weights; it is the sum in each of them then.
+    """Sum the ``grad`` of the weights over the processes of a group; each process then has the sum.
 
     Args:
-        group: who shares the training.
-        parameters: those that are trained; where no process has a gradient, none has one afterwards.
+        group: processes that share the training.
+        parameters: the trained ones; one without a gradient in any process still has none afterwards.
     """
     if group.size == 1:
         return
@@ -31,12 +31,12 @@ def add_over(group: Group, parameters: Sequence[nn.Parameter]) -> None:
 
 
 class Update(NamedTuple):
-    """A gradient has added up in the ``grad`` of the weights, and a step along it is due."""
+    """A gradient is complete in the ``grad`` of the weights, ready for a step."""
 
     number: int
     """Of this update, from 0."""
     of: int
-    """Updates that are to come in all."""
+    """Total number of updates."""
 
 
 class Summary(NamedTuple):
@@ -45,7 +45,7 @@ class Summary(NamedTuple):
     loss: float
     """Mean over the updates."""
     ratio: float = math.nan
-    """Mean final / initial loss of the problems, where there are any."""
+    """Mean final / initial loss of the problems, if there are any."""
 
 
 class GradientEstimator(ABC):
@@ -56,20 +56,20 @@ class GradientEstimator(ABC):
         """Gradients one after another; the weights may change, and their ``grad`` is cleared, between two of them.
 
         Yields:
-            For each gradient once it is in the ``grad`` of the weights.
+            After each gradient is complete in the ``grad`` of the weights.
 
         Returns:
-            What was seen on the way.
+            The summary.
         """
 
 
 class Differentiated(GradientEstimator):
-    """Gradients of a loss that autograd differentiates: maximum likelihood on a step's examples, say.
+    """Gradients of a loss by autograd, for example of maximum likelihood on a step's examples.
 
     Args:
-        loss: of the step with this number.
-        steps: how many there are.
-        last: the share of the steps, from the end, that the summary is the mean of.
+        loss: returns the loss of the step with a given number.
+        steps: number of steps.
+        last: share of the steps, from the end, over which the summary is averaged.
     """
 
     def __init__(self, loss: Callable[[int], Tensor], steps: int, last: float = 0.1) -> None:
@@ -78,7 +78,7 @@ class Differentiated(GradientEstimator):
         self.last = last
 
     def updates(self) -> Generator[Update, None, Summary]:
-        """As of every estimator."""
+        """See :class:`Estimator`."""
         seen = []
         for step in range(self.steps):
             value = self.loss(step)
@@ -90,11 +90,11 @@ class Differentiated(GradientEstimator):
 
 
 class Descent:
-    """Adam along gradients that have added up, clipped; one that is not finite changes nothing.
+    """Adam with clipped accumulated gradients; one that is not finite is skipped.
 
     Args:
-        parameters: what is moved.
-        lr: step size where no schedule sets another.
+        parameters: the ones to update.
+        lr: step size if no schedule sets another.
         beta2: decay of Adam's second moment.
         clip_norm: largest norm of the gradient.
         clip_value: largest size of any entry of it.
@@ -115,11 +115,11 @@ class Descent:
         self.clip_value = clip_value
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.adam.zero_grad(set_to_none=True)
 
     def clip(self) -> bool:
-        """Clip the gradients; whether all of them are finite."""
+        """Clip the gradients, and return whether all are finite."""
         parameters = [p for p in self.parameters if p.grad is not None]
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
@@ -134,14 +134,14 @@ class Descent:
         self.adam.step()
 
     def follow(self, estimator: GradientEstimator, step: Callable[[Update], None]) -> Summary:
-        """Take the gradients of an estimator one after another.
+        """Process the gradients of an estimator one after another.
 
         Args:
-            estimator: where they come from.
-            step: what is done with each.
+            estimator: of the gradients.
+            step: called for each gradient.
 
         Returns:
-            What the estimator saw.
+            The estimator's summary.
         """
         updates = estimator.updates()
         while True:

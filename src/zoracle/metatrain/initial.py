@@ -10,17 +10,17 @@ from zoracle.optimizers.pretrained import resolve
 
 
 def start_from(name: str, kind: str, module: nn.Module) -> None:
-    """Give a module the weights of a trained optimizer of its kind; parts that only the module has stay as they are.
+    """Load the weights of a trained optimizer of the same kind; parts that only the module has are unchanged.
 
     Inputs that only the module has, the last columns of its weights, begin with weights of zero.
 
     Args:
         name: of a shipped optimizer, or its folder.
-        kind: the registry's name of what is trained.
-        module: what is trained.
+        kind: registered name of the optimizer to train.
+        module: the module to train.
 
     Raises:
-        InputError: nothing has this name, it is of another kind, or its weights do not fit.
+        InputError: the name is unknown, the optimizer is of another kind, or its weights do not fit.
     """
     loaded = resolve(name)
     if loaded.metadata.get("name") != kind or not isinstance(loaded.optimizer, nn.Module):

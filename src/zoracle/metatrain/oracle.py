@@ -29,17 +29,17 @@ class TrainingOracle(Oracle):
     r"""An oracle that also answers with gradients.
 
     Args:
-        objective: what is queried.
-        gradient: where the optimizee's gradient comes from: "true" differentiates the objective; "coordinatewise"
+        objective: the objective to query.
+        gradient: source of the optimizee's gradient: "true" differentiates the objective; "coordinatewise"
             spends 2d queries and never touches autograd of the black box.
-        values: what the optimizer is answered with: "queries" evaluates every point; "directional" takes the gradient
+        values: source of the optimizer's values: "queries" evaluates every point; "directional" takes the gradient
             g at the first point x_0 and answers f(x_0) + <g, x_i - x_0>, which agrees with the queries to O(mu) for
             smooth f and costs one gradient instead of q values. Training only: evaluation always queries.
         mu: smoothing radius of the coordinatewise estimate.
-        chunk: points in one call of the objective at most.
+        chunk: largest number of points in one call of the objective.
 
     Raises:
-        InputError: true gradients are asked of an objective that has none.
+        InputError: true gradients are requested of an objective that has none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TrainingOracle(Oracle):
         self.kind = gradient
         self.values = values
         self.mu = mu
-        # The point where the meta-loss takes the gradient is the one that the next step starts from: remembered,
+        # The meta-loss takes the gradient at the point from which the next step starts: remembered,
         # it costs one gradient instead of two. It is found again by its value, so no calling order is assumed.
         self._last: _Linearisation | None = None
 
@@ -116,7 +116,7 @@ class TrainingOracle(Oracle):
 
 
 class _Linked(torch.autograd.Function):
-    """A value and its gradient, computed elsewhere, as one node of the graph."""
+    """A value and its gradient, both computed beforehand, as one node of the graph."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

@@ -24,13 +24,13 @@ class Example(NamedTuple):
     name: str
     shape: Shape
     energies: Tensor
-    """(n, M) squared coefficients of the margin's gradient at n images; n = 0 where they are not to be learned from."""
+    """(n, M) squared coefficients of the margin's gradient at n images; n = 0 to learn nothing from them."""
     reaches: tuple[float, ...]
-    """By how much pixels may change."""
+    """Radii of the balls."""
     margins: Tensor
     """(E, n, N) margins of the images with each pattern of the bank at each of E reaches; below zero is a success."""
     weight: int = 1
-    """How often a step on patterns takes it, for each time that it takes one of weight 1."""
+    """How often a step on patterns uses it, relative to a network of weight 1."""
 
 
 def observe(
@@ -47,7 +47,7 @@ def observe(
     Args:
         name: of the network.
         model: images (n, C, H, W) to logits.
-        images: read correctly, in [0, 1].
+        images: classified correctly, in [0, 1].
         labels: (n,).
         reaches: radii of linf balls.
         seed: keys the signs of patterns.
@@ -77,13 +77,13 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def fit(
     optimizer: SpectralSearch, examples: Sequence[Example], *, steps: int = 1500, lr: float = 1e-2, seed: int = 0
 ) -> tuple[float, float]:
-    """Train both networks of a search by maximum likelihood; it is changed in place.
+    """Train both networks of a search by maximum likelihood, in place.
 
     Args:
-        optimizer: what is trained.
+        optimizer: the search to train.
         examples: of several networks, sizes and reaches.
-        steps: of Adam, each on one example and reach, for either network.
-        lr: step size at the start; falls to zero along a line.
+        steps: of Adam, each on one example and reach, for each network.
+        lr: initial step size; decays linearly to zero.
         seed: keys the order.
 
     Returns:
@@ -109,12 +109,12 @@ def spectrum_loss(log: Tensor, energies: Tensor) -> Tensor:
 
 
 def pattern_loss(out: Tensor, warped: Tensor, asked: Tensor) -> Tensor:
-    """Of a low-rank Gaussian of warped margins: its negative log-likelihood, and that of successes after some answers.
+    """Negative log-likelihoods under a low-rank Gaussian of warped margins: of margins, and of successes given some.
 
     Args:
         out: (N, 2 + R) mean, log variance and loadings of each pattern.
         warped: (n, N) margins.
-        asked: (n, k) the patterns whose margins are known when successes are foretold.
+        asked: (n, k) the patterns whose margins are known when successes are predicted.
     """
     mean, noise, loadings = out[:, 0], out[:, 1].clamp(-6, 6), out[:, 2:]
     weight = (-0.5 * noise).exp()
@@ -159,7 +159,7 @@ def _pattern_loss(net: nn.Module, examples: Sequence[Example], step: int, seed: 
 
 
 def _descend(net: nn.Module, loss: Callable[[int], Tensor], also: nn.Parameter | None, steps: int, lr: float) -> float:
-    """Adam along a line of step sizes; the mean loss over the last tenth."""
+    """Adam with linearly decaying step sizes; returns the mean loss over the last tenth."""
     descent = Descent([*net.parameters(), *([] if also is None else [also])], lr, clip_norm=1.0)
 
     def step(update: Update) -> None:

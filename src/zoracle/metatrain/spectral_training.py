@@ -31,11 +31,11 @@ NAME = "spectral-search"
 
 
 class Reaches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Radii of linf balls that patterns are tried in, in 1 / 255.
+    """Radii of the linf balls for trying patterns, in units of 1 / 255.
 
     Attributes:
-        coloured: for images of three channels.
-        grey: for those of one.
+        coloured: for images with three channels.
+        grey: for images with one channel.
     """
 
     coloured: tuple[Positive, ...] = (2, 4, 8, 16)
@@ -43,15 +43,15 @@ class Reaches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network of the task cifar10, trained on all of its images, that is looked at beside the zoo.
+    """A network of the task cifar10, trained on all of its images, that is observed in addition to the zoo.
 
     Attributes:
         name: of the network.
         stem: each pixel that it reads is the mean of stem x stem pixels of the image, as a strided first layer's is.
         copies: the image holds copies x copies mirrored copies, of which the network takes the mean: a large image
             with details as fine as a photograph's.
-        images: how many are looked at; None takes as many as of other networks.
-        weight: how often a step on patterns takes it, for each time that it takes a network of the zoo.
+        images: number of images to observe; None uses as many as for other networks.
+        weight: how often a step on patterns uses it, relative to a network of the zoo.
     """
 
     name: str
@@ -62,23 +62,23 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def label(self) -> str:
-        """The name, and the side of the image where it is not the network's own."""
+        """The name, and the side of the image if it differs from the network's own."""
         side = 32 * self.stem * self.copies
         return self.name if side == 32 else f"{self.name}-{side}"
 
 
 class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a spectral search is trained.
+    """Recipe for training a spectral search.
 
     Attributes:
         optimizer: its name in the registry.
         settings: of the optimizer.
         networks: the zoo.
-        targets: networks that are looked at as well.
-        validation: balls in which the trained search is tried at the end, for its card.
+        targets: networks that are observed in addition.
+        validation: balls for testing the trained search at the end, for its card.
         reaches: of the patterns.
-        images: how many of each network.
-        steps: of Adam, for either part.
+        images: number per network.
+        steps: of Adam, for each part.
         seed: keys everything.
     """
 
@@ -109,12 +109,12 @@ def parse(text: str, where: str = "config") -> SpectralRecipe:
 
 
 def train(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None] = print) -> SpectralSearch:
-    """Train a spectral search; networks, and what they told, are taken from the folder where they are done already.
+    """Train a spectral search; networks and observations that are already in the folder are read from it.
 
     Args:
-        recipe: what to do.
-        folder: where ``networks/``, ``observed/`` and the result go.
-        told: is called with a line about each thing done.
+        recipe: of the training.
+        folder: for ``networks/``, ``observed/`` and the result.
+        told: called with a line about each completed part.
     """
     begun = time.monotonic()
     optimizer = make(recipe.optimizer, **recipe.settings)
@@ -202,7 +202,7 @@ _FORMAT = "zoracle-observed"
 
 
 class _Look(NamedTuple):
-    """A network to be observed."""
+    """A network to observe."""
 
     name: str
     grey: bool
@@ -227,7 +227,7 @@ def _target(target: Target) -> _Look:
         rest = enlarged(images.rest, target.stem, target.copies)
         return lambda x: network(avg_pool2d(x, target.stem)), images._replace(rest=rest)
 
-    # Behind a stem that takes means, gradients are constant over its squares: no spectrum to learn from.
+    # With a stem that averages squares, gradients are constant over them, so there is no spectrum to learn.
     plain = target.stem == target.copies == 1
     return _Look(target.label, False, make_it, target.images, target.weight, plain)
 

@@ -65,7 +65,7 @@ class Trainer:
     """Trains a learned optimizer from a config; can be killed at any moment and resumed to the same bits.
 
     Args:
-        config: what to do.
+        config: of the training.
         tasks: one for each family of problems that the config names, in its order; a task alone where it is one.
         folder: where checkpoints and the result go; None keeps everything in memory.
         group: processes that share the work; each has a Trainer, and all see the folder. They divide the problems of a

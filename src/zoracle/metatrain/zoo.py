@@ -1,4 +1,4 @@
-"""Many small networks to learn attacks on: of several kinds and image sizes, some adversarially trained."""
+"""Many small networks for learning attacks, of several kinds and image sizes, some adversarially trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         name: of the network.
-        task: whose images it reads: cifar10, mnist or digits.
+        task: that its images come from: cifar10, mnist or digits.
         side: of the images; others are resized, by cubic interpolation.
         kind: of the network.
         width: channels of its first layer.
@@ -48,7 +48,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Images(NamedTuple):
-    """Images to train a network on, and others that it is to be attacked on."""
+    """Images for training a network, and others for attacking it."""
 
     train: Tensor
     train_labels: Tensor
@@ -57,17 +57,17 @@ class Images(NamedTuple):
 
 
 def images_of(member: Member) -> Images:
-    """The images that a member reads: none of the validation and test splits of its task.
+    """The images for a member, without those of its task's validation and test splits.
 
     Raises:
-        InputError: the task has no images here.
+        InputError: the task's images are not available.
     """
     made = task(member.task)
     if not isinstance(made, ImageAttackTask):
         raise InputError(f"network {member.name}: task {member.task} has no images; expected an attack on images")
     kept_back = {*made.ids("valid"), *made.ids("test")}
     data = made.pick()
-    # The test batch of CIFAR-10 is left to others altogether.
+    # The test batch of CIFAR-10 is not used at all.
     rows = [row for row, i in enumerate(data.ids) if i not in kept_back and (member.task != "cifar10" or i >= 10_000)]
     order = [rows[k] for k in keyed.permutation(len(rows), 17)]
     x, y = data.images[order].float() / made.white, data.labels[order]
@@ -79,7 +79,7 @@ def images_of(member: Member) -> Images:
 
 
 def network_of(member: Member, channels: int, classes: int = 10) -> nn.Module:
-    """A member's network with empty weights."""
+    """A member's network with uninitialised weights."""
 
     def make() -> nn.Module:
         w, side = member.width, member.side
@@ -106,13 +106,13 @@ def network_of(member: Member, channels: int, classes: int = 10) -> nn.Module:
 def trained(
     member: Member, folder: Path, *, seed: int = 0, report: Callable[[str, float], None] | None = None
 ) -> tuple[nn.Module, Images]:
-    """A member with its weights, from the folder where they lie there, otherwise trained and written to it.
+    """A member with its weights, read from the folder if they are there, otherwise trained and written to it.
 
     Args:
         member: the network.
-        folder: holds ``NAME.safetensors``.
+        folder: contains ``NAME.safetensors``.
         seed: keys its first weights and the order of images.
-        report: told its name and its accuracy on the images that it was not trained on.
+        report: called with its name and its accuracy on images that it was not trained on.
     """
     images = images_of(member)
     network = network_of(member, images.train.shape[1])

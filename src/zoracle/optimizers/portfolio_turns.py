@@ -49,7 +49,7 @@ class _Runs(NamedTuple):
     settled: Tensor
     """Whether the strategy is about where it will end."""
     done: Tensor
-    """Whether it has nowhere to go, or nothing to hope for."""
+    """Whether it has ended, or is not expected to improve."""
 
 
 def decided(state: PortfolioState, m: int) -> Decision:

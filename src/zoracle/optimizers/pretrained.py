@@ -168,7 +168,7 @@ def resolve(name: str, use: Use | None = None, **settings: Any) -> Loaded:
     named ``my_file.py:MyOptimizer`` or ``package.module:MyOptimizer``.
 
     Raises:
-        InputError: nothing has this name.
+        InputError: the name is unknown.
         CheckpointError: the folder's weights cannot be used.
     """
     use = Use() if use is None else use

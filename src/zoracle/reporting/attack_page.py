@@ -1,4 +1,4 @@
-"""What the report of an attack says beside its table: what was attacked and how, and what it cost."""
+"""The report of an attack in addition to its table: target, method and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of an attack: what is shown, what the model says of it, and what that cost."""
+"""Pictures of an attack: the images, the model's predictions, and the cost of these."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Gallery(NamedTuple):
     queries: int
     """Points evaluated to know the predictions, apart from everything else that is counted."""
     best: bool
-    """What is drawn are the adversarial examples, and the best failed ones; else the last iterates."""
+    """Whether the adversarial examples and the best failed ones are drawn, instead of the last iterates."""
     lost: int
     """Points requested again because an interruption lost their answers; in no other count."""
 

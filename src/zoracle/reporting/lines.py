@@ -1,4 +1,4 @@
-"""Lines with bands: what most figures show."""
+"""Lines with bands, used in most figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure of the demo: how far each optimizer came, and what the learned one did to some images."""
+"""The figure of the demo: the progress of each optimizer, and the effect of the learned one on some images."""
 
 from __future__ import annotations
 

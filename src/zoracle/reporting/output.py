@@ -1,4 +1,4 @@
-"""What a comparison or an attack leaves in its folder."""
+"""The files that a comparison or an attack writes to its folder."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from zoracle.types import StopReason
 
 
 class RunResults(NamedTuple):
-    """What optimizers found, by label."""
+    """Results of optimizers, by label."""
 
     results: dict[str, Result]
     worst: dict[str, Result]
-    """The worst case of several attacks, which made no query of its own; empty where there is none."""
+    """The worst case of several attacks, which makes no query of its own; empty if there is none."""
     verified: Mapping[str, Again] = {}
-    """What came of asking about adversarial images once more, where that was done."""
+    """Result of querying adversarial images once more, if that was done."""
 
     @property
     def all(self) -> dict[str, Result]:
@@ -235,7 +235,7 @@ _LONGEST = 100
 def _ledger(
     found: RunResults, records: Sequence[Tuned], gallery: Gallery | None, objective: Objective
 ) -> dict[str, Any]:
-    """Every point that the numbers of this run needed, by what it was evaluated for.
+    """Every point evaluated for the numbers of this run, by purpose.
 
     Under "interrupted" are those that were requested again, because a process was killed or a call did not return:
     the target may have seen them, and they are in no other count. Under "target" is what the black box reports itself,

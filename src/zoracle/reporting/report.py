@@ -158,7 +158,7 @@ def _shot(gallery: Gallery, label: str, i: int) -> _Shot:
 
 
 def _lead(rows: Sequence[Row]) -> str:
-    """What the table says, in a sentence or two, no more than it says."""
+    """A summary of the table in one or two sentences."""
     first = rows[0]
     runs = f"{_many(first.problems, 'problem')}, {_many(first.seeds, 'repeat')}"
     if first.attacked is not None and first.stop_on_success:

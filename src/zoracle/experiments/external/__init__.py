@@ -13,17 +13,17 @@ from zoracle.optimizers import Optimizer
 
 
 class _Package(NamedTuple):
-    """Where rows come from."""
+    """The package that provides the rows."""
 
     name: str
     module: str
     optimizer: type[Optimizer[Any, Any]]
     rows: Mapping[str, Mapping[str, Any]]
-    """Settings by label; those that the paper's public code is compared with."""
+    """Settings by label."""
     slow: str
-    """The row that quick forms leave out."""
+    """The row omitted in quick forms."""
     versions: tuple[str, ...]
-    """Distributions that the numbers depend on."""
+    """Distributions whose versions affect the numbers."""
 
 
 _PACKAGES = (
@@ -32,7 +32,7 @@ _PACKAGES = (
         "cma",
         PyCMA,
         {"pycma": {"sigma": 0.03}, "pycma-diagonal": {"sigma": 0.1, "diagonal": True}},
-        slow="pycma",  # to run: it factorises a covariance of d x d
+        slow="pycma",  # slow to run: it factorises a d x d covariance
         versions=("cma",),
     ),
     _Package(
@@ -40,14 +40,14 @@ _PACKAGES = (
         "evosax",
         Evosax,
         {f"evosax-{strategy}": {"strategy": strategy} for strategy in ("snes", "les", "cma-anchored-les")},
-        slow="evosax-cma-anchored-les",  # to compile
+        slow="evosax-cma-anchored-les",  # slow to compile
         versions=("evosax", "jax"),
     ),
 )
 
 
 def external(quick: bool) -> tuple[list[tuple[str, Optimizer[Any, Any]]], list[str]]:
-    """The rows of each package that is installed, and what a reader should know: versions, and what is missing.
+    """The rows of each installed package, and notes for the reader: versions and missing packages.
 
     Args:
         quick: leave out the slow ones.
@@ -65,7 +65,7 @@ def external(quick: bool) -> tuple[list[tuple[str, Optimizer[Any, Any]]], list[s
 
 
 def count() -> int:
-    """How many rows the full form has with what is installed; nothing is imported to know that."""
+    """Number of rows of the full form with the installed packages, found without importing them."""
     return sum(len(package.rows) for package in _PACKAGES if find_spec(package.module) is not None)
 
 
@@ -74,6 +74,6 @@ def _versions(package: _Package) -> str:
     for name in package.versions:
         try:
             told.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # a copy that merely lies on the path
+        except PackageNotFoundError:  # a copy on the path that is not installed
             told.append(name)
     return " and ".join(told)

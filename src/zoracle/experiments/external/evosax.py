@@ -126,12 +126,12 @@ def _strategy(config: EvosaxConfig, d: int) -> _Strategy:
 class _Strategy:
     """One strategy of evosax in d dimensions, between arrays of NumPy.
 
-    None of these strategies changes its state when asked, nor does its first state depend on a key.
+    Asking changes the state of none of these strategies, and their initial states do not depend on a key.
     """
 
     def __init__(self, config: EvosaxConfig, d: int) -> None:
         self._jax = require("jax", "evosax")
-        if not self._jax.config.jax_platforms:  # nobody chose: do not look for a GPU, nor take its memory
+        if not self._jax.config.jax_platforms:  # by default, do not look for a GPU or take its memory
             self._jax.config.update("jax_platforms", "cpu")
         made = getattr(require("evosax.algorithms", "evosax"), _CLASSES[config.strategy])
         zero = np.zeros(d, np.float32)

@@ -1,4 +1,4 @@
-"""Minimisers of SciPy and Nevergrad with their default settings, as rivals on a function of one's own."""
+"""Minimisers of SciPy and Nevergrad with default settings, for comparisons on a user's function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGMA = 0.3
 
 
 def rivals_of(dim: int) -> tuple[list[tuple[str, Optimizer[Any, Any]]], dict[str, Minimiser], list[str]]:
-    """What is installed of pycma, SciPy and Nevergrad: optimizers, minimisers, and what a reader should know.
+    """The methods of pycma, SciPy and Nevergrad that are installed: optimizers, minimisers, and notes for the reader.
 
     Args:
         dim: dimension of the function; the population of CMA-ES follows it.
@@ -47,7 +47,7 @@ def _bounded(call: Call) -> bool:
 
 
 def _scipy(call: Call, *, method: str) -> None:
-    """``scipy.optimize.minimize`` until it ends by itself, or the budget is spent."""
+    """``scipy.optimize.minimize`` until it terminates or the budget is spent."""
     bounds = list(zip(call.low, call.high, strict=True)) if _bounded(call) else None
     most = "maxfun" if method == "L-BFGS-B" else "maxfev"
     options = {most: call.budget, "maxiter": call.budget}

@@ -33,15 +33,15 @@ class PyCMAConfig(Config, frozen=True, kw_only=True):
 
 
 class PyCMAState(NamedTuple):
-    """State of a run: everything that it was told. What pycma makes of it follows from that."""
+    """State of a run: all values received so far, which determine the state of pycma."""
 
     x: Tensor
     """(B, d) the mean."""
     key: Key
     origin: Tensor
-    """(B, d) where it started."""
+    """(B, d) the starting point."""
     told: Tensor
-    """(B, T, m) float64 values so far; rows of steps to come are NaN."""
+    """(B, T, m) float64 values so far; rows of future steps are NaN."""
     horizon: Tensor
     """(B,) T."""
 
@@ -87,7 +87,7 @@ class PyCMA(Optimizer[PyCMAState, PyCMAConfig]):
     def _tell(self, state: PyCMAState, queries: Queries, values: Tensor, gradients: Tensor | None) -> PyCMAState:
         told, x = state.told, state.x.clone()
         step = state.key.step
-        if bool((step >= told.shape[1]).any()):  # a run longer than planned
+        if bool((step >= told.shape[1]).any()):  # the run is longer than planned
             told = torch.cat((told, torch.full_like(told, torch.nan)), dim=1)
         told = told.index_put((torch.arange(step.numel()), step), values.detach().double().cpu())
         after = state._replace(x=x, key=state.key.next(), told=told)
@@ -96,12 +96,12 @@ class PyCMA(Optimizer[PyCMAState, PyCMAConfig]):
             del self._at_hand[self._name(state, row)]
             strategy.tell(told[row, int(step[row])].numpy())
             x[row] = torch.from_numpy(strategy.mean()).to(x)
-            if int(step[row]) + 1 < int(state.horizon[row]):  # others are done with
+            if int(step[row]) + 1 < int(state.horizon[row]):  # the others are finished
                 self._at_hand[self._name(after, row)] = strategy
         return after
 
     def _name(self, state: PyCMAState, row: int) -> bytes:
-        """A digest of all that the strategy follows from."""
+        """A digest of everything that determines the strategy's state."""
         step = int(state.key.step[row])
         words = [int(part[row]) for part in state.key]
         parts = (state.origin[row].double().cpu(), state.told[row, :step])

@@ -13,7 +13,7 @@ BYTES = 256
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward layer, each behind a norm."""
+    """Attention and a feed-forward layer, each preceded by layer normalisation."""
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, width) to the same."""
+        """Maps (N, T, width) to (N, T, width)."""
         n, t, width = x.shape
         q, k, v = self.qkv(self.first(x)).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
@@ -33,13 +33,13 @@ class Block(nn.Module):
 
 
 class ByteTransformer(nn.Module):
-    """A transformer over bytes, with one output a byte that is tied to the embedding.
+    """A transformer over bytes whose output layer shares the weights of the embedding.
 
     Args:
         width: of the residual stream; heads are 32 wide.
         layers: how many.
-        length: most bytes of a text.
-        causal: whether a byte sees those before it only.
+        length: largest number of bytes of a text.
+        causal: whether a byte attends only to those before it.
     """
 
     def __init__(self, width: int, layers: int, length: int, causal: bool) -> None:
@@ -76,11 +76,11 @@ class Classifier(nn.Module):
 
 
 class Prompted(nn.Module):
-    """A causal transformer that classifies by the byte that it would write behind a prompt (Malladi et al., 2023).
+    """A causal transformer that classifies by its prediction of the byte after a prompt (Malladi et al., 2023).
 
     Args:
         model: as it was pretrained.
-        prompt: behind each text.
+        prompt: appended to each text.
         answers: a byte for each class.
     """
 
@@ -96,7 +96,7 @@ class Prompted(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A linear layer that stays, and a product of low rank beside it that moves (LoRA; Hu et al., 2022)."""
+    """A frozen linear layer with a trainable product of low rank added to it (LoRA; Hu et al., 2022)."""
 
     def __init__(self, whole: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Adapted(nn.Module):
 
 
 def adapt(model: ByteTransformer, rank: int, seed: int) -> None:
-    """Freeze a transformer and put adapters beside the maps into its attention."""
+    """Freeze a transformer and add adapters to the input projections of its attention."""
     model.requires_grad_(False)
     for number, block in enumerate(model.blocks):
         assert isinstance(block, Block)

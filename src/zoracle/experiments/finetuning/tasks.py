@@ -1,4 +1,4 @@
-"""What is fine-tuned on what: four tasks, each a network with its start, its data and its accuracy."""
+"""The four fine-tuning tasks, each a network with initial weights, data and accuracy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from zoracle.experiments.finetuning.text import BYTES_OF_PROMPT, LENGTH, PROMPT,
 from zoracle.tasks import task
 
 TASKS = ("digits", "causal", "encoder", "lora")
-_MASK = 0  # the byte that stands for a hidden one; texts have none of it
+_MASK = 0  # the byte that replaces a masked one; texts do not contain it
 
 
 class Sizes(NamedTuple):
-    """Of networks, data and pretraining."""
+    """Sizes of networks, data and pretraining."""
 
     width: int
     layers: int
@@ -38,7 +38,7 @@ class Data(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A network with the weights that a fine-tuning begins with, and its data."""
+    """A network with the weights at the start of fine-tuning, and its data."""
 
     module: nn.Module
     train: Data
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     batch: int
 
     def accuracy(self, data: Data) -> float:
-        """Of the network as it is."""
+        """The network with its current weights."""
         return score(self.module, data)[0]
 
     def drawn(self, g: torch.Generator) -> Data:
@@ -66,7 +66,7 @@ def score(module: nn.Module, data: Data) -> tuple[float, float]:
 
 def transformer(sizes: Sizes, causal: bool, seed: int) -> ByteTransformer:
     """One with drawn weights."""
-    with torch.device("meta"):  # nothing is drawn from the global generator
+    with torch.device("meta"):  # do not draw from the global generator
         module = ByteTransformer(sizes.width, sizes.layers, LENGTH + BYTES_OF_PROMPT, causal)
     module = module.to_empty(device="cpu")
     draw(module, seed)
@@ -74,7 +74,7 @@ def transformer(sizes: Sizes, causal: bool, seed: int) -> ByteTransformer:
 
 
 def pretrained(sizes: Sizes, causal: bool, seed: int, tell: Callable[[int, int], None]) -> dict[str, Tensor]:
-    """Weights of a transformer that has learned to write the next byte, or to fill in hidden ones, with gradients."""
+    """Weights of a transformer pretrained with gradients to predict the next byte, or masked ones."""
     module, text = transformer(sizes, causal, seed), corpus()
     adam = torch.optim.AdamW(module.parameters(), 2e-3)
     for step in range(sizes.pretraining):
@@ -98,13 +98,13 @@ def pretrained(sizes: Sizes, causal: bool, seed: int, tell: Callable[[int, int],
 
 
 def problem(name: str, sizes: Sizes, seed: int, weights: dict[str, Tensor]) -> Problem:
-    """A task as one run meets it: the seed draws the data, and what of the weights is new.
+    """A task for one run: the seed draws the data and the weights that are not pretrained.
 
     Args:
         name: one of TASKS.
         sizes: of everything.
         seed: of the run.
-        weights: of the pretrained transformer, where the task has one.
+        weights: of the pretrained transformer, if the task has one.
     """
     if name == "digits":
         return _digits(seed)
@@ -132,7 +132,7 @@ def _numbers(sizes: Sizes) -> list[tuple[str, int]]:
 
 
 def _digits(seed: int) -> Problem:
-    """Handwritten digits, of which 1,000, 300 and 497 are learned from, chosen on and tested on."""
+    """Handwritten digits: 1,000 for training, 300 for validation and 497 for testing."""
     made = task("digits")
     pictures = made.pictures(tuple(range(1797)))
     assert pictures is not None

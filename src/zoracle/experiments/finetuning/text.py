@@ -1,4 +1,4 @@
-"""Text that Python's standard library ships: pieces of its docstrings and of its code."""
+"""Text from Python's standard library: pieces of its docstrings and of its code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoracle import keyed
 #: Packages whose files are read, and the class of each in the task of telling packages apart.
 PACKAGES = ("email", "asyncio", "logging", "http", "urllib", "xml", "concurrent", "importlib", "multiprocessing")
 TOPICS = ("email", "asyncio", "logging")
-LENGTH = 40  # bytes of a piece
+LENGTH = 40  # bytes per piece
 PROMPT = b"  # this is "
 BYTES_OF_PROMPT = len(PROMPT)
 _SHARES = {"test": (0,), "valid": (1,), "train": (2, 3, 4, 5)}
@@ -33,7 +33,7 @@ class Pieces(NamedTuple):
 
 
 def files(split: str) -> Iterator[tuple[str, str]]:
-    """Package and text of each file of a split, in order; a file is in one split only."""
+    """Package and text of each file of a split, in order; each file is in only one split."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for package in PACKAGES:
         for number, path in enumerate(sorted((root / package).rglob("*.py"))):
@@ -42,7 +42,7 @@ def files(split: str) -> Iterator[tuple[str, str]]:
 
 
 def parts(source: str) -> tuple[str, str]:
-    """The docstrings of a file, and its lines that hold none of them; white space is one blank."""
+    """The docstrings of a file, and its other lines; runs of white space become one space."""
     prose: list[str] = []
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
@@ -65,12 +65,12 @@ def corpus() -> Tensor:
 
 
 def prose_or_code(split: str, number: int, seed: int) -> Pieces:
-    """Pieces of docstrings, class 1, and of code, class 0, as many of each."""
+    """Pieces of docstrings (class 1) and of code (class 0), in equal numbers."""
     return _cut(_code_and_prose(split), number, seed)
 
 
 def topics(split: str, number: int, seed: int) -> Pieces:
-    """Pieces of the files of three packages, the package being the class."""
+    """Pieces of the files of three packages; the class is the package."""
     return _cut(_topics(split), number, seed)
 
 
@@ -90,7 +90,7 @@ def _topics(split: str) -> tuple[str, ...]:
 
 
 def _cut(texts: tuple[str, ...], number: int, seed: int) -> Pieces:
-    """Pieces at places drawn by a key; classes take turns."""
+    """Pieces at positions drawn by a key; the classes alternate."""
     g = keyed.generator(seed, 21)
     rows, labels = [], torch.arange(number) % len(texts)
     encoded = [text.encode() for text in texts]

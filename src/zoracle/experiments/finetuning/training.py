@@ -25,21 +25,21 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "fzoo": (1e-4, 1e-3, 1e-2, 1e-1),
 }
 FINE = (1 / 3, 1.0, 3.0)
-FURTHER = 4  # step sizes beyond the edge of a grid, at most
-PARTS = 4  # of a run, after each of which the network is scored
+FURTHER = 4  # largest number of step sizes beyond the edge of a grid
+PARTS = 4  # parts of a run; the network is scored after each
 
 
 class Outcome(NamedTuple):
-    """What a run led to."""
+    """Result of a run."""
 
     curve: Tensor
     """Accuracy on the test data at the start and after each part, (PARTS + 1,)."""
     forwards: Tensor
-    """Evaluations of the loss until then, (PARTS + 1,); a step with gradients counts as three."""
+    """Evaluations of the loss so far, (PARTS + 1,); a step with gradients counts as three."""
     validated: Tensor
     """Accuracy and loss on the validation data at the end, (2,)."""
     seconds: float
-    """Of the processor, in steps."""
+    """Processor time of the steps."""
 
 
 def fine_tuned(
@@ -53,12 +53,12 @@ def fine_tuned(
     """Fine-tune a network in place.
 
     Args:
-        problem: what.
+        problem: the task to fine-tune on.
         method: a name of :data:`zoracle.finetune.METHODS`, GRADIENTS, or START for none.
-        forwards: evaluations of the loss that it may take.
+        forwards: the budget of evaluations of the loss.
         seed: keys batches and directions.
         settings: of the method.
-        tell: is told steps done and all steps.
+        tell: called with the number of steps done and the total.
     """
     curve, spent, seconds, done = [problem.accuracy(problem.test)], [0.0], 0.0, 0
     step, cost = _stepper(problem, method, seed, settings, forwards)
@@ -80,7 +80,7 @@ def fine_tuned(
 def _stepper(
     problem: Problem, method: str, seed: int, settings: dict[str, Any], forwards: int
 ) -> tuple[Callable[[Tensor, Tensor], object], int]:
-    """A step on a batch, and the evaluations that it costs."""
+    """A step on a batch, and its cost in evaluations."""
     module = problem.module
 
     def loss(inputs: Tensor, labels: Tensor) -> Tensor:
@@ -112,15 +112,15 @@ class Search(NamedTuple):
     tried: dict[float, tuple[float, float]]
     """Accuracy and loss on the validation data, by step size, of the runs at full length."""
     forwards: float
-    """That it took."""
+    """Evaluations of the loss in the search."""
 
 
 def searched(run: Callable[[float, int], Outcome], method: str, forwards: int, fine: bool = True) -> Search:
-    """The step size with the best accuracy on the validation data, by the loss where two are level.
+    """The step size with the best accuracy on the validation data; ties are broken by the loss.
 
     The grid is tried with a quarter of the evaluations, then the best step size and those three times larger and
     smaller with all of them. If the best is the smallest or the largest tried, a round goes on in that direction, up to
-    FURTHER times: what is best for a quarter of a run can diverge in a whole one.
+    FURTHER times: the best step size for a quarter of a run can diverge in a full run.
 
     Args:
         run: fine-tunes with a step size and a number of evaluations.

@@ -23,11 +23,11 @@ class Untuned(NamedTuple):
 
     answer: Method
     module: str = ""
-    """What has to be installed for it; empty where nothing has to."""
+    """Modules that it needs; empty if none."""
     extra: str = ""
     """The extra that installs it."""
     most: int | None = None
-    """The largest dimension that it is run in; None where there is none."""
+    """The largest dimension that it is run in; None if unlimited."""
 
 
 METHODS: dict[str, Untuned] = {
@@ -42,7 +42,7 @@ METHODS: dict[str, Untuned] = {
     "scipy-l-bfgs-b": Untuned(scipy_method("L-BFGS-B"), "scipy", "scipy"),
     "scipy-powell": Untuned(scipy_method("Powell"), "scipy", "scipy"),
     "ngopt": Untuned(NGOPT, "nevergrad", "nevergrad"),
-    "py-bobyqa": Untuned(PY_BOBYQA, "pybobyqa", "coco", most=80),  # its models are dense
+    "py-bobyqa": Untuned(PY_BOBYQA, "pybobyqa", "coco", most=80),  # its model is dense
     "ars": Untuned(ARS),
 }
 
@@ -64,7 +64,7 @@ def known(names: Sequence[str]) -> dict[str, Untuned]:
 
 
 def available(names: Sequence[str]) -> tuple[dict[str, Untuned], list[str]]:
-    """The methods that can run here, and a sentence for each package that others need.
+    """The methods that can run here, and a sentence for each missing package.
 
     Raises:
         InputError: as in :func:`known`.

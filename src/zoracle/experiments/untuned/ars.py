@@ -20,7 +20,7 @@ def _ars(question: Question, asked: Asked) -> None:
     random = np.random.Generator(np.random.PCG64(question.seed))
     x = question.x0.copy()
     while asked.left > 0:
-        asked(x)  # the policy itself, which the method returns
+        asked(x)  # evaluate the policy that the method returns
         delta = random.standard_normal((DIRECTIONS, x.size))
         rewards = -np.array([[asked(x + NOISE * one), asked(x - NOISE * one)] for one in delta])
         best = np.argsort(-rewards.max(1), kind="stable")[:USED]

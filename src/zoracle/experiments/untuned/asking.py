@@ -1,4 +1,4 @@
-"""How an optimizer that is run with no setting is asked: one problem, one budget, every point counted by the oracle."""
+"""Running an optimizer untuned: one problem, one budget, every point counted by the oracle."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ Point = npt.NDArray[np.float64]
 
 
 class SpentError(Exception):
-    """The budget is gone; nothing was evaluated."""
+    """The budget is spent; nothing was evaluated."""
 
 
 class Question(NamedTuple):
     """One problem for one method."""
 
     objective: Objective
-    """Of one problem, without mini-batches."""
+    """The objective of one problem, without mini-batches."""
     x0: Point
-    """(d,) where the method begins."""
+    """(d,) the starting point."""
     budget: int
-    """Points that it may evaluate."""
+    """The budget in points."""
     seed: int
     sigma: float
-    """A fifth of the range of a coordinate. Methods that must be given a first width are told it, the others not."""
+    """A fifth of the range of a coordinate, passed only to methods that require an initial width."""
     bounds: tuple[float, float] | None
-    """Of every coordinate, told to every method in its own way."""
+    """Bounds of every coordinate, passed to each method in its own form."""
     again: Callable[[int], Point]
-    """Where restart k = 1, 2, ... begins."""
+    """The starting point of restart k = 1, 2, ..."""
 
 
 class Answer(NamedTuple):
-    """What a method made of it."""
+    """Result of a method."""
 
     value: float
-    """The lowest value that it was answered; infinite where none was finite."""
+    """The lowest value returned to the method; infinite if none was finite."""
     queries: int
-    """Points evaluated; of a run of this package that failed, those of the steps before."""
+    """Points evaluated; if a run of this package failed, those of the completed steps."""
     curve: list[tuple[int, float]]
-    """Points evaluated and the lowest value so far, wherever that fell."""
+    """Points evaluated and the lowest value so far, at every improvement."""
     failure: str = ""
-    """The exception that ended it; empty where there was none."""
+    """The exception that ended the run; empty if none."""
 
 
 #: What answers a question.
@@ -66,7 +66,7 @@ class Asked:
 
     Attributes:
         value: the lowest value so far.
-        point: (d,) where.
+        point: (d,) its point.
         curve: as in :class:`Answer`.
     """
 
@@ -89,10 +89,10 @@ class Asked:
         return self._budget - self.queries
 
     def __call__(self, x: Any, *_: Any) -> float:
-        """The value of a point (d,); infinite where the objective has none.
+        """The value of a point (d,); infinite if the objective has none.
 
         Raises:
-            SpentError: the budget is gone.
+            SpentError: the budget is spent.
         """
         if self.left < 1:
             raise SpentError
@@ -107,7 +107,7 @@ class Asked:
 
 
 def foreign(run: Callable[[Question, Asked], None]) -> Method:
-    """A method of another package: it is stopped at the budget, and an exception of its own is its failure."""
+    """Run a method of another package until the budget is spent; an exception that it raises counts as a failure."""
 
     def answer(question: Question) -> Answer:
         asked, failure = Asked(question), ""
@@ -125,10 +125,10 @@ def foreign(run: Callable[[Question, Asked], None]) -> Method:
 
 
 def restarted(question: Question, asked: Asked, once: Callable[[Point], Any]) -> None:
-    """Call a local method from one start after the other until the budget is gone.
+    """Call a local method from successive starting points until the budget is spent.
 
     Raises:
-        RuntimeError: it returned without having asked for a point.
+        RuntimeError: it returned without evaluating a point.
     """
     start, restarts = question.x0, 0
     while asked.left > 0:
@@ -142,7 +142,7 @@ def restarted(question: Question, asked: Asked, once: Callable[[Point], Any]) ->
 
 @contextmanager
 def own_numpy(seed: int) -> Iterator[None]:
-    """NumPy's global generator, which other packages draw from, seeded for them and put back afterwards."""
+    """Seed NumPy's global generator, which other packages draw from, and restore it afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:

@@ -1,4 +1,4 @@
-"""Local methods of SciPy and Py-BOBYQA, restarted until the budget is gone, and nevergrad's NGOpt."""
+"""Local methods of SciPy and Py-BOBYQA, restarted until the budget is spent, and nevergrad's NGOpt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scipy_method(name: str) -> Method:
         limits = None if question.bounds is None else [question.bounds] * question.x0.size
 
         def once(start: Point) -> None:
-            # The methods' own limits would end a run before the budget does.
+            # Raise the methods' own limits, so that only the budget ends a run.
             options = {"maxiter": question.budget}
             options["maxfun" if name == "L-BFGS-B" else "maxfev"] = question.budget
             optimize.minimize(asked, start, method=name, bounds=limits, options=options)
@@ -42,7 +42,7 @@ def _py_bobyqa(question: Question, asked: Asked) -> None:
         given = {"bounds": (np.full(d, low), np.full(d, high)), "rhobeg": min(question.sigma, 0.45 * (high - low))}
 
     def once(start: Point) -> None:
-        # It asks for at least d + 1 points, whatever it is allowed; the oracle ends it.
+        # It requests at least d + 1 points whatever its limit is; the oracle stops it.
         solve(asked, start, maxfun=max(asked.left, d + 2), do_logging=False, **given)
 
     restarted(question, asked, once)
@@ -61,7 +61,7 @@ def _ngopt(question: Question, asked: Asked) -> None:
             candidate = optimizer.ask()
             optimizer.tell(candidate, asked(candidate.value))
     finally:
-        # Methods without ask and tell run in threads, and one that waits for an answer keeps the process from ending.
+        # Methods without ask and tell run in threads; a thread waiting for a value would keep the process alive.
         for thread in set(threading.enumerate()) - others:
             if hasattr(thread, "messages_tell"):
                 thread.messages_tell.put(None)

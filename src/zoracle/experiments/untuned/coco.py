@@ -1,4 +1,4 @@
-"""One run on a problem of COCO's, watched by COCO's own observer (extra ``coco``)."""
+"""One run on a problem of COCO, recorded by COCO's own observer (extra ``coco``)."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def coco_run(shard: Shard) -> Answer:
     ``about`` of the shard names suite, function (1, 2, ...), instance, dim, budget (points) and method.
 
     Returns:
-        The lowest f - f_opt, without noise, as COCO's logger saw it, and where it fell.
+        The lowest f - f_opt without noise, as recorded by COCO's logger, and after how many evaluations it improved.
     """
     about = shard.about
     cocoex = require("cocoex", "coco")
     folder = coco_folder(shard)
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     folder.parent.mkdir(parents=True, exist_ok=True)
     level = cocoex.log_level("warning")
     try:
-        # A suite of this one problem, since the noise of a suite follows from all that was asked before.
+        # A suite of only this problem, since the noise in a suite depends on all earlier evaluations.
         chosen = f"dimensions:{about['dim']} function_indices:{about['function']} instance_indices:{about['instance']}"
         suite = cocoex.Suite(about["suite"], "", chosen)
         where = f'outer_folder:"{folder.parent}" result_folder:"{folder.name}" algorithm_name:"{about["method"]}"'
@@ -69,7 +69,7 @@ def coco_run(shard: Shard) -> Answer:
 
 
 def coco_folder(shard: Shard) -> Path:
-    """Where COCO's files of a run go: runs of one suite, method and budget lie together, as cocopp reads them."""
+    """The folder for COCO's files of a run: one per suite, method and budget, as cocopp expects."""
     about: Mapping[str, Any] = shard.about
     times = about["budget"] // about["dim"]
     place = f"f{about['function']:03d}-i{about['instance']:02d}-d{about['dim']:04d}"
@@ -112,7 +112,7 @@ def logged(folder: Path) -> list[tuple[int, float]]:
 
 
 def reached(curve: list[tuple[int, float]]) -> Point:
-    """Points evaluated until each of TARGETS was reached; infinite where it never was."""
+    """Points evaluated until each of TARGETS was reached; infinite if it was not."""
     found = np.full(len(TARGETS), np.inf)
     for queries, gap in curve:
         found[(gap <= TARGETS) & np.isinf(found)] = queries

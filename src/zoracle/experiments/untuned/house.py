@@ -1,4 +1,4 @@
-"""This package's optimizers with no setting, as :func:`zoracle.minimize` runs them."""
+"""This package's optimizers, untuned, as :func:`zoracle.minimize` runs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def house(optimizer: str | None) -> Method:
     """A method that calls :func:`zoracle.minimize`.
 
     Args:
-        optimizer: its name; None leaves the choice to :func:`zoracle.minimize`.
+        optimizer: its name; None lets :func:`zoracle.minimize` choose.
     """
     named: dict[str, Any] = {} if optimizer is None else {"optimizer": optimizer}
 
@@ -29,7 +29,7 @@ def house(optimizer: str | None) -> Method:
             spent = int(step.trajectory.total_queries[0])
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they tell a user of doubts; here the numbers are looked at
+            warnings.simplefilter("ignore")  # warnings are meant for users; here the results are examined
             try:
                 found = minimize(
                     question.objective,
@@ -46,7 +46,7 @@ def house(optimizer: str | None) -> Method:
         queries = int(record.total_queries[0])
         steps = zip(record.queries[:, 0].tolist(), record.best[:, 0].tolist(), strict=True)
         curve: list[tuple[int, float]] = []
-        # A last evaluation of the iterate may be lower than every step's.
+        # The final evaluation of the iterate may be lower than those of all steps.
         for at, value in (*steps, (queries, float(record.best_loss[0]))):
             if value < (curve[-1][1] if curve else float("inf")):
                 curve.append((int(at), value))

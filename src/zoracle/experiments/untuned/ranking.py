@@ -8,7 +8,7 @@ import numpy as np
 
 
 def mean_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The mean over problems of each method's rank, 1 for the lowest value; methods that are level share their ranks.
+    """The mean over problems of each method's rank, 1 for the lowest value; ties share the mean of their ranks.
 
     Args:
         values: of each method, one per problem, infinite where it failed.
@@ -21,7 +21,7 @@ def mean_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def places(cells: Sequence[Mapping[str, float]]) -> dict[str, list[int]]:
-    """The place of each method in each cell that it is in, 1 for the lowest number."""
+    """The place of each method in each of its cells, 1 for the lowest number."""
     found: dict[str, list[int]] = {}
     for cell in cells:
         for name, number in cell.items():

@@ -24,23 +24,23 @@ _FORMAT = "zoracle-untuned-1"
 
 
 class Shard(NamedTuple):
-    """One run that is to be made."""
+    """A run to make."""
 
     path: Path
-    """The file that it is kept in."""
+    """The file that stores it."""
     about: Mapping[str, Any]
-    """JSON values; all that it depends on."""
+    """JSON values; everything that the run depends on."""
 
 
 class Ran(NamedTuple):
-    """One run that was made."""
+    """A completed run."""
 
     answer: Answer
     seconds: float
 
 
 def ran(context: Context, label: str, shards: Sequence[Shard], answer: Callable[[Shard], Answer]) -> dict[Path, Ran]:
-    """Runs by file, those that are missing made first.
+    """Runs by file; missing ones are made first.
 
     Args:
         context: of the experiment; counts the points, and shares the runs among its workers.
@@ -72,7 +72,7 @@ def ran(context: Context, label: str, shards: Sequence[Shard], answer: Callable[
 
 
 def read(shard: Shard) -> Ran | None:
-    """The run that a file keeps; None where there is no file.
+    """The run stored in a file; None if there is no file.
 
     Raises:
         CheckpointError: it is of another run, or damaged.

@@ -1,4 +1,4 @@
-"""Evolution strategies of the package ``cma``, restarted with twice the population until the budget is gone."""
+"""Evolution strategies of the package ``cma``, restarted with doubled populations until the budget is spent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoracle.experiments.untuned.asking import Asked, Method, Question, foreign
 
 
 def pycma(covariance: str) -> Method:
-    """A strategy of pycma with its default settings and the first width that the question tells.
+    """A strategy of pycma with its default settings and the initial width given by the question.
 
     Args:
         covariance: "full" (CMA-ES), "diagonal" (sep-CMA, Ros and Hansen 2008) or "vkd" (VkD-CMA, Akimoto and Hansen
