@@ -156,7 +156,7 @@ def attacked(context: Context, row: BallRow, problems: int, valid: int, targeted
         weights = folder / f"{row.member.name}.safetensors"
         made = _in_front_of(made, TorchModule(network), f"replaced by {row.member.name}", weights)
     if row.defence != "none":
-        box = made.objective(made.ids("test")[:1]).black_box  # type: ignore[attr-defined]  # attacks have one
+        box = _black_box(made, made.ids("test")[:1])
         made = _in_front_of(made, Defended(box, row.defence), f"behind {row.defence}")
     found: dict[str, tuple[int, ...]] = {}
     shares = {}
@@ -212,8 +212,15 @@ def _with_targets(
     # The black box does not describe itself; the task's config does.
     told = f"task {made.name} {config_hash(task_config(made))[:16]}"
     given = ImageSet(data._replace(targets=targets), found, made.white, made.class_names)
-    box = made.objective(ids).black_box  # type: ignore[attr-defined]  # attacks have one
+    box = _black_box(made, ids)
     return GivenImages(box, given, name=made.name, target=told, threat=made.threat, outputs=made.outputs)
+
+
+def _black_box(made: AttackTask, ids: tuple[int, ...]) -> BlackBox:
+    """The model that an attack on these images calls."""
+    attack = made.objective(ids)
+    assert isinstance(attack, Attack)
+    return attack.black_box
 
 
 def _runners_up(made: AttackTask, data: ImageData) -> Tensor:
@@ -230,7 +237,7 @@ def _runners_up(made: AttackTask, data: ImageData) -> Tensor:
         if not len(rows):
             continue
         objective = Attack(
-            made.objective(tuple(data.ids[:1])).black_box,  # type: ignore[attr-defined]  # attacks have one
+            _black_box(made, tuple(data.ids[:1])),
             data.images[rows].float() / made.white,
             data.labels[rows],
             made.threat,
