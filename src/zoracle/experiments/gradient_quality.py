@@ -10,11 +10,13 @@ from torch import Tensor
 
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context, Named, described
+from zoracle.experiments.covariance_report import applies, covariances, windows
+from zoracle.experiments.covariances import BANDS, PHASES
 from zoracle.experiments.shadow import MEASURES, shadow_estimates
 from zoracle.experiments.weights import PAPER, own_form, paper_weights, training_steps
 from zoracle.experiments.work import Work
 from zoracle.optimizers import make, with_directions, with_settings
-from zoracle.reporting import BAND, Figure, Table, line, lines_figure, records_table
+from zoracle.reporting import BAND, Figure, Table, lines_figure, records_table
 from zoracle.results import clustered, tuned
 from zoracle.storage import optimizer_config
 from zoracle.tasks import Task, task_config
@@ -80,7 +82,7 @@ def run(context: Context) -> Outcome:
                 f"cosine-{name}",
                 f"Cosine similarity to the true gradient, along {name}",
                 f"{BAND} Means over a twentieth of the steps each.",
-                {key.removeprefix("estimate/"): _smooth(values[0]) for key, values in estimates.items()},
+                {key.removeprefix("estimate/"): windows(values[0]) for key, values in estimates.items()},
                 x="step", y="cosine",
             )
         )  # fmt: skip
@@ -89,6 +91,13 @@ def run(context: Context) -> Outcome:
             f"Along {name}, the estimate of {heading} has a mean cosine of {mine['cosine']:.4f} over all "
             f"{s.steps} steps at q = {s.num_directions}."
         )
+    own = with_directions(learned, s.num_directions)
+    if applies(own, made):
+        more = covariances(context, made, ids, label, own, s.seeds, s.steps)
+        tables += more[0]
+        figures += more[1]
+        curves |= more[2]
+        findings += more[3]
     return Outcome(tables, figures, curves, findings)
 
 
@@ -163,17 +172,10 @@ def _record(key: str, values: Tensor, success: Tensor) -> dict[str, Any]:
     return record
 
 
-def _smooth(values: Tensor) -> Any:
-    """(S, P, T) as a line of means over twenty windows of steps."""
-    t = values.shape[2]
-    width = max(1, t // 20)
-    whole = values[..., : t - t % width].reshape(*values.shape[:2], -1, width).nanmean(3)
-    return line([width * (i + 0.5) for i in range(whole.shape[2])], whole)
-
-
 def work(s: Settings) -> Work:
     """The amount of work of a form."""
     per_step = (1 + 2 * 5) * (s.num_directions + 1) + 1 + (1 + 2 * 4) * (s.num_directions + 1) + 1
+    per_step += s.num_directions + 2  # covariances: the run, and a true gradient a step
     return Work(s.problems * s.seeds * s.steps * per_step, training_steps((PAPER,)))
 
 
@@ -191,7 +193,14 @@ Trajectories: {FULL.steps} steps of zo-lstm, and of ZO-SGD, on the first {FULL.p
 the MNIST attack, seed 0. QueryRNN and Guided-ES keep states of their own along them, made of their own \
 estimates and the steps that the trajectory took. zo-lstm is measured along its own trajectory only: its state \
 holds steps in units of its own. QueryRNN has the weights given by `--optimizers`, or is trained in the run. \
-Intervals are over images, each averaged over its steps first.""",
+Intervals are over images, each averaged over its steps first.
+
+Covariances: along further trajectories of zo-lstm, with exact slopes, the directions that lie along no guess are \
+drawn under each covariance that its weights allow, beside the same guesses. "learned" is what it uses, the sigma of \
+each pixel and the learned spectrum of this run; "pixel" and "spectrum" are one of the two; "prior" is the spectrum \
+as it is before the first estimate; "fixed" is 1 / (1 + cycles per image); "isotropic" is none. Bands are by the \
+radius of a frequency in cycles per pixel: below {BANDS[0]}, below {BANDS[1]}, and above. Early, middle and late are \
+the first {PHASES[0]:.0%} of the steps, those up to {PHASES[1]:.0%}, and the rest.""",
     FULL,
     Settings(problems=3, steps=10),
     run,

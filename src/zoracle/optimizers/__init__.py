@@ -14,6 +14,8 @@ from zoracle.optimizers.base import (
     with_settings,
 )
 from zoracle.optimizers.finite_difference import DescentOptimizer, FiniteDifferenceOptimizer
+from zoracle.optimizers.learned import spectrum
+from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.pretrained import PLAIN, Loaded, Use, load_optimizer, resolve, save_optimizer, shipped
 from zoracle.optimizers.registry import REGISTRY, Entry, make
 
@@ -24,6 +26,7 @@ __all__ = [
     "DescentOptimizer",
     "Entry",
     "FiniteDifferenceOptimizer",
+    "GuidedLSTM",
     "Loaded",
     "Optimizer",
     "Positive",
@@ -37,6 +40,7 @@ __all__ = [
     "resolve",
     "save_optimizer",
     "shipped",
+    "spectrum",
     "with_directions",
     "with_settings",
 ]

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from zoracle.errors import InputError
 from zoracle.objectives.attack import ImageAttack
+from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.learned import spectrum
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.tasks import task
@@ -90,3 +92,58 @@ def test_gradients_of_the_meta_loss_reach_it() -> None:
     assert loss is not None
     loss.sum().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in (optimizer.spectrum.straight, optimizer.spectrum.outer))
+
+
+def along_a_run(optimizer: GuidedLSTM, steps: int = 3):
+    """The state after some steps on two digits."""
+    digits = task("digits")
+    rows = torch.arange(2)
+    objective = digits.objective(digits.ids("train")[:2])
+    x0 = digits.start(digits.ids("train")[:2], seed=0)
+    state = optimizer.init(x0, problem=rows, space=objective.space(rows, x0), horizon=20)
+    for _ in range(steps):
+        queries = optimizer.ask(state)
+        flat = queries.points.flatten(0, 1)
+        loss = objective.evaluate(flat, rows.repeat_interleave(queries.points.shape[1])).loss
+        state = optimizer.tell(state, queries, loss.view(2, -1))
+    return state
+
+
+def test_each_covariance_leaves_out_what_its_name_says() -> None:
+    optimizer = GuidedLSTM(num_directions=10, spectral=True)
+    plain = GuidedLSTM(num_directions=10)
+    plain.load_state_dict({k: v for k, v in optimizer.state_dict().items() if not k.startswith("spectrum")})
+    state = along_a_run(optimizer)
+    assert not torch.equal(state.std, torch.ones_like(state.std))
+    drawn = {name: with_settings(optimizer, covariance=name).ask(state).directions for name in spectrum.COVARIANCES}
+    assert torch.equal(drawn["learned"], optimizer.ask(state).directions)
+    assert torch.equal(drawn["pixel"], plain.ask(state).directions)
+    level = state._replace(std=torch.ones_like(state.std))
+    assert torch.equal(drawn["isotropic"], plain.ask(level).directions)
+    assert torch.equal(drawn["spectrum"], optimizer.ask(level).directions)
+    # The prior is the spectrum before the first estimate, and a run does not move it.
+    unmeasured = level._replace(
+        memories=torch.zeros_like(state.memories), key=state.key._replace(step=torch.zeros_like(state.key.step))
+    )
+    begun, prior = optimizer.waves(unmeasured), with_settings(optimizer, covariance="prior").waves(state)
+    assert begun is not None
+    assert prior is not None
+    assert torch.equal(prior.std, begun.std)
+    assert len({float(u.sum()) for u in drawn.values()}) == len(spectrum.COVARIANCES)
+
+
+def test_a_fixed_spectrum_falls_as_one_over_the_frequency() -> None:
+    std = spectrum.fixed(torch.zeros(2, 1, 64), (1, 8, 8)).view(2, 8, 8)
+    torch.testing.assert_close(std.square().mean((1, 2)), torch.ones(2))
+    torch.testing.assert_close(std[:, 0, 0] / std[:, 0, 6], torch.full((2,), 4.0))  # three cycles per image
+    # Weights without a learned spectrum may have it as well.
+    optimizer = GuidedLSTM(num_directions=10, covariance="fixed")
+    waves = optimizer.waves(along_a_run(optimizer))
+    assert waves is not None
+    torch.testing.assert_close(waves.std, std.flatten(1))
+
+
+@pytest.mark.parametrize("covariance", spectrum.LEARNED)
+def test_weights_without_a_spectrum_refuse_a_learned_one(covariance: str) -> None:
+    with pytest.raises(InputError, match="no spectrum"):
+        GuidedLSTM(covariance=covariance)

@@ -129,6 +129,7 @@ class GuidedLSTM(Reaching, nn.Module):
             raise InputError(f"guesses is {guesses} of {q} directions; expected 1 .. 4, and no more than q")
         if self.architecture.believing and not self.architecture.adaptive:
             raise InputError("believing is true and adaptive is false; expected both, or believing = false")
+        spectrum.check(config.covariance, self.architecture.spectral)
 
     def auxiliary(self, queries: Queries, gradient: Tensor) -> Tensor | None:
         """Minus the logarithm of the cosine between the estimate and the gradient, (B,)."""
@@ -149,7 +150,8 @@ class GuidedLSTM(Reaching, nn.Module):
         until = start.mu.new_full((b,), self.config.reach_until)
         if scouts:
             reach, until = scouting.near(reach, until, scouted == 0)
-        shape = (start.space.shape.clone(),) if self.architecture.spectral and start.space is not None else ()
+        spectral = self.architecture.spectral or self.config.covariance == "fixed"
+        shape = (start.space.shape.clone(),) if spectral and start.space is not None else ()
         return GuidedLSTMState(
             x=x,
             key=start.key,
@@ -186,10 +188,11 @@ class GuidedLSTM(Reaching, nn.Module):
         def draw(key: Key, x: Tensor) -> Tensor:
             return self.draw(key, x, q - g) if q > g else x.new_empty((x.shape[0], 0, d))
 
-        waves = self._waves(state)
+        waves = self.waves(state)
+        std = state.std if self.config.covariance in spectrum.PIXEL else torch.ones_like(state.std)
         if torch.is_grad_enabled():
             # The points keep the graph of u: training by directional derivatives sends gradients through the values.
-            u = torch.cat((guesses * root, spectrum.others(guesses, draw(state.key, x), state.std, waves)), dim=1)
+            u = torch.cat((guesses * root, spectrum.others(guesses, draw(state.key, x), std, waves)), dim=1)
             return Queries(forward_points(x, u, mu), u)
         u, points = x.new_empty((b, q, d)), x.new_empty((b, q + 1, d))
         for rows in cached(b, q * d):
@@ -197,23 +200,25 @@ class GuidedLSTM(Reaching, nn.Module):
             torch.mul(guesses[rows], root, out=u[rows, :g])
             if waves is not None:
                 part = spectrum.Waves(waves.std[rows], waves.shape)
-                u[rows, g:] = spectrum.others(guesses[rows], z, state.std[rows], part)
+                u[rows, g:] = spectrum.others(guesses[rows], z, std[rows], part)
             else:
                 for some in cached(q - g, d):
-                    u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], state.std[rows])
+                    u[rows, g:][:, some] = orthogonal_to(guesses[rows], z[:, some], std[rows])
             forward_points(x[rows], u[rows], mu[rows], out=points[rows])
         return Queries(points, u)
 
-    def _waves(self, state: GuidedLSTMState) -> spectrum.Waves | None:
+    def waves(self, state: GuidedLSTMState) -> spectrum.Waves | None:
         """The spectrum of the directions other than guesses; None if points are not images or d is small."""
-        if not state.shape:
+        covariance = self.config.covariance
+        net = self.spectrum if self.architecture.spectral else None
+        if not state.shape or covariance not in spectrum.SPECTRAL or (net is None and covariance != "fixed"):
             return None
         channels, height, width = state.shape[0][0].tolist()
         shape = (channels, height, width)
         if not spectrum.is_image(shape) or 2 * self.config.num_directions > state.x.shape[1]:
             return None
         progress = (taken(state).to(state.x) / state.radius.horizon.to(state.x)).clamp(0, 1)
-        return spectrum.Waves(self.spectrum(state.memories[:, 1:], progress, shape), shape)
+        return spectrum.Waves(spectrum.deviations(net, covariance, state.memories[:, 1:], progress, shape), shape)
 
     def _searched(self, state: GuidedLSTMState, queries: Queries, values: Tensor) -> GuidedLSTMState:
         root, u = math.sqrt(state.x.shape[1]), queries.directions

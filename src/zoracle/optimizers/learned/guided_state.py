@@ -10,6 +10,7 @@ from zoracle.optimizers.base import Config, Positive, SamplingConfig, Share
 from zoracle.optimizers.learned.belief import Belief
 from zoracle.optimizers.learned.recurrent import Hidden
 from zoracle.optimizers.learned.scouting import Tally
+from zoracle.optimizers.learned.spectrum import Covariance
 from zoracle.optimizers.radius import Radius
 from zoracle.settings import Few, Number, Size
 from zoracle.types import Key
@@ -56,6 +57,7 @@ class GuidedLSTMConfig(SamplingConfig, frozen=True, kw_only=True):
     cap: Positive = 5.0
     horizon: Number = 200
     scouting: Few = 0
+    covariance: Covariance = "learned"
 
 
 class GuidedLSTMState(NamedTuple):

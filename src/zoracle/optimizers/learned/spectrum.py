@@ -15,17 +15,29 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zoracle.directions import orthogonal_to
+from zoracle.errors import InputError
 
 #: Number of inputs for the position of a frequency, and for this run's measurements near it.
 PLACE, RUN = 6, 2
 _TINY = 1e-12
+
+#: The covariance of directions that lie along no guess. "learned" is all that the weights have: sigma of each pixel and
+#: the spectrum of this run. "pixel" and "spectrum" are one of the two; "prior" is the spectrum as it is before the
+#: first estimate, for the whole run; "fixed" is a spectrum that nothing has learned, 1 / (1 + cycles per image);
+#: "isotropic" is neither.
+Covariance = Literal["learned", "pixel", "spectrum", "prior", "fixed", "isotropic"]
+COVARIANCES: tuple[Covariance, ...] = get_args(Covariance)
+#: Those that need a learned spectrum, those that have any, and those with a sigma for each pixel.
+LEARNED: tuple[Covariance, ...] = ("spectrum", "prior")
+SPECTRAL: tuple[Covariance, ...] = ("learned", "spectrum", "prior", "fixed")
+PIXEL: tuple[Covariance, ...] = ("learned", "pixel")
 
 
 class Spectrum(nn.Module):
@@ -69,6 +81,39 @@ class Spectrum(nn.Module):
         std = total.clamp(-6, 6).exp()
         unit: Tensor = std / (std.square().mean(1, keepdim=True).sqrt() + _TINY)
         return unit
+
+
+def check(covariance: Covariance, spectral: bool) -> None:
+    """Raise an InputError if a covariance needs a learned spectrum and the weights have none."""
+    if covariance in LEARNED and not spectral:
+        rest = ", ".join(other for other in COVARIANCES if other not in LEARNED)
+        raise InputError(f"covariance is {covariance!r}, and these weights have no spectrum; expected one of {rest}")
+
+
+def deviations(
+    net: Spectrum | None, covariance: Covariance, memories: Tensor, progress: Tensor, shape: tuple[int, int, int]
+) -> Tensor:
+    """Standard deviations (B, d) of the frequencies under a covariance of :data:`SPECTRAL`.
+
+    Args:
+        net: the learned spectrum; None only for "fixed".
+        covariance: which.
+        memories: (B, 2, d) running means of the estimates, in pixels.
+        progress: (B,) completed share of the run.
+        shape: channels, height and width of an image.
+    """
+    if covariance == "fixed" or net is None:
+        return fixed(memories, shape)
+    if covariance == "prior":
+        memories, progress = torch.zeros_like(memories), torch.zeros_like(progress)
+    found: Tensor = net(memories, progress, shape)
+    return found
+
+
+def fixed(like: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Standard deviations (B, d) in proportion to 1 / (1 + cycles per image), of the type of (B, ..., d)."""
+    std = torch.exp(-_places(*shape)[0]).to(like)
+    return (std / std.square().mean().sqrt()).expand(like.shape[0], -1)
 
 
 def is_image(shape: tuple[int, int, int]) -> bool:
