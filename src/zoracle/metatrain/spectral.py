@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 
 from zoracle import keyed
 from zoracle.metatrain.gradients import Descent, Differentiated, Update
+from zoracle.metatrain.spectral_patterns import families, pattern_loss, to_ask
 from zoracle.optimizers.learned.spectral import basis, patterns
 from zoracle.optimizers.learned.spectral.basis import Shape, basis_of
+from zoracle.optimizers.learned.spectral.nets import SpectralNets
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
 
 #: Weight of |z|^2 beside the mean negative log-likelihood of a coefficient: it keeps traits about one in size.
 _TRAIT_WEIGHT = 0.003
+#: Images and patterns, at most, of a step on patterns.
+_IMAGES, _PATTERNS = 16, 64
 
 
 class Example(NamedTuple):
@@ -28,7 +33,8 @@ class Example(NamedTuple):
     reaches: tuple[float, ...]
     """Radii of the balls."""
     margins: Tensor
-    """(E, n, N) margins of the images with each pattern of the bank at each of E reaches; below zero is a success."""
+    """(E, n, N, 2) margins of the images with each pattern of the bank and its opposite, at each of E reaches; below
+    zero is a success."""
     weight: int = 1
     """How often a step on patterns uses it, relative to a network of weight 1."""
 
@@ -39,8 +45,6 @@ def observe(
     images: Tensor,
     labels: Tensor,
     reaches: Sequence[float],
-    *,
-    seed: int = 0,
 ) -> Example:
     """Observe one white-box network.
 
@@ -50,7 +54,6 @@ def observe(
         images: classified correctly, in [0, 1].
         labels: (n,).
         reaches: radii of linf balls.
-        seed: keys the signs of patterns.
     """
     channels, height, width = images.shape[1:]
     shape = (channels, height, width)
@@ -58,13 +61,13 @@ def observe(
     (slopes,) = torch.autograd.grad(margin(model(x), labels).sum(), x)
     coefficients = [torch.from_numpy(basis_of(shape).forward(row.reshape(-1).numpy())) for row in slopes]
     laid = torch.stack([torch.from_numpy(patterns.signs(p, shape)) for p in patterns.bank(shape)]).view(-1, *shape)
-    found = torch.zeros(len(reaches), len(images), len(laid))
+    found = torch.zeros(len(reaches), len(images), len(laid), 2)
     with torch.no_grad():
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            flips = 1 - 2 * torch.randint(0, 2, (len(laid), 1, 1, 1), generator=keyed.generator(seed, i))
             for e, reach in enumerate(reaches):
-                asked = (image + reach * flips * laid).clamp(0, 1)
-                found[e, i] = margin(model(asked), label.expand(len(laid)))
+                for opposite, sign in enumerate((1, -1)):
+                    asked = (image + sign * reach * laid).clamp(0, 1)
+                    found[e, i, :, opposite] = margin(model(asked), label.expand(len(laid)))
     return Example(name, shape, torch.stack(coefficients).square(), tuple(reaches), found)
 
 
@@ -96,7 +99,7 @@ def fit(
         spectrum = _descend(
             nets.spectrum, lambda step: _spectrum_loss(nets.spectrum, examples, traits, step, seed), traits, steps, lr
         )
-        odds = _descend(nets.patterns, lambda step: _pattern_loss(nets.patterns, examples, step, seed), None, steps, lr)
+        odds = _descend(nets.patterns, lambda step: _pattern_loss(nets, examples, step, seed), None, steps, lr)
     finally:
         nets.requires_grad_(False)
     return spectrum, odds
@@ -106,31 +109,6 @@ def spectrum_loss(log: Tensor, energies: Tensor) -> Tensor:
     """Negative log-likelihood of a coefficient, each image's scale at its best: log (M,), energies (n, M)."""
     scale = (energies / log.exp()).mean(1, keepdim=True)
     return 0.5 * (scale.log() + log.mean()).mean()
-
-
-def pattern_loss(out: Tensor, warped: Tensor, asked: Tensor) -> Tensor:
-    """Negative log-likelihoods under a low-rank Gaussian of warped margins: of margins, and of successes given some.
-
-    Args:
-        out: (N, 2 + R) mean, log variance and loadings of each pattern.
-        warped: (n, N) margins.
-        asked: (n, k) the patterns whose margins are known when successes are predicted.
-    """
-    mean, noise, loadings = out[:, 0], out[:, 1].clamp(-6, 6), out[:, 2:]
-    weight = (-0.5 * noise).exp()
-    scaled, error = loadings * weight.unsqueeze(1), (warped - mean) * weight
-    eye = torch.eye(loadings.shape[1])
-    inner = eye + scaled.T @ scaled
-    seen = error @ scaled
-    quadratic = error.square().sum(1) - (seen * torch.linalg.solve(inner, seen.T).T).sum(1)
-    likelihood = 0.5 * (quadratic.mean() + noise.sum() + torch.logdet(inner)) / len(mean)
-    told = scaled[asked]  # (n, k, R)
-    covariance = torch.linalg.inv(eye + told.transpose(1, 2) @ told)
-    latent = (covariance @ (told.transpose(1, 2) @ error.gather(1, asked).unsqueeze(2))).squeeze(2)
-    variance = torch.einsum("pr,nrs,ps->np", loadings, covariance, loadings) + noise.exp()
-    logit = -1.702 * (mean + latent @ loadings.T) / variance.sqrt()  # close to the normal distribution's
-    loss: Tensor = 0.1 * likelihood + nn.functional.binary_cross_entropy_with_logits(logit, (warped < 0).float())
-    return loss
 
 
 def _spectrum_loss(net: nn.Module, examples: Sequence[Example], traits: Tensor, step: int, seed: int) -> Tensor:
@@ -143,19 +121,23 @@ def _spectrum_loss(net: nn.Module, examples: Sequence[Example], traits: Tensor, 
     return spectrum_loss(log, example.energies[:, columns]) + _TRAIT_WEIGHT * traits[row].square().sum()
 
 
-def _pattern_loss(net: nn.Module, examples: Sequence[Example], step: int, seed: int) -> Tensor:
+def _pattern_loss(nets: SpectralNets, examples: Sequence[Example], step: int, seed: int) -> Tensor:
     often = [example for example in examples for _ in range(example.weight)]
     example = often[keyed.mix(seed, 3, step) % len(often)]
     number = keyed.mix(seed, 4, step) % len(example.reaches)
-    out = net(torch.from_numpy(patterns.features(example.shape, example.reaches[number])))
-    warped = example.margins[number].asinh()
-    g = keyed.generator(seed, 6, step)
-    # Half of the time random patterns are known, otherwise those that a search would query.
-    count = int(torch.randint(0, 6, (), generator=g))
-    score = torch.rand(warped.shape, generator=g)
-    if step % 2:
-        score = score - 2 * out[:, 0].detach() + 2 * out[:, 2:].detach().norm(dim=1)
-    return pattern_loss(out, warped, score.topk(count, dim=1).indices)
+    g = keyed.generator(seed, 7, step)
+    images, chosen = (
+        torch.randperm(size, generator=g)[:most]
+        for size, most in zip(example.margins.shape[1:3], (_IMAGES, _PATTERNS), strict=True)
+    )
+    given = _features(example.shape, example.reaches[number])[chosen]
+    model, warped = families(nets.patterns(given), nets.families), example.margins[number][images][:, chosen].asinh()
+    return pattern_loss(model, warped, to_ask(warped, model, step, seed))
+
+
+@lru_cache(maxsize=256)
+def _features(shape: Shape, reach: float) -> Tensor:
+    return torch.from_numpy(patterns.features(shape, reach))
 
 
 def _descend(net: nn.Module, loss: Callable[[int], Tensor], also: nn.Parameter | None, steps: int, lr: float) -> float:

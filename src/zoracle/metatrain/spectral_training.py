@@ -163,9 +163,10 @@ Weights: `optimizer.safetensors`, settings and the whole recipe in its metadata.
 
 ## Training
 
-Two small networks were fitted by maximum likelihood: one foretells the variance of each cosine coefficient of a
-classifier's gradient, up to {recipe.settings.get("traits", 6)} traits that differ from network to network; the other
-the margins that periodic patterns lead to. Both saw {recipe.images} images, at most, of each of these networks (white
+Two small networks were fitted: one predicts the variance of each cosine coefficient of a classifier's gradient, up to
+{recipe.settings.get("traits", 6)} traits that differ from network to network; the other the margins that periodic
+patterns and their opposites lead to, as a mixture over {recipe.settings.get("families", 5)} families of networks and
+images, which are found in the fit. Both saw {recipe.images} images, at most, of each of these networks (white
 boxes, in training only). The recipe trains them, but for the ResNets, which were trained on all of CIFAR-10. A step on
 patterns takes a network as often as its weight says. Where a ResNet reads larger images, each pixel of its own is the
 mean of a square, images are mirrored copies side by side, and no gradients were learned from:
@@ -244,7 +245,7 @@ def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
     """The observations of a network, from the folder if they are stored there; otherwise made and stored."""
     reaches = recipe.reaches.grey if look.grey else recipe.reaches.coloured
     count = recipe.images if look.images is None else look.images
-    asked = {"format": _FORMAT, "images": count, "reaches": list(reaches), "seed": recipe.seed}
+    asked = {"format": _FORMAT, "images": count, "reaches": list(reaches), "seed": recipe.seed, "signs": 2}
     path = folder / f"{look.name}.safetensors"
     if path.is_file():
         tensors, told = read_tensors(path, sealed=True)
@@ -256,7 +257,7 @@ def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
         some = torch.cat([network(part).argmax(1) for part in torch.split(images.rest[: 4 * count], 32)])
     right = (some == images.rest_labels[: len(some)]).nonzero().squeeze(1)[:count]
     x, y = images.rest[right], images.rest_labels[right]
-    found = observe(look.name, network, x, y, [r / 255 for r in reaches], seed=recipe.seed)
+    found = observe(look.name, network, x, y, [r / 255 for r in reaches])
     found = found._replace(energies=found.energies[: len(right) if look.spectrum else 0], weight=look.weight)
     tensors = {"energies": found.energies, "margins": found.margins}
     write_tensors(path, tensors, {"asked": asked, "shape": found.shape, "reaches": found.reaches})
@@ -264,6 +265,6 @@ def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
 
 
 def _line(example: Example) -> str:
-    best = (example.margins < 0).float().mean(1).amax(1)
+    best = (example.margins < 0).float().mean(1).flatten(1).amax(1)
     shares = ", ".join(f"{share:.0%} at {reach:.3g}" for share, reach in zip(best, example.reaches, strict=True))
     return f"{example.name}: the best pattern breaks {shares}"

@@ -204,7 +204,7 @@ class Attack(ImageAttack):
         if eps is None:
             return points
         reach = eps if norm == "linf" else 1.0
-        inside = torch.minimum(torch.maximum(points, (-x).clamp(min=-reach)), (1 - x).clamp(max=reach))
+        inside = torch.minimum(torch.maximum(points, (-x).clamp_(min=-reach)), (1 - x).clamp_(max=reach))
         if norm == "linf":
             return inside
         length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)

@@ -11,11 +11,13 @@ import torch
 from problems import Fenced
 from zoracle.errors import InputError
 from zoracle.metatrain import spectral as training
+from zoracle.metatrain.spectral_patterns import chances, families
 from zoracle.metatrain.spectral_training import enlarged, parse, train
 from zoracle.metatrain.spectral_validation import Ball, table, validate
 from zoracle.optimizers.learned.spectral import basis, patterns
 from zoracle.optimizers.learned.spectral.belief import Belief
-from zoracle.optimizers.learned.spectral.nets import Odds, Prior
+from zoracle.optimizers.learned.spectral.nets import Prior
+from zoracle.optimizers.learned.spectral.odds import Odds
 from zoracle.optimizers.learned.spectral.problem import Problem
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.learned.spectral.state import WINDOW
@@ -89,17 +91,54 @@ def test_no_query_is_spent_on_the_same_pattern_twice(shape) -> None:
     assert patterns.Pattern(kind=6, period=0, colour=0) in patterns.bank(shape)
 
 
+def odds_of(mean=(1.0,), lean=(0.0,), noise=(1.0,), tilt=(0.1,), loadings=(0.0,), leanings=(0.0,)) -> Odds:
+    """One family, one factor of either kind."""
+    plain = [np.array([part], dtype=np.float64) for part in (mean, lean, noise, tilt)]
+    return Odds(np.ones(1), *plain, *(np.array([part], dtype=np.float64)[..., None] for part in (loadings, leanings)))
+
+
 def test_chances_follow_the_answers() -> None:
     """Two patterns that rise and fall together, and one by itself."""
-    odds = Odds(np.array([1.0, 1.0, 1.0]), np.array([[1.0], [1.0], [0.0]]), np.array([0.1, 0.1, 1.1]))
+    odds = odds_of((1.0, 1.0, 1.0), (0.0,) * 3, (0.05, 0.05, 1.05), (0.05,) * 3, (1.0, 1.0, 0.0), (0.0,) * 3)
     before = odds.success([], [])
-    assert before[0] == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2.2)))
-    low, high = odds.success([0], [0.2]), odds.success([0], [5.0])
-    assert low[1] > before[1] > high[1]
-    assert low[2] == pytest.approx(before[2]) == pytest.approx(high[2])
-    doubted = odds.success([0], [5.0], trust=0.1)
-    assert high[1] < doubted[1] < before[1]
-    np.testing.assert_allclose(odds.success([0], [5.0], trust=1e-9), before, atol=1e-6)
+    assert before.shape == (3, 2)
+    assert before[0, 1] == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2.2)))
+    low, high = odds.success([1], [0.2]), odds.success([1], [5.0])
+    assert low[1, 0] > before[1, 0] > high[1, 0]
+    assert low[2, 0] == pytest.approx(before[2, 0]) == pytest.approx(high[2, 0])
+    doubted = odds.success([1], [5.0], trust=0.1)
+    assert high[1, 0] < doubted[1, 0] < before[1, 0]
+    np.testing.assert_allclose(odds.success([1], [5.0], trust=1e-9), before, atol=1e-6)
+
+
+def test_what_fails_makes_its_opposite_likely_where_signs_matter() -> None:
+    """Halves of the image and a fine checkerboard: the sign is all of the first and none of the second."""
+    odds = odds_of((1.0, 1.0), (0.0, 0.0), (0.01, 1.0), (1.0, 0.01), (0.0, 0.0), (0.0, 0.0))
+    before, halves, board = odds.success([], []), odds.success([1], [4.0]), odds.success([2], [4.0])
+    assert halves[0, 1] > 2 * before[0, 1]
+    assert board[1, 1] < 0.5 * before[1, 1]
+    assert odds.success([-1], [4.0])[0, 0] == pytest.approx(halves[0, 1])
+
+
+def test_answers_tell_the_family() -> None:
+    """Of two families each is broken by its own pattern, and the first pattern's failure tells which it is."""
+    mean = np.array([[-1.0, 3.0, 3.0], [3.0, 3.0, -0.5]])
+    flat = np.zeros((2, 3, 1))
+    odds = Odds(np.array([0.6, 0.4]), mean, 0 * mean, 0.2 + 0 * mean, 0.01 + 0 * mean, flat, flat)
+    before, after = odds.success([], []), odds.success([1], [math.sinh(3.0)])
+    assert before[0, 0] > before[2, 0] > before[1, 0]
+    assert after[2, 0] > 0.8 > 0.1 > after[0, 0]
+
+
+def test_training_and_search_predict_the_same() -> None:
+    nets = SpectralSearch(hidden=8, families=3, factors=2).nets
+    given = torch.from_numpy(patterns.features(SHAPE, 0.03))
+    warped = torch.randn((4, len(given), 2), generator=torch.Generator().manual_seed(0)).abs()
+    asked = torch.tensor([[3, 8, 9]]).repeat(4, 1)  # the opposite of the second, and the fifth both ways
+    trained = chances(families(nets.patterns(given), 3), warped, asked)
+    losses = warped[0].flatten()[asked[0]].sinh().tolist()
+    searched = nets.odds(SHAPE, 0.03).success([-2, 5, -5], losses)
+    np.testing.assert_allclose(trained[0].numpy(), searched, atol=0.01)  # a logistic for the normal distribution's
 
 
 def test_a_correction_is_the_posterior_of_a_linear_model() -> None:
@@ -108,7 +147,7 @@ def test_a_correction_is_the_posterior_of_a_linear_model() -> None:
     prior = Prior(np.linspace(-2, 2, made.size).astype(np.float32), np.zeros((made.size, 2), np.float32))
     space = space_of(0.1)
     state = optimizer.init(torch.zeros_like(space.low), space=space)
-    odds = Odds(np.ones(1), np.zeros((1, 1)), np.ones(1))
+    odds = odds_of()
     problem = Problem(optimizer.config, state, 0, SHAPE, prior, lambda _: odds)
     belief = Belief(problem.config, made, prior, problem.learn_nothing())
     variance = prior.spectrum(np.zeros(2, np.float32))
@@ -200,7 +239,7 @@ def observed(*reaches: float) -> training.Example:
 def test_what_is_observed_of_a_white_box() -> None:
     example = observed(0.05, 0.2)
     assert example.energies.shape == (12, 192)
-    assert example.margins.shape == (2, 12, len(patterns.bank(SHAPE)))
+    assert example.margins.shape == (2, 12, len(patterns.bank(SHAPE)), 2)
     assert (example.margins[0] > -1e-6).float().mean() > (example.margins[1] > -1e-6).float().mean()
 
 

@@ -47,9 +47,16 @@ class Basis:
 
     # Colours are mixed among the frequencies, where there are fewer numbers.
 
-    def forward(self, point: Array) -> Array:
-        """Coefficients (M,) of a point (d,)."""
-        waves = np.matmul(np.matmul(self._rows, point.reshape(self.shape)), self._columns.T)
+    def forward(self, point: Array, *, window: bool = False) -> Array:
+        """Coefficients (M,) of a point (d,); faster with ``window`` if it is zero but for a window of the image."""
+        image, rows, columns = point.reshape(self.shape), self._rows, self._columns
+        if window:
+            inside = image.any(axis=0)
+            (down,), (across,) = inside.any(axis=1).nonzero(), inside.any(axis=0).nonzero()
+            if len(down):
+                place = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
+                image, rows, columns = image[:, *place], rows[:, place[0]], columns[:, place[1]]
+        waves = np.matmul(np.matmul(rows, image), columns.T)
         made: Array = (self._mixing @ waves.reshape(len(waves), -1)).reshape(-1)
         return made
 

@@ -40,10 +40,10 @@ class Belief:
         size = abs(level) / max(_FIRST_GUESS * far, SMALL)
         self.total, self.weight = max(size * size / self.coefficients.size, SMALL), 1.0
 
-    def correct(self, move: Array, change: float) -> None:
+    def correct(self, move: Array, change: float, *, window: bool = False) -> None:
         """A Kalman step with a diagonal covariance, and a step of the likelihood for the prior's size and traits."""
         move = move.astype(np.float32)
-        along = self.basis.forward(move)
+        along = self.basis.forward(move, window=window)
         spectrum = self.prior.spectrum(self.traits)
         gain = spectrum * self.open * along
         explained = float(np.vdot(gain, along))

@@ -12,8 +12,13 @@ from torch import nn
 from zoracle.keyed import generator, mix
 from zoracle.optimizers.learned.spectral import basis, patterns
 from zoracle.optimizers.learned.spectral.basis import Array, Shape
+from zoracle.optimizers.learned.spectral.odds import Odds
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+#: Outputs of the patterns' network for each family, beside two sets of loadings.
+PLAIN = 5
+# Initial size of the first weights of the patterns' network, beside the usual: its inputs are mostly indicators, and
+# which of them meet has to be told from the start.
+_STEEP = 4.0
 
 
 class Prior(NamedTuple):
@@ -32,47 +37,23 @@ class Prior(NamedTuple):
         return made
 
 
-class Odds(NamedTuple):
-    """A Gaussian model of the warped losses w = asinh f of the patterns of a bank; f < 0 is a success."""
-
-    mean: Array
-    """(N,)."""
-    loadings: Array
-    """(N, R) shared ups and downs of networks and images."""
-    noise: Array
-    """(N,) variance that is each pattern's own."""
-
-    def success(self, asked: list[int], losses: list[float], trust: float = 1.0) -> Array:
-        """Probability (N,) that each pattern succeeds, given the losses of the patterns queried so far.
-
-        An answer has the weight ``trust``, since the model was fitted to networks other than the one under attack.
-        """
-        if asked:
-            scale = np.sqrt(self.noise[asked] / trust)
-            seen = self.loadings[asked] / scale[:, None]
-            surprise = (np.arcsinh(losses) - self.mean[asked]) / scale
-            inner = np.linalg.inv(np.eye(seen.shape[1]) + seen.T @ seen)
-            mean = self.mean + self.loadings @ (inner @ (seen.T @ surprise))
-        else:
-            inner, mean = np.eye(self.loadings.shape[1]), self.mean
-        variance = ((self.loadings @ inner) * self.loadings).sum(1) + self.noise
-        chances: Array = 0.5 * (1 + _erf(-mean / np.sqrt(2 * variance)))
-        return chances
-
-
 class SpectralNets(nn.Module):
     """Both networks: one hidden layer each, over features with the same meaning at any image size.
 
     Args:
-        hidden: hidden units of each.
-        traits: R, for both networks.
+        hidden: hidden units of the spectrum's network.
+        wide: hidden units of the patterns' network.
+        traits: R of a spectrum.
+        families: K of the patterns' losses.
+        factors: R of the patterns' losses.
         seed: keys the initial weights.
     """
 
-    def __init__(self, hidden: int, traits: int, seed: int) -> None:
+    def __init__(self, hidden: int, wide: int, traits: int, families: int, factors: int, seed: int) -> None:
         super().__init__()
+        self.families = families
         self.spectrum = _net(12, hidden, 1 + traits, mix(seed, 1))
-        self.patterns = _net(22, hidden, 2 + traits, mix(seed, 2))
+        self.patterns = _net(24, wide, families * (PLAIN + 2 * factors), mix(seed, 2), first=_STEEP)
         self.requires_grad_(False)
 
     def prior(self, shape: Shape) -> Prior:
@@ -86,21 +67,27 @@ class SpectralNets(nn.Module):
     def odds(self, shape: Shape, reach: float) -> Odds:
         """The model of the losses of a shape's patterns, for a given mean change per pixel."""
         out = _run(self.patterns, patterns.features(shape, reach)).astype(np.float64)
-        return Odds(out[:, 0], out[:, 2:], np.exp(np.clip(out[:, 1], -6, 6)))
+        parts = out.reshape(len(out), self.families, -1).transpose(1, 0, 2)
+        weight, mean, lean, noise, tilt = parts[..., :PLAIN].transpose(2, 0, 1)
+        # A family's weight is the mean of what its patterns say.
+        share = np.exp(weight.mean(1) - weight.mean(1).max())
+        loadings, leanings = np.split(parts[..., PLAIN:], 2, axis=2)
+        noise, tilt = (np.exp(np.clip(v, -6, 6)) for v in (noise, tilt))
+        return Odds(share / share.sum(), mean, lean, noise, tilt, loadings, leanings)
 
 
-def _net(inputs: int, hidden: int, outputs: int, seed: int) -> nn.Sequential:
+def _net(inputs: int, hidden: int, outputs: int, seed: int, first: float = 1.0) -> nn.Sequential:
     # Constructed without torch's initial weights, which would use its global generator.
-    first, last = (
+    front, last = (
         nn.utils.skip_init(nn.Linear, *sizes)  # type: ignore[no-untyped-call]
         for sizes in ((inputs, hidden), (hidden, outputs))
     )
-    net = nn.Sequential(first, nn.Tanh(), last)
+    net = nn.Sequential(front, nn.Tanh(), last)
     g = generator(seed)
     with torch.no_grad():
-        for part in (first, last):
+        for part, scale in ((front, first), (last, 1 / first)):
             assert isinstance(part, nn.Linear)
-            part.weight.normal_(0, 1 / math.sqrt(part.in_features), generator=g)
+            part.weight.normal_(0, scale / math.sqrt(part.in_features), generator=g)
             part.bias.zero_()
     return net
 

@@ -69,7 +69,7 @@ def _plane(pattern: Pattern, height: int, width: int) -> npt.NDArray[np.int8]:
 
 
 def features(shape: Shape, reach: float) -> Array:
-    """Features of each pattern of the bank, known before any query, (N, 22) of about unit size.
+    """Features of each pattern of the bank, known before any query, (N, 24) of about unit size.
 
     Args:
         shape: channels, height and width.
@@ -86,7 +86,7 @@ def features(shape: Shape, reach: float) -> Array:
                 octave**2,
                 np.log2(period / side) / 2 + 1 if period else 1.0,
                 *(float(period == p) for p in PERIODS[:6]),
-                *(float(channels == 3 and colour == k) for k in range(2)),
+                *(float(channels == 3 and colour == k) for k in range(len(COLOURS))),
                 float(channels == 3),
                 np.log2(side / 32) / 2,
                 np.log2(max(reach, 1e-6) * 255 / 8) / 2,

@@ -12,7 +12,8 @@ from zoracle.keyed import generator, mix
 from zoracle.optimizers.learned.spectral import patterns
 from zoracle.optimizers.learned.spectral.basis import Array, Basis, Shape, basis_of
 from zoracle.optimizers.learned.spectral.belief import SMALL, Belief
-from zoracle.optimizers.learned.spectral.nets import Odds, Prior
+from zoracle.optimizers.learned.spectral.nets import Prior
+from zoracle.optimizers.learned.spectral.odds import Odds
 from zoracle.optimizers.learned.spectral.state import (
     MIDDLE,
     PATTERN,
@@ -78,14 +79,15 @@ class Problem:
         if len(self.asked) >= self.config.patterns or self.config.start == "stripes":
             return 0
         odds = self.odds(self._reach())
-        before = [(abs(i) - 1, float(v)) for i, v in zip(self.asked, self.state.answers[self.row], strict=False)]
-        told = [(i, v) for i, v in before if math.isfinite(v)]
+        answers = self.state.answers[self.row].tolist()
+        told = [(i, v) for i, v in zip(self.asked, answers, strict=False) if math.isfinite(v)]
         chances = odds.success([i for i, _ in told], [v for _, v in told], self.config.trust)
-        chances[[i for i, _ in before]] = -1
-        index = int(chances.argmax())
-        if chances[index] < self.config.chance and self.asked:
+        for i in self.asked:
+            chances[abs(i) - 1, int(i < 0)] = -1
+        best, opposite = np.unravel_index(int(chances.argmax()), chances.shape)
+        if chances[best, opposite] < self.config.chance and self.asked:
             return 0
-        return (1 + index) * (1 if self._draw(2) < 0.5 else -1)
+        return int(1 + best) * (-1 if opposite else 1)
 
     def _reach(self) -> float:
         if self.round:
@@ -206,7 +208,7 @@ class Problem:
         gains = known.gains.clone()
         gains[kind - PROBE] += 0.1 * (min(won, 1.0) - gains[kind - PROBE])
         if self.config.rejected or value < self.best:
-            belief.correct(point - self.x, value - self.best)
+            belief.correct(point - self.x, value - self.best, window=kind == WINDOW)
         return belief.told(gains=gains)
 
     def learn_nothing(self) -> Learned:

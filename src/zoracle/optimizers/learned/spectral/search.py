@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zoracle.optimizers.base import Start
 from zoracle.optimizers.learned.spectral.basis import Shape, basis_of
-from zoracle.optimizers.learned.spectral.nets import Odds, Prior, SpectralNets
+from zoracle.optimizers.learned.spectral.nets import Prior, SpectralNets
+from zoracle.optimizers.learned.spectral.odds import Odds
 from zoracle.optimizers.learned.spectral.problem import Problem
 from zoracle.optimizers.learned.spectral.state import (
     Choice,
@@ -28,9 +29,10 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
 
     One query per step, accepted if it lowers the loss.
 
-    *Patterns*: periodic patterns of signs at the bounds. A Gaussian model of their losses, learned on many networks,
-    is conditioned on the answers so far, and the pattern with the best chance of success is queried next, while that
-    chance is at least ``chance``.
+    *Patterns*: periodic patterns of signs at the bounds, and their opposites. Their losses are modelled by a mixture of
+    Gaussians over families of networks, learned on many networks. The answers so far change the weights of the
+    families and the losses expected within each; the pattern with the best chance of success is queried next, while
+    that chance is at least ``chance``.
 
     *Spectrum*: the gradient at the centre of the ball has coefficients c_j in an orthonormal basis of cosines and
     colours, a priori independent with variances :math:`s^2 S_j(z)`. The spectrum S is the output of a network of
@@ -61,7 +63,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
     def __init__(self, config: SpectralSearchConfig | None = None, **settings: Any) -> None:
         nn.Module.__init__(self)
         OneCandidate.__init__(self, config, **settings)
-        self.nets = SpectralNets(self.architecture.hidden, self.architecture.traits, self.architecture.weight_seed)
+        self.nets = _nets(self.architecture)
 
     def _init(self, start: Start) -> SpectralSearchState:
         space = bounded_space(start, "spectral-search")
@@ -137,6 +139,10 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
         """The model of the losses of a shape's patterns, for a given mean change per pixel."""
         version = tuple(p._version for p in self.nets.patterns.parameters())
         return _odds(self.nets, shape, reach, version)
+
+
+def _nets(built: SpectralSearchArchitecture) -> SpectralNets:
+    return SpectralNets(built.hidden, built.wide, built.traits, built.families, built.factors, built.weight_seed)
 
 
 @lru_cache(maxsize=32)

@@ -18,13 +18,19 @@ class SpectralSearchArchitecture(Config, frozen=True, kw_only=True):
     """Settings that determine the shape of the weights.
 
     Attributes:
-        hidden: hidden units of the networks.
+        hidden: hidden units of the network of the spectrum.
+        wide: the same of the network of the patterns.
         traits: R, numbers that tell one network's spectrum from another's.
+        families: of networks, in the mixture that patterns' losses follow.
+        factors: of either kind that patterns' losses share within a family.
         weight_seed: keys the initial weights.
     """
 
     hidden: Size = 32
+    wide: Size = 80
     traits: Size = 6
+    families: Size = 5
+    factors: Size = 2
     weight_seed: int = 0
 
 
@@ -45,9 +51,9 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         rejected: whether answers for rejected moves also correct the model.
     """
 
-    patterns: Few = 12
-    chance: Share = 0.03
-    trust: Share = 0.1
+    patterns: Few = 16
+    chance: Share = 0.01
+    trust: Share = 0.2
     probe: Positive = 2.0
     noise: NonNegative = 0.05
     forget: Share = 0.001
