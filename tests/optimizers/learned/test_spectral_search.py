@@ -55,6 +55,11 @@ def test_the_basis_is_orthonormal_and_whole(shape) -> None:
     point = np.linspace(-1, 2, math.prod(shape)).astype(np.float32)
     np.testing.assert_allclose(made.inverse(made.forward(point)), point, atol=1e-5)
     assert made.whole
+    window = np.zeros(shape, dtype=np.float32)
+    window[:, 0:2, 1:4] = 0.5
+    window[0, 0, 2] = -1.0
+    np.testing.assert_allclose(made.forward(window, window=True), made.forward(window), atol=1e-5)
+    np.testing.assert_array_equal(made.forward(0 * window, window=True), 0)
 
 
 def test_large_images_keep_their_low_frequencies() -> None:

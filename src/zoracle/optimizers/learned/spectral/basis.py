@@ -51,8 +51,8 @@ class Basis:
         """Coefficients (M,) of a point (d,); faster with ``window`` if it is zero but for a window of the image."""
         image, rows, columns = point.reshape(self.shape), self._rows, self._columns
         if window:
-            inside = image.any(axis=0)
-            (down,), (across,) = inside.any(axis=1).nonzero(), inside.any(axis=0).nonzero()
+            inside = np.any(image, axis=0)
+            down, across = np.flatnonzero(np.any(inside, axis=1)), np.flatnonzero(np.any(inside, axis=0))
             if len(down):
                 place = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
                 image, rows, columns = image[:, *place], rows[:, place[0]], columns[:, place[1]]
