@@ -37,7 +37,13 @@ def test_few_directions_find_their_share_of_it_and_low_ones_the_low_band() -> No
 
 
 def test_weights_without_a_spectrum_are_measured_under_what_they_allow() -> None:
-    assert measured(GuidedLSTM()) == ("learned", "fixed", "isotropic")
+    optimizer = GuidedLSTM(num_directions=10)
+    assert measured(optimizer) == ("learned", "fixed", "isotropic")
+    found = alignment(optimizer, DIGITS, IDS, seed=0, steps=4)
+    assert set(found.spectra) == {"fixed", "gradient"}
+    assert not torch.equal(found.cosine["fixed"], found.cosine["isotropic"])
+    # What it runs with has no spectrum, and the run is its own.
+    assert torch.equal(alignment(optimizer, DIGITS, IDS, seed=0, steps=4).energy, found.energy)
 
 
 def test_every_frequency_and_every_step_belongs_to_one_part() -> None:

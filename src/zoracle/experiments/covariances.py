@@ -80,7 +80,8 @@ def alignment(
         if on_step is not None:
             on_step(done, steps)
 
-    looking.before = optimizer.init(
+    # A state that keeps the shape of the image, which weights without a spectrum have no use for themselves.
+    looking.before = with_settings(optimizer, covariance="fixed").init(
         x0, seed=seed, problem=torch.tensor(tuple(ids)), horizon=steps, scale=objective.scale, space=space
     )
     rollout(optimizer, oracle, looking.before, steps, final=None, on_step=look)
