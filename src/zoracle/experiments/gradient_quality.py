@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         seeds: repeats.
         steps: T.
         num_directions: q of every estimator.
+        task: a task of images whose objective is differentiable.
+        parts: what to measure: "estimators" along trajectories of zo-lstm and ZO-SGD, "covariances" of zo-lstm.
     """
 
     split: str = "valid"
@@ -40,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int = 1
     steps: int = 200
     num_directions: int = 20
+    task: str = "mnist"
+    parts: tuple[Literal["estimators", "covariances"], ...] = ("estimators", "covariances")
 
 
 def estimators(context: Context, made: Task, q: int) -> Named:
@@ -57,48 +61,57 @@ def estimators(context: Context, made: Task, q: int) -> Named:
 def run(context: Context) -> Outcome:
     """Run the experiment."""
     s: Settings = context.settings
-    made = context.task("mnist")
+    made = context.task(s.task)
     ids = made.ids(s.split)[: s.problems]
     label, learned = own_form(context, made)
-    shadows = estimators(context, made, s.num_directions)
-    references = [(label, with_directions(learned, s.num_directions)), ("zo-sgd", _descent(context, made, s))]
+    own = with_directions(learned, s.num_directions)
     tables: list[Table] = []
     figures: list[Figure] = []
     curves: dict[str, Any] = {}
-    findings = []
-    for name, reference in references:
-        # ZO-SGD's own estimate is the standard Gaussian one, so it is measured only once.
-        others = shadows if name == label else [shadow for shadow in shadows if shadow[0] != "gaussian"]
-        heading = name if name == label else "gaussian"
-        found = _measured(context, made, ids, name, heading, reference, others)
-        estimates = {key: values for key, values in found.items() if key.startswith("estimate/")}
-        records = [_record(key, values, found["success"]) for key, values in estimates.items()]
-        records.sort(key=lambda record: -record["cosine"])
-        title = f"Along trajectories of {name}: {len(ids)} {s.split} problems of {made.name}, q = {s.num_directions}"
-        tables.append(records_table(f"along {name}", title, _COLUMNS, records))
-        curves |= {f"{name}/{key}": tensor.numpy() for key, tensor in found.items()}
-        figures.append(
-            lines_figure(
-                f"cosine-{name}",
-                f"Cosine similarity to the true gradient, along {name}",
-                f"{BAND} Means over a twentieth of the steps each.",
-                {key.removeprefix("estimate/"): windows(values[0]) for key, values in estimates.items()},
-                x="step", y="cosine",
-            )
-        )  # fmt: skip
-        mine = next(record for record in records if record["estimator"] == heading)
-        findings.append(
-            f"Along {name}, the estimate of {heading} has a mean cosine of {mine['cosine']:.4f} over all "
-            f"{s.steps} steps at q = {s.num_directions}."
-        )
-    own = with_directions(learned, s.num_directions)
-    if applies(own, made):
+    findings: list[str] = []
+    if "estimators" in s.parts:
+        shadows = estimators(context, made, s.num_directions)
+        for name, reference in ((label, own), ("zo-sgd", _descent(context, made, s))):
+            # ZO-SGD's own estimate is the standard Gaussian one, so it is measured only once.
+            others = shadows if name == label else [shadow for shadow in shadows if shadow[0] != "gaussian"]
+            heading = name if name == label else "gaussian"
+            found = _measured(context, made, ids, name, heading, reference, others)
+            curves |= {f"{name}/{key}": tensor.numpy() for key, tensor in found.items()}
+            table, figure, finding = _reported(context, made, ids, name, heading, found)
+            tables.append(table)
+            figures.append(figure)
+            findings.append(finding)
+    if "covariances" in s.parts and applies(own, made):
         more = covariances(context, made, ids, label, own, s.seeds, s.steps)
         tables += more[0]
         figures += more[1]
         curves |= more[2]
         findings += more[3]
     return Outcome(tables, figures, curves, findings)
+
+
+def _reported(
+    context: Context, made: Task, ids: tuple[int, ...], name: str, heading: str, found: dict[str, Tensor]
+) -> tuple[Table, Figure, str]:
+    """The table, the figure and the finding of estimators along one reference."""
+    s: Settings = context.settings
+    estimates = {key: values for key, values in found.items() if key.startswith("estimate/")}
+    records = [_record(key, values, found["success"]) for key, values in estimates.items()]
+    records.sort(key=lambda record: -record["cosine"])
+    title = f"Along trajectories of {name}: {len(ids)} {s.split} problems of {made.name}, q = {s.num_directions}"
+    figure = lines_figure(
+        f"cosine-{name}",
+        f"Cosine similarity to the true gradient, along {name}",
+        f"{BAND} Means over a twentieth of the steps each.",
+        {key.removeprefix("estimate/"): windows(values[0]) for key, values in estimates.items()},
+        x="step", y="cosine",
+    )  # fmt: skip
+    mine = next(record for record in records if record["estimator"] == heading)
+    finding = (
+        f"Along {name}, the estimate of {heading} has a mean cosine of {mine['cosine']:.4f} over all "
+        f"{s.steps} steps at q = {s.num_directions}."
+    )
+    return records_table(f"along {name}", title, _COLUMNS, records), figure, finding
 
 
 def _measured(
