@@ -21,10 +21,16 @@ def test_a_long_run_leaves_the_minimum_that_is_nearest() -> None:
     start = torch.tensor([-4.0, 3.0, 2.0, -3.0, 4.0, -2.0, 3.0, -4.0], dtype=torch.float64).repeat(4, 1)
     nearest = 0.2 * start[0].square().sum()
     found = zoracle.minimize(waves, start, budget=4000)
-    assert (found.value < 0.1 * nearest).all()
-    assert (found.account["restarts"] > 0).all()
+    assert (found.value < 0.02 * nearest).all()
+    assert (found.account["ma-es"] > 0.5 * found.queries).all()
     spent = found.account["zo-lbfgs"] + found.account["ma-es"]
     assert (found.queries - spent <= 10).all()  # the others measured the noise, and evaluated the last iterate
+
+
+def test_a_budget_for_several_runs_of_the_strategy_has_restarts() -> None:
+    found = zoracle.minimize(waves, scattered(2), budget=4000)
+    assert found.account["restarts"] > 0
+    assert found.value < 1e-6
 
 
 def test_what_is_smooth_goes_to_the_quasi_newton_method() -> None:
@@ -45,10 +51,10 @@ def scattered(d: int) -> torch.Tensor:
     return 4 * torch.sin(7 * torch.arange(1, d + 1, dtype=torch.float64) ** 2)
 
 
-def test_where_slopes_tell_what_is_farther_off_the_strategy_takes_one_step() -> None:
+def test_where_slopes_tell_what_is_farther_off_the_strategy_only_looks() -> None:
     found = zoracle.minimize(bowl, torch.zeros(40, dtype=torch.float64), budget=400)
-    assert found.account["ma-es"] == 14  # the points of a step
-    assert found.account["zo-lbfgs"] > 0.9 * found.queries
+    assert found.account["ma-es"] == 28  # the points of two steps
+    assert found.account["zo-lbfgs"] > 0.85 * found.queries
 
 
 def test_where_slopes_tell_nothing_a_brief_run_is_the_strategys_until_its_last_sweeps() -> None:

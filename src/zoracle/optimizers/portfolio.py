@@ -4,11 +4,11 @@ Each member continues from its own state when it has a turn. After a turn (a swe
 queries for the others), the value that each member will reach by the end of the budget is forecast from its history
 (:mod:`zoracle.optimizers.forecast`), and the lowest gets the next turn. A run too short for a forecast goes first.
 
-Trials are expensive if queries are few. Below a hundred sweeps the strategy therefore takes one step after the first
-sweep, and the slopes of the sweep are compared with its values farther away
-(:func:`zoracle.optimizers.portfolio_turns.looked`): if they agree, the quasi-Newton method gets all queries as long
-as it finds lower values. If they disagree, below thirty sweeps the strategy gets them until the last sweeps, which
-continue from the lowest point. A budget below two sweeps is for the learned optimizer, a
+After the first sweep the strategy takes two steps to look around (:mod:`zoracle.optimizers.portfolio_look`), and the
+sweep's slopes are compared with its values farther away. If they agree, the quasi-Newton method gets all queries as
+long as it finds lower values. If they disagree, the strategy leads until it has converged, below thirty sweeps until
+the last sweeps, which continue from the lowest point. The same steps tell how widely the strategy has to search; how
+slowly it learns follows from the queries that are left. A budget below two sweeps is for the learned optimizer, a
 :class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, which needs no whole gradient.
 
 If the strategy leads but currently finds no lower value, the quasi-Newton method continues from the strategy's best
@@ -25,12 +25,14 @@ import msgspec
 import torch
 from torch import Tensor
 
+from zoracle.directions import gaussian
 from zoracle.keyed import normal
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start, with_directions
 from zoracle.optimizers.descent.sweep import ZOLBFGSState
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
 from zoracle.optimizers.forecast import History, begun, marked
 from zoracle.optimizers.learned.universal import universal
+from zoracle.optimizers.portfolio_look import looked, mirrored, noticed, pace
 from zoracle.optimizers.portfolio_state import (
     LEVEL,
     MEMBERS,
@@ -43,9 +45,9 @@ from zoracle.optimizers.portfolio_state import (
     noted,
     rerun,
 )
-from zoracle.optimizers.portfolio_turns import decided, looked, turn
+from zoracle.optimizers.portfolio_turns import LOOKS, decided, turn
 from zoracle.optimizers.search.feasible import unbounded, within
-from zoracle.optimizers.search.ma_es import MAES, recombination
+from zoracle.optimizers.search.ma_es import MAES, MAESState, recombination
 from zoracle.state import parted
 from zoracle.types import Queries
 
@@ -55,7 +57,8 @@ _LUCK = 0.8  # how far the mean of the better half of pure noise is below zero, 
 _CYCLE = 4  # restarts after which the strategy returns to its first width
 _FORGET = 0.1  # rate of running means under noise
 _GUESSES = 4  # directions that the recurrent optimizer needs
-_BRIEF, _MEDIUM = 30, 100  # most sweeps that the budget of a brief or medium run allows
+_BRIEF = 30  # most sweeps that the budget of a brief run allows
+_STEPS, _FEW, _TRAINED = 30, 13, 21  # steps of a short run, at least so many points each, at most as in training
 _WIDE = 0.5  # standard deviation, in units of the scale, of the step that tests slopes
 
 
@@ -104,6 +107,8 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         """The optimizer with a number of points per step that suits the dimension, few if the budget is small."""
         usual = 4 + int(3 * math.log(dim))
         m = math.ceil(dim / math.ceil(dim / usual)) if dim > usual else usual
+        if budget < 2 * (dim + m):  # for the recurrent optimizer, to which more steps are worth more than more points
+            m = min(max(budget // _STEPS, _FEW), _TRAINED)
         m = max(4, min(m, budget // 6))
         return type(self)(msgspec.structs.replace(self.config, num_directions=m - 1))
 
@@ -141,7 +146,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         budget, sweep = horizon * self.queries_per_step, x.shape[1] + self.queries_per_step
         # A budget below two sweeps gives no gradient to follow.
         none = budget < 2 * sweep
-        looks = (budget < _MEDIUM * sweep) & ~none
+        looks = ~none
         short = none & (self.config.num_directions >= _GUESSES)
         return PortfolioState(
             x=x,
@@ -155,6 +160,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             short=short,
             looks=looks,
             brief=looks & (budget < _BRIEF * sweep),
+            evidence=x.new_zeros((b, 5)),
             agreement=x.new_full((b,), torch.nan),
             active=torch.where(short, RECURRENT, torch.where(none, STRATEGY, NEWTON)),
             turn=count,
@@ -175,8 +181,13 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             points = self.quasi_newton._ask(state.newton).points
             return Queries(points, torch.zeros_like(points))
 
+        def pairs(state: PortfolioState) -> Queries:
+            z = gaussian(state.strategy.key, self.queries_per_step, state.x)
+            return self.evolution.candidates(state.strategy, mirrored(z))
+
         def strategy(state: PortfolioState) -> Queries:
-            return self.evolution._ask(state.strategy)
+            asked: Queries = parted(_looks(state), pairs, lambda s: self.evolution._ask(s.strategy), state)
+            return asked
 
         def recurrent(state: PortfolioState) -> Queries:
             asked = self.recurrent._ask(state.recurrent)
@@ -193,7 +204,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         one = torch.nn.functional.one_hot(state.active, MEMBERS)
         state = state._replace(key=state.key.next(), turn=state.turn + 1, spent=state.spent + one)
         state = self._recommended(state)
-        once = state.looks & (state.noise <= 0) & (state.spent[:, STRATEGY] == 1)
+        once = state.looks & (state.noise <= 0) & (state.spent[:, STRATEGY] == LOOKS)
         last = once | (state.turn >= turn(state, self.queries_per_step))
         whole = torch.where(state.active == NEWTON, _between(state.newton), last)
         decided: PortfolioState = parted(whole, self._decided, lambda s: s, state)
@@ -209,10 +220,13 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _strategy(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         values = values.to(state.x)
-        strategy = self.evolution._tell(state.strategy, queries, values, None)
         value, point = found(state, STRATEGY, queries.points, values)
         noisy = state.noise > 0
-        state = parted(state.looks & state.agreement.isnan(), looked, lambda s, *_: s, state, queries, values)
+        looking = _looks(state)
+        state = parted(looking, noticed, lambda s, *_: s, state, queries, values)
+        last = looking & (state.spent[:, STRATEGY] == LOOKS - 1)
+        state = parted(last, lambda s: looked(s, self.queries_per_step), lambda s: s, state)
+        strategy = parted(looking, _waited, self._moved, state.strategy, queries, values)
         # The mean of the better half, and its bias if all differences are noise.
         weights, _ = recombination(values)
         mean = torch.where(weights > 0, weights * values, 0.0).sum(1) + _LUCK * state.noise
@@ -221,6 +235,9 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         value = torch.where(noisy, level, value)
         point = torch.where(noisy.unsqueeze(1), strategy.x, point)
         return noted(state._replace(strategy=strategy, level=level), STRATEGY, value, point)
+
+    def _moved(self, state: MAESState, queries: Queries, values: Tensor) -> MAESState:
+        return self.evolution._tell(state, queries, values, None)
 
     def _recurrent(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         queries = queries._replace(directions=queries.directions[:, :-1])
@@ -252,9 +269,13 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _informed_sigma(self, state: PortfolioState) -> PortfolioState:
         """Widen the strategy's first run to the distance covered by the quasi-Newton method, if that is larger."""
-        way = (state.x - state.strategy.x).square().mean(1).sqrt() / 2
+        strategy = state.strategy
+        way = (state.x - strategy.x).square().mean(1).sqrt() / 2
         sigma = narrow(state.space, state.sigma.maximum(way))
-        return state._replace(sigma=sigma, strategy=state.strategy._replace(sigma=sigma))
+        # After a look it has a width of its own.
+        wide = torch.where(state.spent[:, STRATEGY] > 0, sigma.maximum(strategy.sigma), sigma)
+        rate = pace(state, self.queries_per_step, torch.zeros_like(state.restarts))
+        return state._replace(sigma=sigma, strategy=strategy._replace(sigma=wide, rate=rate))
 
     def _polished(self, state: PortfolioState) -> PortfolioState:
         """The quasi-Newton method continues from the strategy's best point."""
@@ -271,7 +292,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         sigma = narrow(state.space, state.sigma * 2.0**turn)
         jump = normal(state.key, (d,), _JUMP, state.x.dtype).to(state.x.device)
         at = within(state.space, state.x + sigma.unsqueeze(1) * jump)
-        rate = torch.where(state.noise > 0, 0.5, 1.0) * 0.5**turn
+        rate = pace(state, self.queries_per_step, turn)
         strategy = self.evolution.restarted(state.strategy, at, sigma, rate.to(sigma))
         state = state._replace(
             strategy=strategy,
@@ -290,6 +311,15 @@ def _each(newton: Act, strategy: Act, recurrent: Act, state: PortfolioState, *ot
         return parted(state.active == STRATEGY, strategy, recurrent, state, *others)
 
     return parted(state.active == NEWTON, newton, rest, state, *others)
+
+
+def _looks(state: PortfolioState) -> Tensor:
+    """Whether the strategy's step is one of its first, (B,): without noise it looks around before it moves."""
+    return (state.spent[:, STRATEGY] < LOOKS) & (state.noise <= 0)
+
+
+def _waited(state: MAESState, *_: Any) -> MAESState:
+    return state._replace(key=state.key.next())
 
 
 def _marked(state: PortfolioState) -> History:

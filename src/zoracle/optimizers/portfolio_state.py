@@ -35,11 +35,13 @@ class PortfolioState(NamedTuple):
     short: Tensor
     """(B,) bool, whether the budget does not pay for two sweeps, so that the recurrent optimizer leads."""
     looks: Tensor
-    """(B,) bool, whether it pays for so few that slopes are checked before anything else is tried."""
+    """(B,) bool, whether it pays for them, so that slopes are checked before anything else is tried."""
     brief: Tensor
-    """(B,) bool, whether these are very few."""
+    """(B,) bool, whether it pays for few sweeps."""
+    evidence: Tensor
+    """(B, 5) what pairs of the strategy's first candidates told (:func:`zoracle.optimizers.portfolio_look.summed`)."""
     agreement: Tensor
-    """(B,) correlation of the first sweep's slopes with what the strategy found farther off; NaN where unknown."""
+    """(B,) how well the first sweep's slopes predict what the strategy found farther off; NaN where unknown."""
     active: Tensor
     """(B,) int64 whose turn it is."""
     turn: Tensor

@@ -11,7 +11,6 @@ from torch import Tensor
 from zoracle.optimizers.descent.sweep import FORWARD
 from zoracle.optimizers.forecast import forecast
 from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, RECURRENT, STRATEGY, PortfolioState
-from zoracle.types import Queries
 
 _TURNS = 30  # minimum number of turns of the strategy
 _SETTLED, _LITTLE = 1e-3, 1e-9  # shares of a run's gain that count as small
@@ -19,7 +18,9 @@ _LAST = 0.1  # remaining share of the budget at which the strategy's best point 
 _PATIENT = 8  # turns without a gain above the noise after which the strategy counts as settled
 _LONG = 30  # turns of a quasi-Newton run before it can count as stalled
 _SHARE = 1 / 8  # minimum share of the steps per member under noise, where values predict little
-_AGREE, _SURE = 0.6, 0.8  # correlations above which slopes likely, and surely, predict f farther away
+LOOKS = 2
+"""Steps of the strategy from its start, before it moves, that are for looking."""
+AGREE, SURE = 0.6, 0.8  # agreement above which slopes likely, and surely, predict f farther away
 
 
 class Decision(NamedTuple):
@@ -59,17 +60,17 @@ def decided(state: PortfolioState, m: int) -> Decision:
     hope, ended, done = runs.hope, runs.ended, runs.done
     over = ended | runs.stands
     own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
-    # If trying all members would take much of the budget, the strategy takes one step first, which shows whether
-    # slopes predict f farther away.
+    # The strategy looks first, which shows whether slopes predict f farther away.
     looks = state.looks & ~noisy & ~ended & state.agreement.isnan()
-    smooth = state.looks & ~noisy & ~runs.stands & (state.agreement >= torch.where(state.brief, _AGREE, _SURE))
-    rough = state.brief & ~noisy & (state.agreement < _AGREE)
+    sure = torch.where(state.brief, AGREE, SURE)
+    smooth = state.looks & ~noisy & ~runs.stands & (state.agreement >= sure)
+    rough = state.looks & ~noisy & (state.agreement < sure) & (state.brief | ~done)
     # Quadratic convergence may continue from where the strategy currently finds no lower value.
     pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
     early = torch.where(noisy, runs.settled, pause & ~rough) & (state.polishes < 1)
     ready = early | (runs.late & (state.polishes < 2) & ~noisy)
     behind = other < own - 2 * state.noise / math.sqrt(m)
-    pays = _left(state) * m > state.x.shape[1] + 2 * m
+    pays = steps_left(state) * m > state.x.shape[1] + 2 * m
     polish = ready & (over | rough | (hope[:, NEWTON] > other)) & behind & pays
 
     newton, strategy = (torch.where(out, torch.inf, hope[:, k]) for k, out in ((NEWTON, ended), (STRATEGY, done)))
@@ -77,10 +78,8 @@ def decided(state: PortfolioState, m: int) -> Decision:
     active = torch.where(smooth | (rough & runs.late), NEWTON, active)
     active = torch.where(looks | (rough & ~runs.late), STRATEGY, active)
     active = torch.where(ended, STRATEGY, active)
-    # Without a gradient to follow, the recurrent optimizer leads until it hardly gains any more.
-    promised = state.value[:, RECURRENT] - hope[:, RECURRENT]
-    stalls = ~history.young[:, RECURRENT] & (promised <= _SETTLED * history.gain[:, RECURRENT])
-    active = torch.where(state.short & (~stalls | (hope[:, RECURRENT] < strategy)), RECURRENT, active)
+    # Without a gradient to follow, all queries are the recurrent optimizer's, whose steps shrink towards the end.
+    active = torch.where(state.short, RECURRENT, active)
 
     usual = torch.where(noisy, _SHARE, 0.0)
     least = torch.stack((usual, torch.where(runs.stands, 0.5, usual)), 1)
@@ -88,7 +87,7 @@ def decided(state: PortfolioState, m: int) -> Decision:
     due = few.any(1) & ~ended & ~done & ~history.young[:, :RECURRENT].any(1)
     active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
     active = torch.where(polish, NEWTON, active)
-    looked = (state.looks & ~noisy).to(torch.int64)  # the steps that it had before
+    looked = LOOKS * (state.looks & ~noisy).to(torch.int64)  # the steps that it had before
     first = (active == STRATEGY) & (state.spent[:, STRATEGY] <= looked) & ~looks & ~rough
     return Decision(active, polish, first, (over | noisy) & done & ~polish)
 
@@ -102,31 +101,13 @@ def turn(state: PortfolioState, m: int) -> Tensor:
     return (state.horizon // _TURNS).clamp(max=sweep).clamp(min=2)
 
 
-def looked(state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
-    """The state with the measured reliability of slopes.
-
-    With g the gradient that the first sweep measured at x, and f at candidates x_k of the strategy, it is the
-    correlation of g^T (x_k - x) with f(x_k): near 1 if f is smooth on the scale of the candidates, near 0 if it
-    is full of local minima that lie closer together.
-    """
-    along = torch.bmm(queries.points - state.newton.origin.unsqueeze(1), state.newton.gradient.unsqueeze(2)).squeeze(2)
-    known = along.isfinite() & values.isfinite()
-    a, b = (_centred(part, known) for part in (along, values))
-    agreement = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=torch.finfo(a.dtype).tiny)
-    return state._replace(agreement=agreement)
-
-
-def _centred(part: Tensor, known: Tensor) -> Tensor:
-    mean = torch.where(known, part, 0.0).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(known, part - mean, 0.0)
-
-
-def _left(state: PortfolioState) -> Tensor:
+def steps_left(state: PortfolioState) -> Tensor:
+    """Steps (B,) that the budget still pays for."""
     return (state.horizon - state.key.step.to(state.x.device)).clamp(min=0)
 
 
 def _runs(state: PortfolioState, m: int) -> _Runs:
-    d, left, history, noisy = state.x.shape[1], _left(state), state.history, state.noise > 0
+    d, left, history, noisy = state.x.shape[1], steps_left(state), state.history, state.noise > 0
     sweep = torch.where(state.newton.mode == FORWARD, math.ceil((d + 1) / m), math.ceil(d / (m // 2))) + 1
     steps = turn(state, m)
     turns = left.unsqueeze(1) / torch.stack((sweep, steps, steps, steps), 1)

@@ -51,16 +51,33 @@ def unbounded(x: Tensor) -> Space:
 def reflected(space: Space, points: Tensor) -> Tensor:
     """Points (B, m, d) with what is beyond a bound folded back into the box, and then into the ball.
 
-    A point that is farther outside than the box is wide is clipped.
+    A point that is farther outside than the box is wide is clipped. Points that are all feasible come back as the
+    same tensor.
     """
-    low, high = space.low.unsqueeze(1), space.high.unsqueeze(1)
-    inside = torch.clamp(points, low, high)
-    points = torch.clamp(inside + (inside - points), low, high)
+    b, i = crossed(space, points).nonzero(as_tuple=True)
+    if b.numel():
+        points = points.clone()
+        points[b, :, i] = folded(space, points, b, i)
     if bool(space.radius.isinf().all()):
         return points
     length = torch.linalg.vector_norm(points, dim=2, keepdim=True)
     radius = space.radius[:, None, None]
     return points * torch.where(radius.isinf(), 1.0, radius / length.maximum(radius))
+
+
+def folded(space: Space, points: Tensor, b: Tensor, i: Tensor) -> Tensor:
+    """The coordinates i of the problems b, (n,) each, of points (B, m, d), folded back into the box, (n, m)."""
+    low, high = space.low[b, i].unsqueeze(1), space.high[b, i].unsqueeze(1)
+    there = points[b, :, i]
+    inside = torch.clamp(there, low, high)
+    return torch.clamp(inside + (inside - there), low, high)
+
+
+def crossed(space: Space, points: Tensor) -> Tensor:
+    """The coordinates (B, d) in which any of the points (B, m, d) is outside the box."""
+    if bool(space.low.isneginf().all()) and bool(space.high.isposinf().all()):
+        return torch.zeros_like(space.low, dtype=torch.bool)  # (B, d) numbers are read for this and not (B, m, d)
+    return (points.amin(1) < space.low) | (points.amax(1) > space.high)
 
 
 def is_round(space: Space) -> bool:

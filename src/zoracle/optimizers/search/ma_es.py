@@ -12,9 +12,10 @@ from torch import Tensor
 from zoracle.directions import gaussian
 from zoracle.estimators import combine
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start
-from zoracle.optimizers.search.feasible import reflected, unbounded
+from zoracle.optimizers.search.feasible import crossed, folded, reflected, unbounded
 from zoracle.types import Key, Queries, Space
 
+_PART = 8192  # coordinates that are squared at once
 _FAR = 3.0  # standard deviations that a candidate at a bound counts as at most
 
 
@@ -114,15 +115,29 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         )
 
     def _ask(self, state: MAESState) -> Queries:
-        z = gaussian(state.key, self.queries_per_step, state.x)
-        size = (state.sigma.unsqueeze(1) * state.std).unsqueeze(1)
-        drawn = torch.addcmul(state.x.unsqueeze(1), size, self.shaped(state, z))
-        points = reflected(state.space, drawn)
-        b, k, i = (points != drawn).nonzero(as_tuple=True)
-        if b.numel():
-            # What a bound has turned back counts as if it had been drawn where it is now.
-            z[b, k, i] = ((points[b, k, i] - state.x[b, i]) / size[b, 0, i]).clamp(-_FAR, _FAR)
-        return Queries(points, z)
+        return self.candidates(state, gaussian(state.key, self.queries_per_step, state.x))
+
+    def candidates(self, state: MAESState, z: Tensor) -> Queries:
+        """The candidates that draws z ~ N(0, I), (B, m, d), make; z is overwritten."""
+        size = state.sigma.unsqueeze(1) * state.std
+        shaped = self.shaped(state, z)
+        drawn = torch.addcmul(state.x.unsqueeze(1), size.unsqueeze(1), shaped, out=shaped)
+        return Queries(self._turned_back(state, drawn, z, size), z)
+
+    def _turned_back(self, state: MAESState, points: Tensor, z: Tensor, size: Tensor) -> Tensor:
+        """Points (B, m, d) within the bounds; one that was turned back counts in z as if it had been drawn there."""
+        space = state.space
+        if bool(space.radius.isfinite().any()):
+            drawn, points = points, reflected(space, points)
+            b, i = (points != drawn).any(1).nonzero(as_tuple=True)
+            before, there = drawn[b, :, i], points[b, :, i]
+        else:  # in place, since few coordinates are at a bound
+            b, i = crossed(space, points).nonzero(as_tuple=True)
+            before, there = points[b, :, i], folded(space, points, b, i)
+            points[b, :, i] = there
+        counted = ((there - state.x[b, i].unsqueeze(1)) / size[b, i].unsqueeze(1)).clamp(-_FAR, _FAR)
+        z[b, :, i] = torch.where(there != before, counted, z[b, :, i])
+        return points
 
     def _tell(self, state: MAESState, queries: Queries, values: Tensor, gradients: Tensor | None) -> MAESState:
         m, d = self.queries_per_step, state.x.shape[1]
@@ -134,15 +149,19 @@ class MAES(Optimizer[MAESState, MAESConfig]):
 
         decay = (min(1.0, 2 * m / d) if d > 1 else 0.5) * rate
         decay = decay.clamp(max=0.5)
-        path = _followed(state.path, moved, decay.unsqueeze(1), mass)
+        column = decay.unsqueeze(1)
+        path = torch.addcmul((1 - column) * state.path, _pull(column, mass), moved)
         memory = state.paths.shape[1]
         slow = (m / (d * 4.0 ** torch.arange(memory, dtype=state.x.dtype, device=state.x.device))).clamp(max=0.5)
         rates = rate.unsqueeze(1) * slow
-        paths = _followed(state.paths, moved.unsqueeze(1), rates.unsqueeze(2), mass.unsqueeze(1))
+        # A rank-one update in place of the scaled copy: the paths are most of the memory.
+        paths = (state.paths * (1 - rates).unsqueeze(2)).baddbmm_(_pull(rates, mass).unsqueeze(2), moved.unsqueeze(1))
         growth = (decay / 2 * (path.square().mean(1) - 1)).clamp(-1, 1)
         std = state.std
         if self.config.separable:
-            spread = combine(weights, queries.directions.square()) - weights.sum(1, keepdim=True)
+            # In parts that a processor's cache holds.
+            parts = [combine(weights, part.square()) for part in torch.split(queries.directions, _PART, 2)]
+            spread = torch.cat(parts, 1) - weights.sum(1, keepdim=True)
             learn = rate * (3 + math.log(d)) / (10 * math.sqrt(d))
             std = std * (0.5 * learn.unsqueeze(1) * spread).clamp(-0.5, 0.5).exp()
             size = std.log().mean(1, keepdim=True).exp()
@@ -162,10 +181,11 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         d, memory = z.shape[2], state.paths.shape[1]
         began = state.key.step.to(z.device) - state.begun
         # Random steps make a path sqrt(d) long. One that is far longer would throw all candidates along itself.
-        long = torch.linalg.vector_norm(state.paths, dim=2, keepdim=True).clamp(min=math.sqrt(2 * d))
+        each = torch.bmm(state.paths, state.paths.transpose(1, 2))
+        long = each.diagonal(dim1=1, dim2=2).unsqueeze(2).sqrt().clamp(min=math.sqrt(2 * d))
         size = math.sqrt(2 * d) / long
         along = torch.bmm(z, state.paths.transpose(1, 2)) * size.transpose(1, 2)
-        each = torch.bmm(state.paths, state.paths.transpose(1, 2)) * size * size.transpose(1, 2)
+        each = each * size * size.transpose(1, 2)
         kept, sums = z.new_ones(z.shape[0]), torch.zeros_like(along)
         for j in range(memory):
             # A path that has hardly begun would shorten candidates along it.
@@ -174,12 +194,12 @@ class MAES(Optimizer[MAESState, MAESConfig]):
             kept = (1 - share) * kept
             sums = (1 - share)[:, None, None] * sums
             sums[:, :, j] += share.unsqueeze(1) * onto
-        return torch.baddbmm(kept[:, None, None] * z, sums * size.transpose(1, 2), state.paths)
+        return torch.bmm(sums * size.transpose(1, 2), state.paths).addcmul_(kept[:, None, None], z)
 
 
-def _followed(path: Tensor, moved: Tensor, rate: Tensor, mass: Tensor) -> Tensor:
-    root = (mass.unsqueeze(-1) * rate * (2 - rate)).sqrt()
-    return torch.addcmul((1 - rate) * path, root, moved)
+def _pull(rate: Tensor, mass: Tensor) -> Tensor:
+    """The factor of a step in a path (B, k), such that random steps leave its distribution as it is."""
+    return (mass.unsqueeze(1) * rate * (2 - rate)).sqrt()
 
 
 def recombination(values: Tensor) -> tuple[Tensor, Tensor]:
