@@ -154,8 +154,8 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         memory = state.paths.shape[1]
         slow = (m / (d * 4.0 ** torch.arange(memory, dtype=state.x.dtype, device=state.x.device))).clamp(max=0.5)
         rates = rate.unsqueeze(1) * slow
-        # A rank-one update in place of the scaled copy: the paths are most of the memory.
-        paths = (state.paths * (1 - rates).unsqueeze(2)).baddbmm_(_pull(rates, mass).unsqueeze(2), moved.unsqueeze(1))
+        # The scaled copy is updated in place: the paths are most of the memory.
+        paths = (state.paths * (1 - rates).unsqueeze(2)).addcmul_(_pull(rates, mass).unsqueeze(2), moved.unsqueeze(1))
         growth = (decay / 2 * (path.square().mean(1) - 1)).clamp(-1, 1)
         std = state.std
         if self.config.separable:
@@ -187,13 +187,15 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         along = torch.bmm(z, state.paths.transpose(1, 2)) * size.transpose(1, 2)
         each = each * size * size.transpose(1, 2)
         kept, sums = z.new_ones(z.shape[0]), torch.zeros_like(along)
-        for j in range(memory):
-            # A path that has hardly begun would shorten candidates along it.
-            share = (began > j).to(z) / (1.5**j * d)
-            onto = kept.unsqueeze(1) * along[:, :, j] + (sums * each[:, :, j].unsqueeze(1)).sum(2)
-            kept = (1 - share) * kept
-            sums = (1 - share)[:, None, None] * sums
-            sums[:, :, j] += share.unsqueeze(1) * onto
+        j = torch.arange(memory, device=z.device)
+        # A path that has hardly begun would shorten candidates along it.
+        shares = (began.unsqueeze(1) > j).to(z) / (d * 1.5 ** j.to(z))
+        rest, columns = (1 - shares).unbind(1), zip(shares.unbind(1), along.unbind(2), each.unbind(2), strict=True)
+        for k, (share, line, products) in enumerate(columns):
+            onto = kept.unsqueeze(1) * line + (sums * products.unsqueeze(1)).sum(2)
+            kept = rest[k] * kept
+            sums.mul_(rest[k][:, None, None])
+            sums[:, :, k] += share.unsqueeze(1) * onto
         return torch.bmm(sums * size.transpose(1, 2), state.paths).addcmul_(kept[:, None, None], z)
 
 
