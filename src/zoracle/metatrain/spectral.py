@@ -45,6 +45,9 @@ def observe(
     images: Tensor,
     labels: Tensor,
     reaches: Sequence[float],
+    *,
+    slopes: int | None = None,
+    tried: int | None = None,
 ) -> Example:
     """Observe one white-box network.
 
@@ -54,12 +57,16 @@ def observe(
         images: classified correctly, in [0, 1].
         labels: (n,).
         reaches: radii of linf balls.
+        slopes: number of images, the first ones, whose gradients are taken; None takes all.
+        tried: number of images, the first ones, that patterns are tried on; None tries all.
     """
     channels, height, width = images.shape[1:]
     shape = (channels, height, width)
-    x = images.clone().requires_grad_(True)
-    (slopes,) = torch.autograd.grad(margin(model(x), labels).sum(), x)
-    coefficients = [torch.from_numpy(basis_of(shape).forward(row.reshape(-1).numpy())) for row in slopes]
+    x = images[:slopes].clone().requires_grad_(True)
+    (gradients,) = torch.autograd.grad(margin(model(x), labels[:slopes]).sum(), x)
+    coefficients = [torch.from_numpy(basis_of(shape).forward(row.reshape(-1).numpy())) for row in gradients]
+    energies = torch.stack(coefficients).square() if coefficients else torch.zeros(0, basis_of(shape).size)
+    images, labels = images[:tried], labels[:tried]
     laid = torch.stack([torch.from_numpy(patterns.signs(p, shape)) for p in patterns.bank(shape)]).view(-1, *shape)
     found = torch.zeros(len(reaches), len(images), len(laid), 2)
     with torch.no_grad():
@@ -68,7 +75,7 @@ def observe(
                 for opposite, sign in enumerate((1, -1)):
                     asked = (image + sign * reach * laid).clamp(0, 1)
                     found[e, i, :, opposite] = margin(model(asked), label.expand(len(laid)))
-    return Example(name, shape, torch.stack(coefficients).square(), tuple(reaches), found)
+    return Example(name, shape, energies, tuple(reaches), found)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -78,14 +85,21 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def fit(
-    optimizer: SpectralSearch, examples: Sequence[Example], *, steps: int = 1500, lr: float = 1e-2, seed: int = 0
+    optimizer: SpectralSearch,
+    examples: Sequence[Example],
+    *,
+    steps: int = 1500,
+    spectrum_steps: int | None = None,
+    lr: float = 1e-2,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Train both networks of a search by maximum likelihood, in place.
 
     Args:
         optimizer: the search to train.
         examples: of several networks, sizes and reaches.
-        steps: of Adam, each on one example and reach, for each network.
+        steps: of Adam, each on one example and reach, for the patterns' network.
+        spectrum_steps: of Adam, each on one example, for the spectrum's; None takes as many.
         lr: initial step size; decays linearly to zero.
         seed: keys the order.
 
@@ -97,7 +111,11 @@ def fit(
     traits = nn.Parameter(0.1 * torch.randn((len(examples), optimizer.architecture.traits), generator=g))
     try:
         spectrum = _descend(
-            nets.spectrum, lambda step: _spectrum_loss(nets.spectrum, examples, traits, step, seed), traits, steps, lr
+            nets.spectrum,
+            lambda step: _spectrum_loss(nets.spectrum, examples, traits, step, seed),
+            traits,
+            steps if spectrum_steps is None else spectrum_steps,
+            lr,
         )
         odds = _descend(nets.patterns, lambda step: _pattern_loss(nets, examples, step, seed), None, steps, lr)
     finally:
@@ -122,7 +140,7 @@ def _spectrum_loss(net: nn.Module, examples: Sequence[Example], traits: Tensor, 
 
 
 def _pattern_loss(nets: SpectralNets, examples: Sequence[Example], step: int, seed: int) -> Tensor:
-    often = [example for example in examples for _ in range(example.weight)]
+    often = [example for example in examples if example.margins.shape[1] for _ in range(example.weight)]
     example = often[keyed.mix(seed, 3, step) % len(often)]
     number = keyed.mix(seed, 4, step) % len(example.reaches)
     g = keyed.generator(seed, 7, step)

@@ -50,7 +50,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         stem: each pixel that it reads is the mean of stem x stem pixels of the image, as a strided first layer's is.
         copies: the image holds copies x copies mirrored copies, of which the network takes the mean: a large image
             with details as fine as a photograph's.
-        images: number of images to observe; None uses as many as for other networks.
+        images: number of images to try patterns on; None uses as many as for other networks.
         weight: how often a step on patterns uses it, relative to a network of the zoo.
     """
 
@@ -74,22 +74,26 @@ class SpectralRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         optimizer: its name in the registry.
         settings: of the optimizer.
         networks: the zoo.
+        gradients_only: names of networks of the zoo on which no patterns are tried, which takes long on large images.
         targets: networks that are observed in addition.
         validation: balls for testing the trained search at the end, for its card.
         reaches: of the patterns.
         images: number per network.
-        steps: of Adam, for each part.
+        steps: of Adam, for the patterns.
+        spectrum_steps: of Adam, for the spectrum.
         seed: keys everything.
     """
 
     optimizer: str
     networks: tuple[Member, ...]
+    gradients_only: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     targets: tuple[Target, ...] = ()
     validation: tuple[Ball, ...] = ()
     reaches: Reaches = Reaches()
     images: Number = 40
     steps: Number = 4000
+    spectrum_steps: Number = 4000
     seed: int = 0
 
 
@@ -103,6 +107,8 @@ def parse(text: str, where: str = "config") -> SpectralRecipe:
         recipe = convert(read_toml(text), SpectralRecipe)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    if unknown := set(recipe.gradients_only) - {m.name for m in recipe.networks}:
+        raise InputError(f"{where}: gradients_only names {min(unknown)}; expected names of [[networks]]")
     if not recipe.networks:
         raise InputError(f"{where}: there are no networks; expected at least one [[networks]]")
     return recipe
@@ -126,7 +132,9 @@ def train(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None] = pr
     for look in looks:
         examples.append(_observed(look, folder / "observed", recipe))
         told(_line(examples[-1]))
-    spectrum, odds = fit(optimizer, examples, steps=recipe.steps, seed=recipe.seed)
+    spectrum, odds = fit(
+        optimizer, examples, steps=recipe.steps, spectrum_steps=recipe.spectrum_steps, seed=recipe.seed
+    )
     told(f"negative log-likelihood: {spectrum:.4f} a coefficient; loss of the patterns' chances {odds:.4f}")
     rows = validate(optimizer, recipe.validation, recipe.seed, told)
     training = {
@@ -166,8 +174,9 @@ Weights: `optimizer.safetensors`, settings and the whole recipe in its metadata.
 Two small networks were fitted: one predicts the variance of each cosine coefficient of a classifier's gradient, up to
 {recipe.settings.get("traits", 6)} traits that differ from network to network; the other the margins that periodic
 patterns and their opposites lead to, as a mixture over {recipe.settings.get("families", 5)} families of networks and
-images, which are found in the fit. Both saw {recipe.images} images, at most, of each of these networks (white
-boxes, in training only). The recipe trains them, but for the ResNets, which were trained on all of CIFAR-10. A step on
+images, which are found in the fit. The first saw the gradients at {recipe.images} images, at most, of each of these
+networks, the second the margins of as many, and of fewer where the recipe says so (white boxes, in training only). The
+recipe trains them, but for the ResNets, which were trained on all of CIFAR-10. A step on
 patterns takes a network as often as its weight says. Where a ResNet reads larger images, each pixel of its own is the
 mean of a square, images are mirrored copies side by side, and no gradients were learned from:
 
@@ -177,9 +186,10 @@ mean of a square, images are mirrored copies side by side, and no gradients were
 {others}
 
 Patterns were tried at {", ".join(f"{r:g}" for r in reaches.coloured)} / 255 on colour images and
-{", ".join(f"{r:g}" for r in reaches.grey)} / 255 on grey ones. {recipe.steps:,} steps of Adam each, seed {recipe.seed};
-{spoken(training["seconds"])} on {training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch
-{training["torch"]}), where {training["known"]} of {training["networks"]} networks had been observed before. Final
+{", ".join(f"{r:g}" for r in reaches.grey)} / 255 on grey ones. {recipe.steps:,} steps of Adam for the
+patterns and {recipe.spectrum_steps:,} for the spectrum, seed {recipe.seed}; {spoken(training["seconds"])} on
+{training["threads"]} thread(s) (zoracle {training["zoracle"]}, torch {training["torch"]}), where {training["known"]} of
+{training["networks"]} networks had been observed before. Final
 losses: {training["spectrum_loss"]:.4g} a coefficient and {training["pattern_loss"]:.4g} a pattern.
 
 Validation and test images of the tasks were not among them.
@@ -219,7 +229,8 @@ def _zoo(recipe: SpectralRecipe, folder: Path, told: Callable[[str], None]) -> I
 
     for member in recipe.networks:
         make_it = partial(trained, member, folder / "networks", seed=recipe.seed, report=report)
-        yield _Look(member.name, member.task != "cifar10", make_it)
+        images = 0 if member.name in recipe.gradients_only else None
+        yield _Look(member.name, member.task != "cifar10", make_it, images)
 
 
 def _target(target: Target) -> _Look:
@@ -245,7 +256,16 @@ def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
     """The observations of a network, from the folder if they are stored there; otherwise made and stored."""
     reaches = recipe.reaches.grey if look.grey else recipe.reaches.coloured
     count = recipe.images if look.images is None else look.images
-    asked = {"format": _FORMAT, "images": count, "reaches": list(reaches), "seed": recipe.seed, "signs": 2}
+    # Gradients are cheap: each network whose gradients are learned shows those of as many images as any other.
+    slopes = recipe.images if look.spectrum else 0
+    asked = {
+        "format": _FORMAT,
+        "images": count,
+        "slopes": slopes,
+        "reaches": list(reaches),
+        "seed": recipe.seed,
+        "signs": 2,
+    }
     path = folder / f"{look.name}.safetensors"
     if path.is_file():
         tensors, told = read_tensors(path, sealed=True)
@@ -254,17 +274,20 @@ def _observed(look: _Look, folder: Path, recipe: SpectralRecipe) -> Example:
             return Example(look.name, shape, tensors["energies"], radii, tensors["margins"], look.weight)
     network, images = look.make()
     with torch.no_grad():
-        some = torch.cat([network(part).argmax(1) for part in torch.split(images.rest[: 4 * count], 32)])
-    right = (some == images.rest_labels[: len(some)]).nonzero().squeeze(1)[:count]
+        most = max(count, slopes)
+        some = torch.cat([network(part).argmax(1) for part in torch.split(images.rest[: 4 * most], 32)])
+    right = (some == images.rest_labels[: len(some)]).nonzero().squeeze(1)[:most]
     x, y = images.rest[right], images.rest_labels[right]
-    found = observe(look.name, network, x, y, [r / 255 for r in reaches])
-    found = found._replace(energies=found.energies[: len(right) if look.spectrum else 0], weight=look.weight)
+    found = observe(look.name, network, x, y, [r / 255 for r in reaches], slopes=slopes, tried=count)
+    found = found._replace(weight=look.weight)
     tensors = {"energies": found.energies, "margins": found.margins}
     write_tensors(path, tensors, {"asked": asked, "shape": found.shape, "reaches": found.reaches})
     return found
 
 
 def _line(example: Example) -> str:
+    if not example.margins.shape[1]:
+        return f"{example.name}: gradients of {len(example.energies)} images"
     best = (example.margins < 0).float().mean(1).flatten(1).amax(1)
     shares = ", ".join(f"{share:.0%} at {reach:.3g}" for share, reach in zip(best, example.reaches, strict=True))
     return f"{example.name}: the best pattern breaks {shares}"

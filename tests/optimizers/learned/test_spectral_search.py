@@ -232,13 +232,13 @@ def test_an_unbounded_problem_is_told_in_one_line() -> None:
         SpectralSearch().init(torch.zeros(1, 4))
 
 
-def observed(*reaches: float) -> training.Example:
+def observed(*reaches: float, slopes: int | None = None, tried: int | None = None) -> training.Example:
     g = torch.Generator().manual_seed(0)
     weight = torch.randn((4, 192), generator=g)
     weight[:, ::2] *= 0.1
     images = torch.rand((12, *SHAPE), generator=g)
     model = lambda x: x.flatten(1) @ weight.T  # noqa: E731
-    return training.observe("linear", model, images, model(images).argmax(1), reaches)
+    return training.observe("linear", model, images, model(images).argmax(1), reaches, slopes=slopes, tried=tried)
 
 
 def test_what_is_observed_of_a_white_box() -> None:
@@ -246,6 +246,23 @@ def test_what_is_observed_of_a_white_box() -> None:
     assert example.energies.shape == (12, 192)
     assert example.margins.shape == (2, 12, len(patterns.bank(SHAPE)), 2)
     assert (example.margins[0] > -1e-6).float().mean() > (example.margins[1] > -1e-6).float().mean()
+
+
+def test_gradients_and_patterns_of_different_numbers_of_images() -> None:
+    whole, part = observed(0.2), observed(0.2, slopes=5, tried=3)
+    assert torch.equal(part.energies, whole.energies[:5])
+    assert torch.equal(part.margins, whole.margins[:, :3])
+    patterns_only, gradients_only = observed(0.2, slopes=0), observed(0.2, tried=0)
+    assert patterns_only.energies.shape == (0, 192)
+    assert torch.equal(patterns_only.margins, whole.margins)
+    # What has no patterns has no say in their fit, and each network's steps are counted by themselves.
+    fits = []
+    for examples, steps in (([whole, gradients_only], 20), ([whole], 20)):
+        optimizer = SpectralSearch(hidden=8, traits=2)
+        training.fit(optimizer, examples, steps=steps, spectrum_steps=10)
+        fits.append([p.clone() for p in optimizer.nets.patterns.parameters()])
+    for one, other in zip(*fits, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_training_raises_the_likelihood_and_repeats_itself() -> None:
@@ -267,6 +284,11 @@ def test_a_recipe_is_checked() -> None:
         parse('optimizer = "spectral-search"\nnetworks = []')
     with pytest.raises(InputError, match="kindd"):
         parse('optimizer = "spectral-search"\n[[networks]]\nname="a"\ntask="digits"\nside=8\nkindd="conv"')
+    with pytest.raises(InputError, match="gradients_only names other"):
+        parse(
+            'optimizer = "spectral-search"\ngradients_only = ["other"]\n'
+            '[[networks]]\nname="a"\ntask="digits"\nside=8\nkind="conv"'
+        )
 
 
 def test_stripes_are_the_start_that_square_has() -> None:
