@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def success_panels(name: str, title: str, panels: Mapping[str, Mapping[str, Resu
             axes.set_visible(False)
         for axes, (heading, results) in zip(grid.flat, panels.items(), strict=False):
             _success(axes, results, style)
-            axes.set_title(heading, fontsize=9)
+            axes.set_title(fill(heading, 47), fontsize=9)  # a panel is about that wide
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         for label in labels:
             grid.flat[0].plot([], [], color=style[label].colour, dashes=style[label].dash, linewidth=1.8, label=label)
