@@ -385,8 +385,9 @@ def test_a_ball_whose_data_are_missing_is_left_out(monkeypatch, tmp_path) -> Non
     assert len(table([]).splitlines()) == 2
 
 
-def test_windows_take_the_texture_of_good_patterns() -> None:
-    optimizer = SpectralSearch(patterns=2, chance=0.0, windows=1)
+@pytest.mark.parametrize("textures", [True, False])
+def test_windows_take_the_texture_of_good_patterns(textures: bool) -> None:
+    optimizer = SpectralSearch(patterns=2, chance=0.0, windows=1, textures=textures)
     space = space_of(0.1, problems=8, shape=(1, 8, 8))
     state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=10_000, seed=3)
     asked, windows = [], []
@@ -396,11 +397,16 @@ def test_windows_take_the_texture_of_good_patterns() -> None:
         windows.append(queries.aux.kind == WINDOW)
         # No move is better than the first pattern, so that all windows are cut into that one.
         state = optimizer.tell(state, queries, torch.ones((8, 1), dtype=torch.float64))
-    textured = 0
+    flat, textured = 0, 0
     for planes, is_window in zip(asked, windows, strict=True):
         for plane, first, second in zip(planes[is_window], asked[0][is_window], asked[1][is_window], strict=True):
             rows, columns = (plane != first).nonzero().unbind(1)
             if len(rows):
                 box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-                textured += torch.equal(plane[box], second[box]) or torch.equal(plane[box], -second[box])
-    assert textured > 3
+                if len(plane[box].unique()) == 1 or torch.equal(plane[box], -first[box]):
+                    flat += 1
+                else:
+                    textured += 1
+                    assert torch.equal(plane[box], second[box]) or torch.equal(plane[box], -second[box])
+    assert flat > 3
+    assert textured > 3 if textures else textured == 0

@@ -123,7 +123,8 @@ class Problem:
     def _window(self) -> Array:
         """The best point with one window set to other bounds: of a few, the one with the lowest predicted loss.
 
-        A third each: a good pattern's signs, the opposite of the present values, one sign per channel.
+        A third each: a good pattern's signs, the opposite of the present values, one sign per channel. Without
+        textures, the opposite takes their third too.
         """
         slope = self.basis.inverse(self.coefficients).reshape(self.shape)
         low, high, x = (a.reshape(self.shape) for a in (self.low, self.high, self.x))
@@ -149,7 +150,9 @@ class Problem:
         return point.reshape(-1)
 
     def _textures(self) -> list[Array]:
-        """The patterns (C, h, w) with the lowest losses."""
+        """The patterns (C, h, w) with the lowest losses; none without ``textures``."""
+        if not self.config.textures:
+            return []
         answers = self.state.answers[self.row].tolist()
         known = sorted((value, i) for value, i in zip(answers, self.asked, strict=False) if math.isfinite(value))
         bank = patterns.bank(self.shape)

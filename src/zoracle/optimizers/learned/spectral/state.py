@@ -46,9 +46,11 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         forget: share of the information about a coefficient that each step discards, since gradients change.
         windows: windows that are weighed for each one that is asked; 0 asks for none.
         start: "learned", patterns by their learned chances; or "stripes", vertical ones of random colours once, as
-            Square Attack begins. For ablations, as are the next two.
+            Square Attack begins. For ablations, as are the next three.
         spectrum: "learned"; or "flat", which gives every frequency the same variance.
         rejected: whether answers for rejected moves also correct the model.
+        textures: whether windows also take the signs of good patterns, beside one sign per channel and the opposite of
+            the present values.
     """
 
     patterns: Few = 16
@@ -61,6 +63,7 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     start: Literal["learned", "stripes"] = "learned"
     spectrum: Literal["learned", "flat"] = "learned"
     rejected: bool = True
+    textures: bool = True
 
 
 class SpectralSearchState(NamedTuple):
