@@ -190,7 +190,7 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["num-directions", "gradient-quality", "training-oracle"])
+@pytest.mark.parametrize("name", ["num-directions", "gradient-quality", "training-oracle", "finetune"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(name, tmp_path, finished):
     whole, folder = finished(name)
     calls = 0
@@ -203,11 +203,15 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(name, tmp_path, finishe
 
     with pytest.raises(_StopError):
         run(name, tmp_path / "again", on_progress=stop)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "again").rglob("pieces/**/*.safetensors")}
     again = run(name, tmp_path / "again")
     assert without_seconds(tmp_path / "again") == without_seconds(folder)
     for key, curve in whole.outcome.curves.items():
         np.testing.assert_array_equal(again.outcome.curves[key], curve)
     assert again.queries == whole.queries
+    if name == "finetune":
+        assert kept
+        assert all(path.stat().st_mtime_ns == before for path, before in kept.items()), "done again"
 
 
 def without_seconds(out):

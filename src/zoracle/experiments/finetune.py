@@ -11,13 +11,14 @@ from torch import Tensor
 from zoracle.errors import InputError
 from zoracle.experiments.base import Experiment, Outcome
 from zoracle.experiments.context import Context
-from zoracle.experiments.finetuning import training
+from zoracle.experiments.finetuning import memory, training
 from zoracle.experiments.finetuning.tasks import TASKS, Sizes, pretrained, problem
 from zoracle.experiments.finetuning.training import GRADIENTS, GRIDS, START, fine_tuned, searched
 from zoracle.experiments.work import Work
-from zoracle.finetune import METHODS
+from zoracle.finetune import METHODS, shipped_controller
 from zoracle.reporting import Array, Line, Table, panels_figure, records_table
 from zoracle.results import clustered
+from zoracle.storage import file_hash
 
 _PRETRAINED = {"causal": "causal", "lora": "causal", "encoder": "encoder"}
 ROWS = (START, GRADIENTS, "mezo", "fzoo", "lozo", "hizoo", "learned")
@@ -37,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         pretraining: steps of their pretraining with gradients.
         pieces: of text in training; validation and testing use 15 % and 25 % of this number.
         fine: whether the search for step sizes has a second round.
+        peaks: whether to measure peak memory, in a process for each task and method.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -49,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pretraining: int = 300
     pieces: int = 2000
     fine: bool = True
+    peaks: bool = True
 
     @property
     def sizes(self) -> Sizes:
@@ -106,13 +109,25 @@ def measured(
 
     about: dict[str, Any] = {"fine-tuned": name, "method": method, "forwards": forwards, "seed": seed, **settings}
     about["sizes"] = None if name == "digits" else [*s.sizes]
+    if method == "learned":
+        about["controller"] = file_hash(shipped_controller())
     size = "" if lr is None else f"-{lr:.3g}"
     key = f"{name}-{method.replace(', ', '-')}-{forwards}-{seed}{size}"
     kept = context.kept(key, None, about, compute)
-    found = training.Outcome(kept["curve"], kept["forwards"], kept["validated"], float(kept["steps_seconds"]))
+    timed = float(kept["steps_seconds"]), float(kept["seconds"])
+    found = training.Outcome(kept["curve"], kept["forwards"], kept["validated"], *timed)
     context.meter.add("fine-tuning", int(found.forwards[-1]))
     context.meter.time(found.seconds, int(found.forwards[-1]), pace=found.seconds > 0)
     return found
+
+
+def peak_of(context: Context, name: str, method: str) -> float:
+    """Peak memory of a method on a task, MiB, read from the folder if it is stored there."""
+    s: Settings = context.settings
+    about = {"peak memory": name, "method": method, "width": s.width, "layers": s.layers}
+    key = f"peak-{name}-{method.replace(', ', '-')}"
+    kept = context.kept(key, None, about, lambda: {"mib": torch.tensor(memory.peak(name, s.sizes, method))})
+    return float(kept["mib"])
 
 
 def row(context: Context, name: str, weights: dict[str, Tensor], method: str) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -134,6 +149,10 @@ def row(context: Context, name: str, weights: dict[str, Tensor], method: str) ->
     record["worst"] = float(curves[:, -1].min())
     record["below_start"] = int((curves[:, -1] < curves[:, 0] - 0.02).sum())
     record["seconds"] = sum(run.seconds for run in runs) / len(runs)
+    record["seconds_wall"] = sum(run.wall for run in runs) / len(runs)
+    if s.peaks:
+        record["peak"] = peak_of(context, name, method)
+        record["peak_ratio"] = record["peak"] / peak_of(context, name, START)
     record["memory"] = METHODS[method].extra_memory if method in METHODS else "none"
     if method == GRADIENTS:
         record["memory"] = "3 numbers a weight that moves, and all activations"
@@ -161,8 +180,11 @@ def run(context: Context) -> Outcome:
             ("method", "method", ""), ("step size", "lr", ".2g"), ("forwards", "forwards", ",.0f"),
             ("forwards of the search", "search", ",.0f"), ("accuracy", "accuracy", ".1%"), ("at half", "half", ".1%"),
             ("worst seed", "worst", ".1%"), ("seeds below the start", "below_start", "d"),
-            ("seconds", "seconds", ".1f"), ("memory besides the weights", "memory", ""),
+            ("processor seconds", "seconds", ".1f"), ("wall seconds", "seconds_wall", ".1f"),
+            ("peak memory, MiB", "peak", ".1f"), ("peak / inference's", "peak_ratio", ".2f"),
+            ("memory besides the weights", "memory", ""),
         ]  # fmt: skip
+        columns = [column for column in columns if s.peaks or not column[1].startswith("peak")]
         tables.append(records_table(name, f"{name}: {s.seeds} seeds, test data", columns, records))
         findings.append(_finding(name, records))
     figure = panels_figure(
@@ -223,11 +245,12 @@ three times more and less at all of them; where the best is at the edge, the gri
 The learned controller has no setting; it is given the number of steps. \
 fzoo and learned use their default number of directions, the others one. \
 Seeds 0 to {FULL.seeds - 1} draw batches, directions, pieces of text and new weights; intervals are over seeds. \
-Seconds are of the processor, in steps.""",
+Processor seconds are of the steps; wall seconds are of a run, scoring included. Peak memory is that of network, batch \
+and three steps in a process of its own, without Python and torch; zero-shot is inference.""",
     FULL,
     Settings(
         tasks=("digits", "causal"), methods=(START, GRADIENTS, "mezo", "learned"), seeds=1, forwards=24,
-        forwards_digits=48, width=32, layers=1, pretraining=5, pieces=64, fine=False,
+        forwards_digits=48, width=32, layers=1, pretraining=5, pieces=64, fine=False, peaks=False,
     ),
     run,
     work,

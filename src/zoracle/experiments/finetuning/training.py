@@ -40,6 +40,8 @@ class Outcome(NamedTuple):
     """Accuracy and loss on the validation data at the end, (2,)."""
     seconds: float
     """Processor time of the steps."""
+    wall: float = math.nan
+    """Time on the clock of the whole run, scoring included; NaN before it is over."""
 
 
 def fine_tuned(
@@ -61,7 +63,7 @@ def fine_tuned(
         tell: called with the number of steps done and the total.
     """
     curve, spent, seconds, done = [problem.accuracy(problem.test)], [0.0], 0.0, 0
-    step, cost = _stepper(problem, method, seed, settings, forwards)
+    step, cost = stepper(problem, method, seed, settings, forwards)
     total = 0 if method == START else forwards // cost
     for part in range(PARTS):
         begun = time.process_time()
@@ -77,7 +79,7 @@ def fine_tuned(
     return Outcome(_tensor(curve), _tensor(spent), validated, seconds)
 
 
-def _stepper(
+def stepper(
     problem: Problem, method: str, seed: int, settings: dict[str, Any], forwards: int
 ) -> tuple[Callable[[Tensor, Tensor], object], int]:
     """A step on a batch, and its cost in evaluations."""
