@@ -37,12 +37,14 @@ def card(config: TrainConfig, provenance: dict[str, Any], parameters: int) -> st
     data = "\n".join(map(_data, families, provenance["problems_each"], [len(families)] * len(families)))
     words = {"ratio": "mean final / initial loss", "queries": "mean queries to first success, failures at the budget"}
     started = "" if config.initial is None else f" Training started from the weights of `{Path(config.initial).name}`."
+    if config.before:
+        started = " Training started from the weights of the training before it in its recipe."
     several = len(families) > 1
     of_each = " of each family" if several else ""
     mean = (
         f"geometric mean over families of the {words[validation.criterion]}" if several else words[validation.criterion]
     )
-    those = f"{'these tasks' if several else 'this task'} {'only' if config.initial is None else 'last'}"
+    those = f"{'these tasks' if several else 'this task'} {'last' if started else 'only'}"
     unit = (
         "The unit of its steps is\nlearned as a run goes; `scale=` of `zoracle.minimize` is where it starts."
         if config.settings.get("adaptive")

@@ -119,5 +119,6 @@ def read(folder: Path, config: TrainConfig) -> tuple[Progress, Kept] | None:
 
 
 def as_json(config: TrainConfig) -> Any:
-    """The config as it reads back from a file: lists where it has tuples."""
-    return msgspec.json.decode(msgspec.json.encode(config))
+    """The config as it reads back from a file: lists where it has tuples, and no list of trainings that is empty."""
+    told = msgspec.json.decode(msgspec.json.encode(config))
+    return told if config.before else {name: value for name, value in told.items() if name != "before"}

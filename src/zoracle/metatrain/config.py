@@ -147,6 +147,8 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         settings: settings of the optimizer.
         initial: a trained optimizer of this kind that training starts from: a shipped one's name, or a folder. Parts
             that it lacks (``adaptive`` adds one) restart.
+        before: trainings that come first, in order: each continues from the weights of the one before it, and this one
+            from those of the last. They have families and settings of their own.
         stages: the stages, in order.
         validation: selection of the best weights.
         gradient: the optimizee's gradient: "true", or "coordinatewise", which never touches autograd of the black box.
@@ -163,6 +165,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
     task_settings: dict[str, Any] = {}
     families: tuple[Family, ...] = ()
     initial: str | None = None
+    before: tuple[TrainConfig, ...] = ()
     settings: dict[str, Any] = {}
     validation: Validation = Validation()
     gradient: Literal["true", "coordinatewise"] = "true"
@@ -181,6 +184,10 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
             raise ValueError("every family has every > 1; expected at least one that takes part in each unroll")
         if self.families and (self.task_settings or self.problems is not None):
             raise ValueError("task_settings and problems belong to one task; give them in [[families]]")
+        if any(one.before for one in self.before):
+            raise ValueError("a training in [[before]] has a [[before]] of its own; expected them in one list")
+        if any(one.initial is not None for one in (*self.before[1:], *((self,) if self.before else ()))):
+            raise ValueError("initial is given twice; expected it only in the first of the trainings in [[before]]")
 
     def drawn_from(self) -> tuple[Family, ...]:
         """The families; a single task is one family."""

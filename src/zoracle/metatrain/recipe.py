@@ -15,6 +15,7 @@ from zoracle.metatrain.config import TrainConfig
 from zoracle.metatrain.controllers_training import ControllersRecipe
 from zoracle.metatrain.spectral_training import SpectralRecipe
 from zoracle.metatrain.trainer import Trainer, UnrollReport
+from zoracle.optimizers.pretrained import WEIGHTS
 from zoracle.settings import read_toml
 from zoracle.tasks import task
 
@@ -56,15 +57,17 @@ class Training(ABC):
 class ByUnrolls(Training):
     """A training by unrolls of the optimizer."""
 
-    def __init__(self, recipe: TrainConfig, folder: Path, group: Group | None = None) -> None:
+    def __init__(
+        self, recipe: TrainConfig, folder: Path, group: Group | None = None, before: Path | None = None
+    ) -> None:
         self.recipe = recipe
         tasks = [task(one.task, **one.settings) for one in recipe.drawn_from()]
-        self.trainer = Trainer(recipe, tasks, folder, group)
+        self.trainer = Trainer(recipe, tasks, folder, group, before)
 
     @property
     def total(self) -> int:
         """Unrolls of all stages."""
-        return sum(stage.unrolls for stage in self.recipe.stages)
+        return unrolls(self.recipe)
 
     @property
     def done(self) -> int:
@@ -92,6 +95,61 @@ class ByUnrolls(Training):
 
     def _before(self, stage: int) -> int:
         return sum(each.unrolls for each in self.recipe.stages[:stage])
+
+
+class InTurn(Training):
+    """Trainings by unrolls of which each continues from the weights of the one before it.
+
+    Those of ``before`` are in folders ``before-1``, ``before-2``, ... in the folder of the last.
+    """
+
+    def __init__(self, recipe: TrainConfig, folder: Path, group: Group | None = None) -> None:
+        self.recipes = [*recipe.before, recipe]
+        self.folders = [*(folder / f"before-{number}" for number in range(1, len(self.recipes))), folder]
+        self.group = group
+        self.at = 0
+        self.current = self._made()
+        while self.current.done == self.current.total and self.at < len(self.recipes) - 1:
+            self._next()
+
+    @property
+    def total(self) -> int:
+        """Unrolls of all."""
+        return sum(map(unrolls, self.recipes))
+
+    @property
+    def done(self) -> int:
+        """Completed unrolls."""
+        return sum(map(unrolls, self.recipes[: self.at])) + self.current.done
+
+    def run(self, on_report: Callable[[TrainingReport], None]) -> None:
+        """As of every training; a report an unroll."""
+        while True:
+            earlier = self.done - self.current.done
+
+            def told(report: TrainingReport, earlier: int = earlier) -> None:
+                brief = f"training {self.at + 1} of {len(self.recipes)}, {report.brief}"
+                on_report(report._replace(done=earlier + report.done, total=self.total, brief=brief))
+
+            self.current.run(told)
+            if self.at == len(self.recipes) - 1:
+                return
+            self._next()
+
+    def _next(self) -> None:
+        if not (self.folders[self.at] / WEIGHTS).is_file():  # it ended, and was stopped before it wrote the weights
+            self.current.trainer.run()
+        self.at += 1
+        self.current = self._made()
+
+    def _made(self) -> ByUnrolls:
+        before = self.folders[self.at - 1] if self.at else None
+        return ByUnrolls(self.recipes[self.at], self.folders[self.at], self.group, before)
+
+
+def unrolls(recipe: TrainConfig) -> int:
+    """Unrolls of all stages of a training, without those before it."""
+    return sum(stage.unrolls for stage in recipe.stages)
 
 
 class ByLikelihood(Training):
@@ -181,7 +239,7 @@ def training(recipe: Recipe, folder: Path, group: Group | None = None) -> Traini
         CheckpointError: the folder holds a training with another recipe.
     """
     if isinstance(recipe, TrainConfig):
-        return ByUnrolls(recipe, folder, group)
+        return (InTurn if recipe.before else ByUnrolls)(recipe, folder, group)
     if group is not None and group.size > 1:
         raise InputError(f"{recipe.optimizer} is trained by one process; run the same command without torchrun")
     return ByCandidates(recipe, folder) if isinstance(recipe, ControllersRecipe) else ByLikelihood(recipe, folder)

@@ -70,9 +70,10 @@ class Trainer:
         folder: where checkpoints and the result go; None keeps everything in memory.
         group: processes that share the work; each has a Trainer, and all see the folder. They divide the problems of a
             meta-batch, or the pairs of evolution, and add up gradients; the first one validates and writes.
+        before: folder of the trained optimizer that training continues from, if the config has trainings before this.
 
     Raises:
-        InputError: the config does not fit the task or the optimizer.
+        InputError: the config does not fit the task or the optimizer, or ``before`` is missing.
         CheckpointError: the folder holds a training with another config.
     """
 
@@ -82,7 +83,13 @@ class Trainer:
         tasks: Task | Sequence[Task],
         folder: Path | None = None,
         group: Group | None = None,
+        before: Path | None = None,
     ) -> None:
+        if config.before and before is None:
+            raise InputError(
+                "the config has other trainings first; train it with `zoracle train`, or one by one, with the folder "
+                "of the last as before="
+            )
         self.config = config
         self.group = group or Group()
         self.tasks = (tasks,) if isinstance(tasks, Task) else tuple(tasks)
@@ -92,8 +99,9 @@ class Trainer:
         if not isinstance(optimizer, nn.Module):
             raise InputError(f"optimizer {config.optimizer!r} has nothing to train; expected a learned optimizer")
         self.module: nn.Module = optimizer.to(self.dtype)
-        if config.initial is not None:
-            start_from(config.initial, config.optimizer, self.module)
+        self.initial = config.initial if before is None else str(before)
+        if self.initial is not None:
+            start_from(self.initial, config.optimizer, self.module)
         self.optimizer: Optimizer[Any, Any] = optimizer
         self.progress = Progress()
         self.skipped = 0
@@ -122,7 +130,7 @@ class Trainer:
         at = self.progress
         while at.stage < len(self.config.stages):
             stage = self.config.stages[at.stage]
-            if self.config.initial is not None and at.stage == at.unroll == 0:
+            if self.initial is not None and at.stage == at.unroll == 0:
                 at.initial = self.validate(stage)  # what training continues from is kept where nothing is better
             while at.unroll < stage.unrolls:
                 self._advance(stage, on_report)
