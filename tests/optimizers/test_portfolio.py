@@ -66,6 +66,15 @@ def test_where_slopes_tell_nothing_a_brief_run_is_the_strategys_until_its_last_s
     assert found.value < alone.value
 
 
+def test_the_last_sweeps_take_at_most_a_third_of_a_run_that_has_time_for_two_members() -> None:
+    found = zoracle.minimize(waves, scattered(60), budget=300)
+    assert found.account["ma-es"] >= 0.4 * found.queries
+    assert found.account["zo-lbfgs"] > 2 * 60  # the first sweep and the last one
+    brief = zoracle.minimize(waves, scattered(60), budget=180)  # a third of it is no sweep
+    assert brief.account["ma-es"] == 30  # the points of two steps
+    assert brief.account["zo-lbfgs"] > 0.7 * brief.queries
+
+
 def test_a_budget_below_two_sweeps_is_for_the_recurrent_optimizer() -> None:
     start = torch.zeros(300, dtype=torch.float64)
     found = zoracle.minimize(bowl, start, budget=300)

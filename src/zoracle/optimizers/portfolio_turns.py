@@ -14,7 +14,7 @@ from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, RECURRENT, STRATEG
 
 _TURNS = 30  # minimum number of turns of the strategy
 _SETTLED, _LITTLE = 1e-3, 1e-9  # shares of a run's gain that count as small
-_LAST = 0.1  # remaining share of the budget at which the strategy's best point is refined
+_LAST, _MOST = 0.1, 1 / 3  # shares of the budget left when the strategy's best point is refined, at least and at most
 _PATIENT = 8  # turns without a gain above the noise after which the strategy counts as settled
 _LONG = 30  # turns of a quasi-Newton run before it can count as stalled
 _SHARE = 1 / 8  # minimum share of the steps per member under noise, where values predict little
@@ -119,12 +119,24 @@ def _runs(state: PortfolioState, m: int) -> _Runs:
     stuck = settled & (hope[:, STRATEGY] >= own.minimum(other) - _LITTLE * history.gain[:, STRATEGY])
     return _Runs(
         hope=hope,
-        late=left * m < torch.clamp(_LAST * state.horizon * m, min=3.0 * (d + m)),
+        late=left * m < _reserve(state, m),
         ended=state.newton.ended,
         stands=stands,
         settled=settled,
         done=_converged(state) | torch.where(noisy, settled, stuck),
     )
+
+
+def _reserve(state: PortfolioState, m: int) -> Tensor:
+    """Queries (B,) that are kept for refining the strategy's best point: those of three sweeps, within limits.
+
+    Where the upper limit would not pay for one sweep and its line search, there is no time for two members, and the
+    quasi-Newton method goes on.
+    """
+    d, budget = state.x.shape[1], (state.horizon * m).to(state.x)
+    sweeps = torch.full_like(budget, 3.0 * (d + m))
+    sweeps = torch.where(_MOST * budget > d + 2 * m, sweeps.minimum(_MOST * budget), sweeps)
+    return sweeps.maximum(_LAST * budget)
 
 
 def _settled(state: PortfolioState, hope: Tensor, m: int) -> Tensor:
