@@ -67,6 +67,56 @@ def test_blocks_are_the_same_in_any_order():
     assert not torch.equal(forth[0], forth[BLOCK])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("rows", "n"), [(8, 9), (16, 72), (10, 64), (500, 640), (30, 5000), (1, 2)])
+def test_balanced_signs_sum_to_nothing_in_rows_and_are_the_same_in_any_order(rows, n, dtype):
+    size, cpu = rows * n, torch.device("cpu")
+    cuts = [(first, min(BLOCK, size - first)) for first in range(0, size, BLOCK)]
+    source = Signs()
+    blocks = [source.block(5, *cut, size, dtype, cpu, row=n).clone() for cut in cuts]
+    for (first, count), block in list(zip(cuts, blocks, strict=True))[::-1]:
+        assert torch.equal(Signs().block(5, first, count, size, dtype, cpu, row=n), block)
+    z = torch.cat(blocks).float().view(rows, n)
+    assert z.abs().eq(1).all()
+    # Rows that are cut, by an end of a block or because they are long, balance in parts.
+    cut = size > BLOCK
+    assert z.sum(1).abs().max() <= 2 or cut
+    assert z.sum(1).square().mean() < 0.3 * n
+
+
+def test_balanced_signs_are_uncorrelated_but_for_the_mean_of_a_row():
+    n, rows, draws, cpu = 12, 4, 4000, torch.device("cpu")
+    z = torch.stack([
+        Signs().block(Draw(0, step, 0).key(0), 0, rows * n, rows * n, torch.float32, cpu, row=n).clone()
+        for step in range(draws)
+    ])  # fmt: skip
+    found, expected = z.T @ z / draws, torch.eye(rows * n)
+    for row in range(rows):
+        expected[row * n : (row + 1) * n, row * n : (row + 1) * n] -= 1 / n
+    expected.fill_diagonal_(1.0)
+    assert z.mean(0).abs().max() < 4.5 / draws**0.5
+    assert (found - expected).abs().max() < 5.5 / draws**0.5
+
+
+def test_balanced_signs_of_blocks_of_a_tensor_are_different():
+    n, size, cpu = 640, 5 * BLOCK, torch.device("cpu")
+    source = Signs()
+    blocks = [source.block(5, first, BLOCK, size, torch.float32, cpu, row=n).clone() for first in range(0, size, BLOCK)]
+    for one, other in pairwise(blocks):
+        assert (one @ other / BLOCK).abs() < 5 / BLOCK**0.5
+        assert (one[: BLOCK // 2] @ one[BLOCK // 2 :] / BLOCK * 2).abs() < 5 * (2 / BLOCK) ** 0.5
+
+
+def test_only_learned_balances_and_only_in_rows_that_are_contiguous():
+    shapes = {(6, 10): 10, (10,): 0, (4, 3, 5, 5): 75, (): 0}
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    turned = nn.Parameter(torch.ones(6, 10).T)  # memory goes along the other dimension
+    for method in METHODS:
+        optimizer = made([*params, turned], method)
+        rows = [optimizer.method.row(slot) for slot in slots(optimizer.param_groups, optimizer.state)]
+        assert rows == ([*shapes.values(), 0] if method == "learned" else [0] * 5)
+
+
 def test_draws_have_their_moments():
     z = torch.cat([normals(3, first, BLOCK, "cpu") for first in (0, BLOCK)]).double()
     for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):

@@ -18,6 +18,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.finetune.controller import FEATURES, HIDDEN, SIZE, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import FORMAT, WEIGHTS
 from zoracle.finetune.nets import Net, problem
+from zoracle.finetune.noise import partners
 from zoracle.settings import convert, read_toml
 from zoracle.storage.files import read_tensors, write_tensors, write_text
 
@@ -37,6 +38,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         seed: keys everything.
         validate_every: updates between two validations.
         minutes: time limit.
+        balanced: whether directions balance in the rows of a matrix, as those of the method do.
     """
 
     updates: int = 600
@@ -48,9 +50,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: int = 0
     validate_every: int = 25
     minutes: float = 30.0
+    balanced: bool = True
 
 
-def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
+def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int, balanced: bool = True) -> Tensor:
     """Log of final / initial loss of P runs by P controllers, (P,): same start, batches and directions for all.
 
     Args:
@@ -59,6 +62,7 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
         steps: number of steps of each run.
         q: directions per step.
         seed: keys batches and directions.
+        balanced: whether directions balance in the rows of a matrix.
     """
     count = weights.shape[0]
     g = keyed.generator(seed, 1)
@@ -85,6 +89,8 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
         radius, factor = decide(weights, signals, tensors, sizes, numbers, fans, step / steps)
         batch = net.batch(g)
         z = [torch.randint(2, (q, *p.shape), generator=g).mul_(2).sub_(1).float() for p in start]
+        if balanced:
+            z = [_balance(signs, g) if signs.dim() > 2 else signs for signs in z]
         probes = []
         for tensor, (p, signs) in enumerate(zip(x, z, strict=True)):
             s = radius[:, tensor].float().view(-1, 1, *[1] * (p.dim() - 1))
@@ -100,6 +106,17 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int) -> Tensor:
             p.sub_(((length * c).float() @ signs.flatten(1)).view_as(p))
     last = evaluate(x, *net.whole()).nan_to_num(1e6, 1e6, 1e6)
     return (last / first).clamp(min=1e-6).log().clamp(_LEAST, _MOST)
+
+
+def _balance(signs: Tensor, g: torch.Generator) -> Tensor:
+    """Directions (q, rows, ...) of independent signs as ones that balance in rows."""
+    q, rows = signs.shape[:2]
+    flat = signs.view(q, rows, -1)
+    n = flat.shape[2]
+    found = [partners(n, n, shift, torch.zeros((1, 1), dtype=torch.int64)) for shift in
+             torch.randint(n, (q,), generator=g).tolist()]  # fmt: skip
+    first, opposite = (torch.cat(parts).unsqueeze(1).expand(-1, rows, -1) for parts in zip(*found, strict=True))
+    return torch.where(opposite, -1.0, 1.0).mul_(flat.gather(2, first)).view_as(signs)
 
 
 class Trained(NamedTuple):
@@ -119,7 +136,16 @@ def validate(weights: Tensor, recipe: Recipe) -> float:
     scores = []
     for number in range(8):
         net = problem("valid", number, recipe.seed)
-        scores.append(runs(weights.unsqueeze(0), net, 250, recipe.num_directions, keyed.mix(recipe.seed, 3, number)))
+        scores.append(
+            runs(
+                weights.unsqueeze(0),
+                net,
+                250,
+                recipe.num_directions,
+                keyed.mix(recipe.seed, 3, number),
+                recipe.balanced,
+            )
+        )
     return float(torch.cat(scores).mean())
 
 
@@ -183,9 +209,8 @@ def _slope(weights: Tensor, recipe: Recipe, update: int) -> Tensor:
     tried = weights + recipe.sigma * torch.cat((noise, -noise))
     low, high = recipe.steps
     steps = round(low * (high / low) ** float(torch.rand((), generator=g)))
-    scores = runs(
-        tried, problem("train", update, recipe.seed), steps, recipe.num_directions, keyed.mix(recipe.seed, 4, update)
-    )
+    net, key = problem("train", update, recipe.seed), keyed.mix(recipe.seed, 4, update)
+    scores = runs(tried, net, steps, recipe.num_directions, key, recipe.balanced)
     order = scores.argsort().argsort().double()
     ranks = order / (len(scores) - 1) - 0.5
     return (ranks[: recipe.pairs] - ranks[recipe.pairs :]) @ noise / (2 * recipe.pairs * recipe.sigma)

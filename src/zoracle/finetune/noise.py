@@ -86,7 +86,9 @@ class Signs:
         self._room: dict[Any, tuple[Tensor, Tensor]] = {}
         self._ramp: dict[torch.device, Tensor] = {}
 
-    def block(self, key: int, first: int, count: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def block(
+        self, key: int, first: int, count: int, size: int, dtype: torch.dtype, device: torch.device, row: int = 0
+    ) -> Tensor:
         """Elements first .. first + count - 1, (count,); read-only.
 
         Args:
@@ -96,19 +98,25 @@ class Signs:
             size: of the whole tensor.
             dtype: floating point, of 16, 32 or 64 bits.
             device: where.
+            row: length of the rows in which signs balance, see :func:`partners`; 0 for independent signs.
         """
-        kind, about = INTEGERS[dtype], (key, first, count, dtype, device)
+        kind, about = INTEGERS[dtype], (key, first, count, dtype, device, row)
         if self._last is not None and self._last[0] == about:
             return self._last[1]
         if (dtype, device) not in self._room:
             shifts = torch.arange(kind.bits, dtype=kind.dtype, device=device).unsqueeze(1)
-            self._room[dtype, device] = (shifts, torch.empty(BLOCK, dtype=kind.dtype, device=device))
+            # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
+            self._room[dtype, device] = (shifts, torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=device))
         shifts, room = self._room[dtype, device]
-        columns = -(-count // kind.bits)
-        bits = self._words(key, first, size, device).view(kind.dtype)[:columns]
-        # One bit of a word is one sign: row k of the block has bit k of all words as its sign bit.
-        made = room[: columns * kind.bits]
-        torch.bitwise_left_shift(bits, shifts, out=made.view(kind.bits, columns))
+        if row:
+            bits = self._balanced(key, first, size, device, kind, row)
+        else:
+            bits = self._words(key, first, size, device).view(kind.dtype)[: -(-count // kind.bits)]
+        # One bit of a word is one sign: line k of the block has bit k of all words as its sign bit.
+        columns = len(bits)
+        lines = -(-count // columns)
+        made = room[: columns * lines]
+        torch.bitwise_left_shift(bits, shifts[:lines], out=made.view(lines, columns))
         made.bitwise_and_(kind.sign).bitwise_or_(kind.one)
         self._last = (about, made[:count].view(dtype))
         return self._last[1]
@@ -119,13 +127,69 @@ class Signs:
         about = (key, start, size, device)
         found = self._stretches.get(about)
         if found is None:
-            if device not in self._ramp:
-                self._ramp[device] = counters(_STRETCH // _WORD, device)
-            if len(self._stretches) == _KEPT:
-                del self._stretches[next(iter(self._stretches))]
             count = -(-min(_STRETCH, size - start) // _WORD)
-            found = self._stretches[about] = words(key, start // _WORD, count, device, self._ramp[device])
+            found = self._keep(about, words(key, start // _WORD, count, device, self._counters(device)))
         return found[(first - start) // _WORD :]
+
+    def _balanced(self, key: int, first: int, size: int, device: torch.device, kind: Integers, row: int) -> Tensor:
+        """The words of a block whose signs balance in rows: lines are a whole number of rows long."""
+        start = first // _STRETCH * _STRETCH
+        about = (key, start, size, device, kind.bits, row)
+        found = self._stretches.get(about)
+        if found is None:
+            row = _part(row, BLOCK // kind.bits)
+            columns = -(-min(BLOCK, size) // (kind.bits * row)) * row
+            width = -(-columns * kind.bits // _WORD)
+            blocks = -(-min(_STRETCH, size - start) // BLOCK)
+            drawn = words(key, start // BLOCK * width, blocks * width, device, self._counters(device))
+            bits = drawn.view(blocks, width).view(kind.dtype)[:, :columns]
+            began = torch.arange(start, start + blocks * BLOCK, BLOCK, device=device).remainder_(row).unsqueeze(1)
+            first_of_pair, opposite = partners(columns, row, key & 0x7FFFFFFF, began)
+            found = self._keep(about, bits.gather(1, first_of_pair).bitwise_xor_(opposite.to(kind.dtype).neg_()))
+        return found[(first - start) // BLOCK]
+
+    def _counters(self, device: torch.device) -> Tensor:
+        if device not in self._ramp:
+            self._ramp[device] = counters(2 * _STRETCH // _WORD, device)
+        return self._ramp[device]
+
+    def _keep(self, about: tuple[Any, ...], made: Tensor) -> Tensor:
+        if len(self._stretches) == _KEPT:
+            del self._stretches[next(iter(self._stretches))]
+        self._stretches[about] = made
+        return made
+
+
+def _part(row: int, longest: int) -> int:
+    """The length of the parts that a row balances in: all of it, an equal part, or the longest."""
+    least = -(-row // longest)
+    return next((row // parts for parts in range(least, 8 * least) if row % parts == 0), longest)
+
+
+def partners(count: int, row: int, shift: int, began: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of elements with opposite signs, so that the signs of a row sum to nearly zero.
+
+    Element i of a row of n is paired with (shift - i) mod n; one or two may be their own partners, and have free signs.
+    For a uniform shift, the mean of z z^T over directions is nearly I - 1 1^T / n: the projection that removes the mean
+    of a row.
+
+    Args:
+        count: elements.
+        row: length of a row.
+        shift: any number of at least 0.
+        began: how far into a row each block starts, (blocks, 1); parts of rows at its ends pair within themselves.
+
+    Returns:
+        The first element of each element's pair, (blocks, count) int64, and whether the element has the opposite of its
+        sign, (blocks, count).
+    """
+    place = torch.arange(count, device=began.device)
+    start = place - (began + place).remainder_(row)
+    end = (start + row).clamp_(max=count)
+    start.clamp_(min=0)
+    place = place - start
+    other = (shift - place).remainder_(end.sub_(start))
+    return torch.minimum(place, other).add_(start), other < place
 
 
 def uniforms(key: int, first: int, count: int, device: torch.device | str) -> Tensor:

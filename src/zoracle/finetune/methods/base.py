@@ -122,12 +122,16 @@ class Method(ABC):
         """The change of a tensor by a probe: exact on the grid of :func:`~zoracle.finetune.tensors.snap`."""
         return Move(self.direction(slot, draw), self.reach(slot))
 
+    def row(self, slot: Slot) -> int:
+        """Length of the rows of a tensor in which the signs of a direction balance; 0 for independent signs."""
+        return 0
+
     def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
         """A direction times a scale, in the type of the tensor or a wider one."""
-        key, p = draw.key(slot.index), slot.parameter
+        key, p, row = draw.key(slot.index), slot.parameter, self.row(slot)
 
         def block(first: int, count: int) -> Tensor:
-            signs = self._signs.block(key, first, count, slot.size, p.dtype, p.device)
+            signs = self._signs.block(key, first, count, slot.size, p.dtype, p.device, row)
             return signs if scale == 1 else signs * scale
 
         return block
