@@ -20,7 +20,7 @@ from zoracle.optimizers.learned.spectral.nets import Prior
 from zoracle.optimizers.learned.spectral.odds import Odds
 from zoracle.optimizers.learned.spectral.problem import Problem
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
-from zoracle.optimizers.learned.spectral.state import WINDOW
+from zoracle.optimizers.learned.spectral.state import PROBE, RUN, WINDOW
 from zoracle.rollout.loop import take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Space
@@ -387,7 +387,7 @@ def test_a_ball_whose_data_are_missing_is_left_out(monkeypatch, tmp_path) -> Non
 
 @pytest.mark.parametrize("textures", [True, False])
 def test_windows_take_the_texture_of_good_patterns(textures: bool) -> None:
-    optimizer = SpectralSearch(patterns=2, chance=0.0, windows=1, textures=textures)
+    optimizer = SpectralSearch(patterns=2, chance=0.0, windows=1, textures=textures, runs=False)
     space = space_of(0.1, problems=8, shape=(1, 8, 8))
     state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=10_000, seed=3)
     asked, windows = [], []
@@ -410,3 +410,40 @@ def test_windows_take_the_texture_of_good_patterns(textures: bool) -> None:
                     assert torch.equal(plane[box], second[box]) or torch.equal(plane[box], -second[box])
     assert flat > 3
     assert textured > 3 if textures else textured == 0
+
+
+def test_runs_cover_the_image_before_they_are_halved() -> None:
+    """Eighths of 75 numbers, then sixteenths: each is asked once, whatever comes in between."""
+    optimizer, shape = SpectralSearch(patterns=1), (3, 5, 5)
+    space = space_of(0.1, shape=shape)
+    state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=10_000, seed=3)
+    touched = []
+    for _ in range(400):
+        queries = optimizer.ask(state)
+        if queries.aux.kind == RUN:
+            rows = (queries.points[0, 0] != state.x[0]).nonzero()[:, 0].tolist()
+            assert rows == list(range(rows[0], rows[-1] + 1))
+            touched.append(rows)
+        state = optimizer.tell(state, queries, torch.ones((1, 1), dtype=torch.float64))
+    assert int(state.runs) == len(touched)
+    for start, parts in ((0, 8), (8, 16)):
+        pieces = touched[start : start + parts]
+        assert [i for piece in pieces for i in piece] == list(range(75))
+        assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+
+
+def test_moves_that_win_are_asked_more_often() -> None:
+    optimizer = SpectralSearch(patterns=1)
+    space = space_of(0.1, problems=300)
+    state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=100, seed=3)
+    for value in (1.0, 2.0):  # the pattern and the middle
+        queries = optimizer.ask(state)
+        state = optimizer.tell(state, queries, torch.full((300, 1), value, dtype=torch.float64))
+    for winner in (PROBE, WINDOW, RUN):
+        gains = torch.full((300, 3), 0.001, dtype=torch.float64)
+        gains[:, winner - PROBE] = 0.004
+        kinds = optimizer.ask(state._replace(gains=gains)).aux.kind
+        assert 0.8 < float((kinds == winner).float().mean()) < 0.95
+        assert set(kinds.tolist()) == {PROBE, WINDOW, RUN}
+    without = SpectralSearch(patterns=1, runs=False)
+    assert set(without.ask(state._replace(gains=gains)).aux.kind.tolist()) == {PROBE, WINDOW}

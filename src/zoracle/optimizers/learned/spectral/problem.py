@@ -18,6 +18,7 @@ from zoracle.optimizers.learned.spectral.state import (
     MIDDLE,
     PATTERN,
     PROBE,
+    RUN,
     WINDOW,
     Learned,
     SpectralSearchConfig,
@@ -29,6 +30,10 @@ from zoracle.optimizers.search.feasible import is_round
 _LARGER = 6
 # Number of best patterns whose textures windows use.
 _TEXTURES = 4
+# Number of parts of the first division of the image into runs; longer runs hardly ever lower the loss after patterns.
+_FIRST_RUNS = 8
+# Weight of the last move of a kind in the running mean of its gains, and the least share of each kind.
+_LAST, _LEAST = 0.2, 0.05
 
 
 class Problem:
@@ -70,9 +75,9 @@ class Problem:
             return MIDDLE, 0, self.middle
         if self.config.start == "stripes" and self.words[2] == 1:
             return PROBE, 0, self._stripes()
-        if self.config.windows and not self.round and self._draw(1) < self._share_of_windows():
-            return WINDOW, 0, self._window()
-        return PROBE, 0, self._probe()
+        kind = self._kind_of_move()
+        move = {PROBE: self._probe, WINDOW: self._window, RUN: self._run}[kind]
+        return kind, 0, move()
 
     def _next_pattern(self) -> int:
         """1 + the index of the next pattern, negative for its opposite; 0 if no pattern is worth a query."""
@@ -103,6 +108,14 @@ class Problem:
         channels, _, width = self.shape
         drawn = torch.randint(0, 2, (channels, 1, width), generator=generator(*self.words, 5)).numpy()
         return self._lowest((1 - 2 * np.broadcast_to(drawn, self.shape)).reshape(-1).astype(np.float32))
+
+    def _kind_of_move(self) -> int:
+        """A kind drawn in proportion to the squares of the kinds' gains, each with its least share."""
+        if self.round or not self.config.windows:
+            return PROBE
+        gains = self.state.gains[self.row].numpy()[: 3 if self.config.runs else 2]
+        shares = np.maximum(gains**2 / ((gains**2).sum() + SMALL), _LEAST).cumsum()
+        return PROBE + int(np.searchsorted(shares, self._draw(1) * shares[-1], side="right"))
 
     def _probe(self) -> Array:
         """The point that minimises the model, with the least certain coefficient moved up or down."""
@@ -149,6 +162,24 @@ class Problem:
             point[chosen[0]] = chosen[1]
         return point.reshape(-1)
 
+    def _run(self) -> Array:
+        """The best point with the next run of pixels set to other bounds: of three ways, that of the lowest prediction.
+
+        The pixels of all channels, one after the other and row by row, are divided into 8, 16, 32, ... runs, each of
+        which is asked once before they are halved, as SignHunter does. A run takes the opposite of its present values,
+        or all its upper or all its lower bounds.
+        """
+        number, d = _FIRST_RUNS + int(self.state.runs[self.row]), self.x.size
+        parts = 2 ** min(number.bit_length() - 1, d.bit_length() - 1)
+        place = slice(number % parts * d // parts, (number % parts + 1) * d // parts)
+        low, high, old = self.low[place], self.high[place], self.x[place]
+        ways = [new for new in (np.where(2 * old < low + high, high, low), high, low) if not np.array_equal(new, old)]
+        point = self.x.copy()
+        if ways:
+            slope = self.basis.inverse(self.coefficients)[place]
+            point[place] = min(ways, key=lambda new: float(np.vdot(slope, new - old)))
+        return point
+
     def _textures(self) -> list[Array]:
         """The patterns (C, h, w) with the lowest losses; none without ``textures``."""
         if not self.config.textures:
@@ -166,10 +197,6 @@ class Problem:
         sides = [min(max(1, round(side * n)), max(1, n - 1)) for n in (height, width)]
         first = [int(u * (n - s + 1)) for u, n, s in zip((up, left), (height, width), sides, strict=True)]
         return (slice(None), *(slice(f, f + s) for f, s in zip(first, sides, strict=True)))  # type: ignore[return-value]
-
-    def _share_of_windows(self) -> float:
-        probe, window = self.state.gains[self.row].tolist()
-        return float(min(max(window / (window + probe + SMALL), 0.05), 0.9))
 
     def _lowest(self, slope: Array) -> Array:
         """The feasible point (d,) farthest against a slope: a corner of a box, or on the surface of an l2 ball."""
@@ -192,6 +219,8 @@ class Problem:
         """The problem's part of the state after an answer."""
         state, row = self.state, self.row
         known = self.learn_nothing()
+        if kind == RUN:
+            known = known._replace(runs=known.runs + 1)
         if kind == PATTERN:
             place = len(self.asked)
             asked, answers = known.asked.clone(), known.answers.clone()
@@ -209,9 +238,9 @@ class Problem:
             return belief.told(level=value)
         won = max(self.best - value, 0.0) / (abs(self.best) + SMALL) if self.known else 0.0
         gains = known.gains.clone()
-        gains[kind - PROBE] += 0.1 * (min(won, 1.0) - gains[kind - PROBE])
+        gains[kind - PROBE] += _LAST * (min(won, 1.0) - gains[kind - PROBE])
         if self.config.rejected or value < self.best:
-            belief.correct(point - self.x, value - self.best, window=kind == WINDOW)
+            belief.correct(point - self.x, value - self.best, window=kind in (WINDOW, RUN))
         return belief.told(gains=gains)
 
     def learn_nothing(self) -> Learned:

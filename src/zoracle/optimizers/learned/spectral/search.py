@@ -23,6 +23,9 @@ from zoracle.optimizers.learned.spectral.state import (
 from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round, within
 from zoracle.types import Queries
 
+# What a probe, a window and a run are taken to win at first; from attacks on validation networks and images.
+_GAINS = (0.02, 0.004, 0.002)
+
 
 class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn.Module):
     r"""Random search within a ball, guided by a learned model of the gradients of classifiers.
@@ -46,14 +49,19 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
 
     *Windows*: in a box or linf ball, some queries set a square window to its bounds, with the signs of one of
     the best patterns, one sign per channel, or the opposite bounds: the window with the lowest predicted loss of a
-    few random ones. The share of these queries follows from the gains of both kinds of moves.
+    few random ones.
+
+    *Runs*: others set a contiguous run of the flattened image to its opposite bounds, or all its upper or lower ones,
+    whichever the model prefers. Every part of the image is asked once before runs are halved.
+
+    Probes, windows and runs are drawn in proportion to the squares of their running gains.
 
     Args:
         config: settings.
         settings: settings by name.
 
     Source: this project; SimBA (Guo et al., 2019) asks for cosines one by one, Square Attack (Andriushchenko et al.,
-    2020) for windows.
+    2020) for windows, SignHunter (Al-Dujaili and O'Reilly, 2020) for runs.
     """
 
     Config = SpectralSearchConfig
@@ -86,7 +94,8 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
             traits=torch.zeros((b, traits)),
             precision=torch.eye(traits).repeat(b, 1, 1),
             power=torch.ones((b, 2), dtype=torch.float64),
-            gains=torch.tensor([[0.02, 0.004]], dtype=torch.float64).repeat(b, 1),
+            gains=torch.tensor([_GAINS], dtype=torch.float64).repeat(b, 1),
+            runs=torch.zeros(b, dtype=torch.int64),
         )
 
     def _ask(self, state: SpectralSearchState) -> Queries:

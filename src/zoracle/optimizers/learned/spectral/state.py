@@ -10,8 +10,8 @@ from zoracle.optimizers.base import Config, Positive, Share
 from zoracle.settings import Few, NonNegative, Size
 from zoracle.types import Key, Space
 
-#: Kinds of queries: a pattern, the centre of the ball, a probe of one frequency, a window.
-PATTERN, MIDDLE, PROBE, WINDOW = 0, 1, 2, 3
+#: Kinds of queries: a pattern, the centre of the ball, a probe of one frequency, a window, a run of pixels.
+PATTERN, MIDDLE, PROBE, WINDOW, RUN = 0, 1, 2, 3, 4
 
 
 class SpectralSearchArchitecture(Config, frozen=True, kw_only=True):
@@ -44,13 +44,14 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         probe: size of a probe, in standard deviations of the probed coefficient.
         noise: unexplained variance of an answer, as a share of the variance that the linear model explains.
         forget: share of the information about a coefficient that each step discards, since gradients change.
-        windows: windows that are weighed for each one that is asked; 0 asks for none.
+        windows: windows that are weighed for each one that is asked; 0 asks for none, nor for runs.
         start: "learned", patterns by their learned chances; or "stripes", vertical ones of random colours once, as
-            Square Attack begins. For ablations, as are the next three.
+            Square Attack begins. For ablations, as are the next four.
         spectrum: "learned"; or "flat", which gives every frequency the same variance.
         rejected: whether answers for rejected moves also correct the model.
         textures: whether windows also take the signs of good patterns, beside one sign per channel and the opposite of
             the present values.
+        runs: whether runs of pixels are asked beside probes and windows.
     """
 
     patterns: Few = 16
@@ -64,6 +65,7 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     spectrum: Literal["learned", "flat"] = "learned"
     rejected: bool = True
     textures: bool = True
+    runs: bool = True
 
 
 class SpectralSearchState(NamedTuple):
@@ -96,7 +98,9 @@ class SpectralSearchState(NamedTuple):
     power: Tensor
     """(B, 2) float64 running sum of the squared size of the gradient, and of its weights."""
     gains: Tensor
-    """(B, 2) float64 running mean of what a probe and a window won, as a share of the loss."""
+    """(B, 3) float64 running mean of what a probe, a window and a run won, as a share of the loss."""
+    runs: Tensor
+    """(B,) int64 runs asked for."""
 
 
 class Choice(NamedTuple):
@@ -120,3 +124,4 @@ class Learned(NamedTuple):
     precision: Tensor
     power: Tensor
     gains: Tensor
+    runs: Tensor
