@@ -110,13 +110,12 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int, balanced: boo
 
 def _balance(signs: Tensor, g: torch.Generator) -> Tensor:
     """Directions (q, rows, ...) of independent signs as ones that balance in rows."""
-    q, rows = signs.shape[:2]
-    flat = signs.view(q, rows, -1)
+    flat = signs.flatten(2)
     n = flat.shape[2]
-    found = [partners(n, n, shift, torch.zeros((1, 1), dtype=torch.int64)) for shift in
-             torch.randint(n, (q,), generator=g).tolist()]  # fmt: skip
-    first, opposite = (torch.cat(parts).unsqueeze(1).expand(-1, rows, -1) for parts in zip(*found, strict=True))
-    return torch.where(opposite, -1.0, 1.0).mul_(flat.gather(2, first)).view_as(signs)
+    for direction, shift in zip(flat, torch.randint(n, (len(flat),), generator=g).tolist(), strict=True):
+        source, opposite = partners(n, shift)
+        direction.copy_(direction[:, source] * torch.where(opposite, -1.0, 1.0))
+    return flat.view_as(signs)
 
 
 class Trained(NamedTuple):

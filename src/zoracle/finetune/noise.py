@@ -135,22 +135,24 @@ class Signs:
         """The words of a block whose signs balance in rows: lines are a whole number of rows long."""
         start = first // _STRETCH * _STRETCH
         about = (key, start, size, device, kind.bits, row)
+        row = _part(row, BLOCK // kind.bits)
+        columns = -(-min(BLOCK, size) // (kind.bits * row)) * row
         found = self._stretches.get(about)
         if found is None:
-            row = _part(row, BLOCK // kind.bits)
-            columns = -(-min(BLOCK, size) // (kind.bits * row)) * row
-            width = -(-columns * kind.bits // _WORD)
-            blocks = -(-min(_STRETCH, size - start) // BLOCK)
+            # Where blocks begin within rows, a line is longer by one, so that it can begin with a whole one.
+            whole = columns + (row if size > BLOCK and BLOCK % row else 0)
+            width, blocks = -(-whole * kind.bits // _WORD), -(-min(_STRETCH, size - start) // BLOCK)
             drawn = words(key, start // BLOCK * width, blocks * width, device, self._counters(device))
-            bits = drawn.view(blocks, width).view(kind.dtype)[:, :columns]
-            began = torch.arange(start, start + blocks * BLOCK, BLOCK, device=device).remainder_(row).unsqueeze(1)
-            first_of_pair, opposite = partners(columns, row, key & 0x7FFFFFFF, began)
-            found = self._keep(about, bits.gather(1, first_of_pair).bitwise_xor_(opposite.to(kind.dtype).neg_()))
-        return found[(first - start) // BLOCK]
+            bits = drawn.view(blocks, width).view(kind.dtype)[:, :whole].reshape(-1, row)
+            source, opposite = partners(row, key & 0x7FFFFFFF, device)
+            bits = bits.index_select(1, source).bitwise_xor_(opposite.to(kind.dtype).neg_())
+            found = self._keep(about, bits.view(blocks, whole))
+        began = first % row
+        return found[(first - start) // BLOCK, began : began + columns]
 
     def _counters(self, device: torch.device) -> Tensor:
         if device not in self._ramp:
-            self._ramp[device] = counters(2 * _STRETCH // _WORD, device)
+            self._ramp[device] = counters(3 * _STRETCH // _WORD, device)
         return self._ramp[device]
 
     def _keep(self, about: tuple[Any, ...], made: Tensor) -> Tensor:
@@ -166,7 +168,7 @@ def _part(row: int, longest: int) -> int:
     return next((row // parts for parts in range(least, 8 * least) if row % parts == 0), longest)
 
 
-def partners(count: int, row: int, shift: int, began: Tensor) -> tuple[Tensor, Tensor]:
+def partners(row: int, shift: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Pairs of elements with opposite signs, so that the signs of a row sum to nearly zero.
 
     Element i of a row of n is paired with (shift - i) mod n; one or two may be their own partners, and have free signs.
@@ -174,22 +176,16 @@ def partners(count: int, row: int, shift: int, began: Tensor) -> tuple[Tensor, T
     of a row.
 
     Args:
-        count: elements.
-        row: length of a row.
+        row: n.
         shift: any number of at least 0.
-        began: how far into a row each block starts, (blocks, 1); parts of rows at its ends pair within themselves.
+        device: where.
 
     Returns:
-        The first element of each element's pair, (blocks, count) int64, and whether the element has the opposite of its
-        sign, (blocks, count).
+        The first element of each element's pair, (n,), and whether the element has the opposite of its sign, (n,).
     """
-    place = torch.arange(count, device=began.device)
-    start = place - (began + place).remainder_(row)
-    end = (start + row).clamp_(max=count)
-    start.clamp_(min=0)
-    place = place - start
-    other = (shift - place).remainder_(end.sub_(start))
-    return torch.minimum(place, other).add_(start), other < place
+    place = torch.arange(row, device=device)
+    other = (shift - place).remainder_(row)
+    return torch.minimum(place, other), other < place
 
 
 def uniforms(key: int, first: int, count: int, device: torch.device | str) -> Tensor:
