@@ -14,6 +14,7 @@ from zoracle.storage.files import check_writable, write_json, write_text
 
 BENCHMARKS = {
     "attack": "benchmarks.attack",
+    "large-images": "benchmarks.large_images",
     "overhead": "benchmarks.overhead",
     "public-pattern": "benchmarks.public_pattern",
     "training": "benchmarks.training",

@@ -15,6 +15,7 @@ from zoracle.evaluation.evaluate import RunSpec, evaluate
 from zoracle.optimizers.base import Optimizer
 from zoracle.optimizers.pretrained import Use, resolve
 from zoracle.optimizers.registry import make
+from zoracle.tasks import Task
 
 ABOUT = "seconds of an attack over (queries x the network's best seconds per query), one thread, q = 20, float32"
 NAMES = ("zo-lstm", "zo-lstm-paper", "zo-sgd", "zo-signsgd", "zo-adam")
@@ -31,7 +32,7 @@ def optimizer(name: str, trained_for: str, q: int = Q) -> Optimizer[Any, Any]:
         return make(name, num_directions=q)
 
 
-def step_seconds(made: Optimizer[Any, Any], on: Target, ids: Sequence[int], steps: int, **settings: Any) -> float:
+def step_seconds(made: Optimizer[Any, Any], on: Task, ids: Sequence[int], steps: int, **settings: Any) -> float:
     """Seconds a step of an evaluation, as the commands run it, without its set-up.
 
     Raises:
@@ -39,7 +40,7 @@ def step_seconds(made: Optimizer[Any, Any], on: Target, ids: Sequence[int], step
     """
     clock = StepClock()
     spec = RunSpec(ids=tuple(ids), steps=steps, **settings)
-    result = evaluate(made, on.task, spec, on_progress=clock.tick)
+    result = evaluate(made, on, spec, on_progress=clock.tick)
     if not bool((result.spent == steps * made.queries_per_step).all()):
         raise RuntimeError(f"{type(made).__name__} spent {result.spent.tolist()} queries in {steps} steps")
     return clock.seconds(steps)
@@ -87,7 +88,7 @@ def _against_the_floor(
     for _ in range(options.repeats):
         for label, one in made.items():
             floors[label].append(floor.seconds_a_query(least))
-            times[label].append(step_seconds(one, found, ids, steps) / (b * one.queries_per_step))
+            times[label].append(step_seconds(one, found.task, ids, steps) / (b * one.queries_per_step))
     every = [value * 1e6 for values in floors.values() for value in values]
     figures = [figure(f"{name}, B = {b}: floor a query", "us", every)]
     for label in names:

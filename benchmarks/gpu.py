@@ -30,7 +30,7 @@ def run(options: Options) -> Report:
     made = {name: optimizer(name, found.trained_for) for name in ("zo-lstm", "zo-sgd")}
 
     def measure(name: str) -> float:
-        return step_seconds(made[name], found, ids, steps, device="cuda")
+        return step_seconds(made[name], found.task, ids, steps, device="cuda")
 
     times = interleaved({name: lambda name=name: measure(name) for name in made}, options.repeats)  # type: ignore[misc]
     figures = [

@@ -134,7 +134,7 @@ def run(options: Options) -> Report:
             {
                 "pattern": lambda: seconds(pattern.attack_step, 0.0 if options.quick else 1.0),
                 **{
-                    name: lambda one=one: step_seconds(one, found, ids, steps) / len(ids)  # type: ignore[misc]
+                    name: lambda one=one: step_seconds(one, found.task, ids, steps) / len(ids)  # type: ignore[misc]
                     for name, one in made.items()
                 },
             },

@@ -116,7 +116,7 @@ def test_the_attack_that_is_timed_makes_the_queries_it_is_divided_by():
     box.module = Counting()
     objective = found.task.objective
     found.task.objective = lambda *a, **k: _with_box(objective(*a, **k), box)
-    assert attack.step_seconds(made, found, found.ids[:3], 4) > 0
+    assert attack.step_seconds(made, found.task, found.ids[:3], 4) > 0
     assert sum(calls) == 3 * (4 * made.queries_per_step + 1), "the queries, and the last iterate"
 
 
