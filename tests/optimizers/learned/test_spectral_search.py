@@ -447,3 +447,23 @@ def test_moves_that_win_are_asked_more_often() -> None:
         assert set(kinds.tolist()) == {PROBE, WINDOW, RUN}
     without = SpectralSearch(patterns=1, runs=False)
     assert set(without.ask(state._replace(gains=gains)).aux.kind.tolist()) == {PROBE, WINDOW}
+
+
+def test_windows_of_an_l2_ball_move_the_norm_of_another_window() -> None:
+    optimizer = SpectralSearch(patterns=2, chance=0.0, windows=1)
+    space = space_of(0.5, problems=8, round_=True, shape=(1, 16, 16))
+    state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=1000, seed=3)
+    seen, emptied, changed = 0, 0, []
+    for step in range(60):
+        queries = optimizer.ask(state)
+        points, is_window = queries.points[:, 0], queries.aux.kind == WINDOW
+        for point, best in zip(points[is_window], state.x[is_window], strict=True):
+            seen += 1
+            torch.testing.assert_close(float(point.norm()), 0.5, rtol=1e-5, atol=0)
+            changed.append(int(((point - best).abs() > 1e-6).sum()))
+            emptied += bool((point == 0).any())  # a second window within the first leaves nothing empty
+        # Nothing is better than the first pattern, so that all windows are cut into that one.
+        state = optimizer.tell(state, queries, torch.full((8, 1), 1.0 + step, dtype=torch.float64))
+    assert seen > 10
+    assert emptied > seen / 2
+    assert min(changed) < 64, "the rest of the image stays"

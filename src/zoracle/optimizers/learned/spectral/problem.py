@@ -76,8 +76,8 @@ class Problem:
         if self.config.start == "stripes" and self.words[2] == 1:
             return PROBE, 0, self._stripes()
         kind = self._kind_of_move()
-        move = {PROBE: self._probe, WINDOW: self._window, RUN: self._run}[kind]
-        return kind, 0, move()
+        window = self._moved_window if self.round else self._window
+        return kind, 0, {PROBE: self._probe, WINDOW: window, RUN: self._run}[kind]()
 
     def _next_pattern(self) -> int:
         """1 + the index of the next pattern, negative for its opposite; 0 if no pattern is worth a query."""
@@ -111,9 +111,10 @@ class Problem:
 
     def _kind_of_move(self) -> int:
         """A kind drawn in proportion to the squares of the kinds' gains, each with its least share."""
-        if self.round or not self.config.windows:
+        if not self.config.windows:
             return PROBE
-        gains = self.state.gains[self.row].numpy()[: 3 if self.config.runs else 2]
+        # A run holds too little of an l2 ball's norm.
+        gains = self.state.gains[self.row].numpy()[: 3 if self.config.runs and not self.round else 2]
         shares = np.maximum(gains**2 / ((gains**2).sum() + SMALL), _LEAST).cumsum()
         return PROBE + int(np.searchsorted(shares, self._draw(1) * shares[-1], side="right"))
 
@@ -162,6 +163,37 @@ class Problem:
             point[chosen[0]] = chosen[1]
         return point.reshape(-1)
 
+    def _moved_window(self) -> Array:
+        """The best point with the norm of one window, and what the ball leaves over, moved into another window.
+
+        Of a few pairs, the one with the lowest predicted loss. A third each: a good pattern's signs and one sign per
+        channel, added with equal norm to the present values as in Square Attack, and the opposite of those.
+        """
+        slope, x = self.basis.inverse(self.coefficients).reshape(self.shape), self.x.reshape(self.shape)
+        draws = torch.rand((self.config.windows, 7), generator=generator(*self.words, 3), dtype=torch.float64).numpy()
+        signs = torch.randint(
+            0, 2, (self.config.windows, self.shape[0], 1, 1), generator=generator(*self.words, 4)
+        ).numpy()
+        least, chosen, textures = math.inf, x, self._textures()
+        for (size, up, left, other_up, other_left, kind, which), sign in zip(draws, 1 - 2.0 * signs, strict=True):
+            place, other = self._place(size, up, left), self._place(size, other_up, other_left)
+            old = x[place]
+            if 3 * kind < 1 and textures:
+                content = _unit(textures[int(which * len(textures))][place] * sign[0]) + _unit(old)
+            elif 3 * kind < 2:
+                content = -old
+            else:
+                content = _unit(np.broadcast_to(sign, old.shape)) + _unit(old)
+            new = x.copy()
+            new[other] = 0
+            new[place] = 0
+            free = max(self.radius**2 - float(np.vdot(new, new)), 0.0)
+            new[place] = math.sqrt(free) * _unit(content)
+            promise = float(np.vdot(slope, new - x))
+            if promise < least:
+                least, chosen = promise, new
+        return self._on_sphere(chosen.reshape(-1))
+
     def _run(self) -> Array:
         """The best point with the next run of pixels set to other bounds: of three ways, that of the lowest prediction.
 
@@ -203,11 +235,14 @@ class Problem:
         if not self.round:
             corner: Array = np.where(slope < 0, self.high, self.low)
             return corner
-        dtype = self.x.dtype
-        point = np.clip(-self.radius / max(_length(slope), SMALL) * slope, self.low, self.high)
+        return self._on_sphere(-slope)
+
+    def _on_sphere(self, direction: Array) -> Array:
+        """The point (d,) of an l2 ball in a direction, with pixels in their range."""
+        point = np.clip(self.radius / max(_length(direction), SMALL) * direction, self.low, self.high)
         # Where pixels reach their bounds, others move further instead.
         point = np.clip(point * (self.radius / max(_length(point), SMALL)), self.low, self.high)
-        made: Array = (point * min(1.0, self.radius / max(_length(point), SMALL))).astype(dtype)
+        made: Array = (point * min(1.0, self.radius / max(_length(point), SMALL))).astype(self.x.dtype)
         return made
 
     def _draw(self, stream: int) -> float:
@@ -254,6 +289,11 @@ class Problem:
     def _variance(self) -> Array:
         left: Array = self.prior.spectrum(self.traits) * self.open
         return left
+
+
+def _unit(v: Array) -> Array:
+    made: Array = v / max(_length(v), SMALL)
+    return made
 
 
 def _length(v: Array) -> float:

@@ -47,12 +47,12 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
     whether the move was accepted or not, and z and s by a step of their likelihood. The next candidate is the point of
     the ball that minimises the linear model, combined with a probe of the least certain coefficient.
 
-    *Windows*: in a box or linf ball, some queries set a square window to its bounds, with the signs of one of
-    the best patterns, one sign per channel, or the opposite bounds: the window with the lowest predicted loss of a
-    few random ones.
+    *Windows*: some queries set a square window to the bounds of a box or linf ball, with the signs of one of the best
+    patterns, one sign per channel, or the opposite bounds. In an l2 ball they move the norm of a second window into
+    the first. The window with the lowest predicted loss of a few random ones is queried.
 
-    *Runs*: others set a contiguous run of the flattened image to its opposite bounds, or all its upper or lower ones,
-    whichever the model prefers. Every part of the image is asked once before runs are halved.
+    *Runs*: in a box or linf ball, others set a contiguous run of the flattened image to its opposite bounds, or all its
+    upper or lower ones, whichever the model prefers. Every part of the image is asked once before runs are halved.
 
     Probes, windows and runs are drawn in proportion to the squares of their running gains.
 
