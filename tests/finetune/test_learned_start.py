@@ -1,4 +1,4 @@
-"""The learned method, untuned, on a network that has been trained before."""
+"""The learned method, untuned: on a network that has been trained before, and on one with random weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from zoracle import keyed
+from zoracle.experiments.finetuning.tasks import Sizes
+from zoracle.experiments.finetuning.tasks import problem as problem_of
+from zoracle.experiments.finetuning.training import fine_tuned
 from zoracle.finetune import ZerothOrder
 from zoracle.finetune.nets import problem
 
@@ -32,3 +35,10 @@ def test_twenty_seeds_of_a_short_fine_tuning_never_end_below_the_start():
             optimizer.step(lambda x=x, y=y, net=net: nn.functional.cross_entropy(net.module(x), y))
         accuracies.append((before, accuracy()))
     assert min(after - before for before, after in accuracies) > -0.02
+
+
+@pytest.mark.slow
+def test_a_cnn_of_1898_weights_trains_from_random_weights():
+    """2,500 forward passes; 81 % on test images were measured over three seeds, 72 % with independent signs."""
+    sizes = Sizes(0, 0, 0, 0, 0, 0)
+    assert float(fine_tuned(problem_of("digits", sizes, 0, {}), "learned", 2500, 0, {}).curve[-1]) > 0.76
