@@ -247,8 +247,8 @@ and noise of the losses, it gives the radius of the tensor's probe and the lengt
   that ship with the package; transformers of one or two blocks, 8 to 32 wide, on sequences drawn at random. Two of
   three were trained with gradients first, and then have three classes renamed.
 - Evolution by ranks, {recipe.pairs} pairs, sigma {recipe.sigma:g}; one network an update, {trained.updates} updates;
-  runs of {recipe.steps[0]} to {recipe.steps[1]} steps of {recipe.num_directions} directions; Adam, step size
-  {recipe.lr:g}.
+  runs of {recipe.steps[0]} to {recipe.steps[1]} steps of {recipe.num_directions} directions of
+  {"balanced" if recipe.balanced else "independent"} signs; Adam, step size {recipe.lr:g}.
 - Took {trained.seconds / 60:.0f} minutes of one core. Seed {recipe.seed}.
 
 Mean log of final / initial loss on 8 validation networks (the other half of the digits, other sequences):
