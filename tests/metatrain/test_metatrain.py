@@ -334,6 +334,11 @@ def test_training_goes_on_from_trained_weights(tmp_path) -> None:
     added = set(begun) - set(trained)
     assert added
     assert all(key.startswith("pacing.") and torch.equal(begun[key], fresh[key]) for key in added)
+    Trainer(more, BowlTask(), tmp_path / "more").run()
+    fewer = Trainer(msgspec.structs.replace(plain, initial=str(tmp_path / "more")), BowlTask()).weights()
+    assert set(fewer) == set(trained)  # without pacing
+    more_trained = Trainer(more, BowlTask(), tmp_path / "more").weights()
+    assert all(torch.equal(more_trained[key], value) for key, value in fewer.items())
     for wrong, message in (
         ({"settings": {"num_directions": 4, "hidden": 5}}, "does not fit: .* is missing or of another shape"),
         ({"optimizer": "zo-lstm-paper", "settings": {}}, "is a zo-lstm; expected a trained zo-lstm-paper"),

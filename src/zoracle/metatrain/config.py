@@ -146,7 +146,7 @@ class TrainConfig(_Checked, frozen=True, kw_only=True):
         optimizer: name of the optimizer in the registry.
         settings: settings of the optimizer.
         initial: a trained optimizer of this kind that training starts from: a shipped one's name, or a folder. Parts
-            that it lacks (``adaptive`` adds one) restart.
+            that it lacks (``adaptive`` adds one) restart, and those that this training lacks are left out.
         before: trainings that come first, in order: each continues from the weights of the one before it, and this one
             from those of the last. They have families and settings of their own.
         stages: the stages, in order.

@@ -10,9 +10,10 @@ from zoracle.optimizers.pretrained import resolve
 
 
 def start_from(name: str, kind: str, module: nn.Module) -> None:
-    """Load the weights of a trained optimizer of the same kind; parts that only the module has are unchanged.
+    """Load the weights of a trained optimizer of the same kind.
 
-    Inputs that only the module has, the last columns of its weights, begin with weights of zero.
+    Parts that only the module has are unchanged; those that it lacks, as a training without ``spectral`` lacks the
+    spectrum, are left out. Inputs that only the module has, the last columns of its weights, are zero at first.
 
     Args:
         name: of a shipped optimizer, or its folder.
@@ -26,6 +27,8 @@ def start_from(name: str, kind: str, module: nn.Module) -> None:
     if loaded.metadata.get("name") != kind or not isinstance(loaded.optimizer, nn.Module):
         raise InputError(f"initial = {name!r} is a {loaded.metadata.get('name')}; expected a trained {kind}")
     own, given = module.state_dict(), loaded.optimizer.state_dict()
+    has = {key.split(".")[0] for key in own}
+    given = {key: weight for key, weight in given.items() if key.split(".")[0] in has}
     parts = {key.split(".")[0] for key in given}
     wrong = [key for key in own.keys() | given.keys() if key.split(".")[0] in parts and not _fits(key, own, given)]
     if wrong:
