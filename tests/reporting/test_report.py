@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from valleys import FakeTask, sgd
@@ -16,6 +17,7 @@ from zoracle.comparison.compare import Output, compare
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
 from zoracle.reporting.figures import styles
+from zoracle.reporting.lines import legend
 from zoracle.reporting.pictures import grey_png, signed_png, signed_words
 from zoracle.tasks.digits import DigitsAttack
 
@@ -157,3 +159,16 @@ def test_an_attack_says_what_when_and_of_which_class_and_no_table_is_wider_than_
     assert max(map(len, heads)) <= 12
     for name in ("ratio", "l2", "robust accuracy", "success ever", "queries to success, mean"):
         assert page.count(f'<th scope="col">{name}</th>') == 1, name
+
+
+@pytest.mark.parametrize("letters", [6, 30])
+def test_legends_stay_within_their_figure(letters):
+    figure = Figure(figsize=(6.8, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for number in range(8):
+        axes.plot([0, 1], [0, 1], label=f"{number}" + "x" * (letters - 1))
+    legend(figure, axes)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

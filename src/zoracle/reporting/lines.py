@@ -119,7 +119,9 @@ def panels_figure(
 def legend(figure: Any, axes: Any) -> None:
     """The legend above the axes, where no line can be hidden by it."""
     handles, labels = axes.get_legend_handles_labels()
-    across = max(1, int(figure.get_figwidth() / 1.7))
+    # Inches of the widest entry: its sample of the line, and letters of 9 points.
+    wide = max(1.7, 0.6 + 0.075 * max(map(len, labels), default=0))
+    across = max(1, int(figure.get_figwidth() / wide))
     figure.legend(
         handles, labels, loc="outside upper center", ncols=min(across, len(labels)), frameon=False, fontsize=9
     )
