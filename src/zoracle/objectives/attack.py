@@ -195,17 +195,23 @@ class Attack(ImageAttack):
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         """Images and clipped adversarial images, (N, d) each, in memory of their own."""
         x = self._x.index_select(0, problem.to(self._x.device)).to(points)
-        eps, norm = self.threat.eps, self.threat.norm
-        # Clipping pixels does what the pixel range in _within would do, to the bit, with fewer arrays.
-        inside = points.clamp(-eps, eps) if eps is not None and norm == "linf" else self._within(x, points)
-        moved = (x + inside).clamp_(0, 1)
+        moved = (x + self._within(x, points, clipped=True)).clamp_(0, 1)
         return x, moved if self.threat.bits is None else rounded(x, moved, self.rounding)
 
-    def _within(self, x: Tensor, points: Tensor) -> Tensor:
-        """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball."""
+    def _within(self, x: Tensor, points: Tensor, *, clipped: bool = False) -> Tensor:
+        """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball.
+
+        Args:
+            x: images.
+            points: perturbations.
+            clipped: the caller clips pixels: in an linf ball their range is left to it, which gives the same images to
+                the bit with fewer arrays.
+        """
         eps, norm = self.threat.eps, self.threat.norm
         if eps is None:
             return points
+        if clipped and norm == "linf":
+            return points.clamp(-eps, eps)
         reach = eps if norm == "linf" else 1.0
         inside = torch.clamp(points, (-x).clamp_(min=-reach), (1 - x).clamp_(max=reach))
         if norm == "linf":

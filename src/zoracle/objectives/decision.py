@@ -94,5 +94,5 @@ class DecisionAttack(Attack):
             return told[:, 0]
         return told.argmax(1).to(told).masked_fill(told.isnan().any(1), torch.nan)
 
-    def _within(self, x: Tensor, points: Tensor) -> Tensor:
+    def _within(self, x: Tensor, points: Tensor, *, clipped: bool = False) -> Tensor:
         return points
