@@ -249,6 +249,16 @@ def test_in_a_ball_images_stay_in_it_and_in_range(norm, eps):
         assert torch.equal(inside, POINTS.clamp(-eps, eps).minimum(1 - x).maximum(-x))
 
 
+@pytest.mark.parametrize("eps", [1 / 255, 0.3, 1.0])
+def test_images_of_an_linf_ball_are_those_of_the_projected_points_to_the_bit(eps):
+    objective = ball("linf", eps)
+    x = IMAGES.flatten(1)
+    rows = torch.arange(len(x))
+    for points in (x.new_full(x.shape, eps), 2 * eps * (x - 0.5), 1 - x, -x, torch.nextafter(1 - x, 2 + x), 9 * x):
+        inside = objective.project(points, rows)
+        assert torch.equal(objective.adversarial(points, rows).flatten(1), (x + inside).clamp(0, 1))
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_in_a_ball_the_loss_is_the_gap_alone(norm):
     objective = ball(norm, 0.3, confidence=0.1)
