@@ -142,10 +142,7 @@ class Problem:
         """
         slope = self.basis.inverse(self.coefficients).reshape(self.shape)
         low, high, x = (a.reshape(self.shape) for a in (self.low, self.high, self.x))
-        draws = torch.rand((self.config.windows, 5), generator=generator(*self.words, 3), dtype=torch.float64).numpy()
-        signs = torch.randint(
-            0, 2, (self.config.windows, self.shape[0], 1, 1), generator=generator(*self.words, 4)
-        ).numpy()
+        draws, signs = self._drawn(5)
         least, chosen, textures = math.inf, None, self._textures()
         for (size, up, left, kind, which), sign in zip(draws, signs, strict=True):
             place = self._place(size, up, left)
@@ -163,6 +160,13 @@ class Problem:
             point[chosen[0]] = chosen[1]
         return point.reshape(-1)
 
+    def _drawn(self, numbers: int) -> tuple[Array, Array]:
+        """Numbers in [0, 1) for each window, (windows, numbers), and a bit per channel, (windows, C, 1, 1)."""
+        many, channels = self.config.windows, self.shape[0]
+        draws = torch.rand((many, numbers), generator=generator(*self.words, 3), dtype=torch.float64)
+        bits = torch.randint(0, 2, (many, channels, 1, 1), generator=generator(*self.words, 4))
+        return draws.numpy(), bits.numpy()
+
     def _moved_window(self) -> Array:
         """The best point with the norm of one window, and what the ball leaves over, moved into another window.
 
@@ -170,10 +174,7 @@ class Problem:
         channel, added with equal norm to the present values as in Square Attack, and the opposite of those.
         """
         slope, x = self.basis.inverse(self.coefficients).reshape(self.shape), self.x.reshape(self.shape)
-        draws = torch.rand((self.config.windows, 7), generator=generator(*self.words, 3), dtype=torch.float64).numpy()
-        signs = torch.randint(
-            0, 2, (self.config.windows, self.shape[0], 1, 1), generator=generator(*self.words, 4)
-        ).numpy()
+        draws, signs = self._drawn(7)
         least, chosen, textures = math.inf, x, self._textures()
         for (size, up, left, other_up, other_left, kind, which), sign in zip(draws, 1 - 2.0 * signs, strict=True):
             place, other = self._place(size, up, left), self._place(size, other_up, other_left)
