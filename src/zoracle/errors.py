@@ -19,6 +19,7 @@ __all__ = [
     "MuTooSmallWarning",
     "NoSignalWarning",
     "NonFiniteWarning",
+    "UnknownSettingError",
     "WorkerError",
     "one_line",
     "require",
@@ -27,6 +28,14 @@ __all__ = [
 
 class InputError(ValueError):
     """An argument or file is unusable; the command line prints the message as one line and exits with code 2."""
+
+
+class UnknownSettingError(InputError):
+    """An optimizer has no setting of that name."""
+
+    def __init__(self, message: str, setting: str) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class BudgetError(InputError):

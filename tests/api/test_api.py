@@ -187,6 +187,8 @@ def bad(message, error=InputError, **given):
         ("optimizer 'zo-sdg' is unknown", {"optimizer": "zo-sdg"}),
         ("optimizer is a NoneType", {"optimizer": None}),
         ("optimizer ZOSGD has no setting 'step'; it has num_directions", {"step": 3}),
+        ("minimize has no argument 'budgets'; did you mean budget", {"budgets": 3}),
+        ("minimize has no argument 'sigma0'; did you mean scale", {"sigma0": 0.5}),
         ("were given with an optimizer object", {"optimizer": make("zo-sgd"), "lr": 1.0}),
         ("num_directions is 0", {"num_directions": 0}),
         ("budget is '9'; expected an integer", {"budget": "9"}),
@@ -443,6 +445,8 @@ def bad_attack(message, error=InputError, net=None, calls=0, **given):
 @pytest.mark.parametrize(
     ("message", "given"),
     [
+        ("attack has no argument 'threat'; did you mean norm", {"threat": "linf", "eps": 0.1}),
+        ("attack has no argument 'epsilon'; did you mean eps", {"epsilon": 0.1}),
         (r"labels have shape \(4,\); expected \(5,\)", {"labels": torch.zeros(4, dtype=torch.int64)}),
         ("label -1 of image 0 is out of range", {"labels": torch.full((5,), -1)}),
         ("labels are torch.float32; expected integers", {"labels": torch.zeros(5)}),

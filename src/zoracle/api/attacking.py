@@ -112,7 +112,7 @@ def attack(
     Raises:
         InputError: an argument cannot be used; BlackBoxError if the model failed.
     """
-    chosen = chosen_optimizer(optimizer, settings, Use(ball=None if eps is None else norm))
+    chosen = chosen_optimizer(optimizer, settings, Use(ball=None if eps is None else norm), attack)
     if (budget is None) == (steps is None):
         raise InputError("both or neither of budget and steps were given; expected one of them")
     stop = eps is not None if stop_on_success is None else stop_on_success

@@ -107,7 +107,7 @@ def minimize(
     """
     began = time.monotonic()
     points = as_points(x0, shape, vectorized=vectorized)
-    chosen = chosen_optimizer(optimizer, settings, Use(dim=points.start.shape[1]))
+    chosen = chosen_optimizer(optimizer, settings, Use(dim=points.start.shape[1]), minimize)
     if not isinstance(optimizer, Optimizer) and "num_directions" not in settings:
         chosen = chosen.planned(points.start.shape[1], whole("budget", budget))
     budget = affordable(budget, chosen)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoracle import estimators
-from zoracle.errors import InputError, MuTooSmallWarning
+from zoracle.errors import InputError, MuTooSmallWarning, UnknownSettingError
 from zoracle.optimizers.radius import Radius, schedule
 from zoracle.settings import MOST_DIRECTIONS, NonNegative, convert
 from zoracle.settings import Positive as Positive
@@ -154,9 +154,9 @@ class Optimizer(ABC, Generic[S, C]):
             if unknown := next((name for name in settings if name not in known), None):
                 close = get_close_matches(unknown, known, 1)
                 hint = f"did you mean {close[0]}? " if close else ""
-                told = f"has no setting {unknown!r}; {hint}it has {', '.join(known)}"
-            else:
-                told = f"cannot use its settings: {error}; they are {', '.join(known)}"
+                told = f"optimizer {cls.__name__} has no setting {unknown!r}; {hint}it has {', '.join(known)}"
+                raise UnknownSettingError(told, unknown) from error
+            told = f"cannot use its settings: {error}; they are {', '.join(known)}"
             raise InputError(f"optimizer {cls.__name__} {told}") from error
 
     @property
