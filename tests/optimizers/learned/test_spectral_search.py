@@ -21,6 +21,7 @@ from zoracle.optimizers.learned.spectral.odds import Odds
 from zoracle.optimizers.learned.spectral.problem import Problem
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
 from zoracle.optimizers.learned.spectral.state import PROBE, RUN, WINDOW
+from zoracle.optimizers.search.square import bump_pair
 from zoracle.rollout.loop import take_step
 from zoracle.rollout.oracle import Oracle
 from zoracle.types import Space
@@ -467,3 +468,44 @@ def test_windows_of_an_l2_ball_move_the_norm_of_another_window() -> None:
     assert seen > 10
     assert emptied > seen / 2
     assert min(changed) < 64, "the rest of the image stays"
+
+
+def test_windows_of_an_l2_ball_add_a_hill_beside_a_hollow() -> None:
+    """From the middle, where nothing is to be added to: the window is the bump, of the ball's norm."""
+    optimizer = SpectralSearch(patterns=1, windows=1, textures=False)
+    space = space_of(0.2, problems=40, round_=True, shape=(1, 16, 16))
+    state = optimizer.init(torch.zeros_like(space.low), space=space, seed=3)
+    gains = torch.tensor([[0.0, 1.0, 0.0]]).double().repeat(40, 1)
+    state = state._replace(level=torch.ones(40).double(), best=torch.ones(40).double(), gains=gains)
+    queries = optimizer.ask(state)
+    points = queries.points[:, 0][queries.aux.kind == WINDOW].view(-1, 16, 16)
+    found = 0
+    for point in points[points.flatten(1).any(1)]:
+        rows, columns = (point.abs().sum(axis).nonzero()[:, 0] for axis in (1, 0))
+        window = point[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        pair = 0.2 * bump_pair(*window.shape)
+        assert any(torch.allclose(window, sign * bump, atol=1e-6) for sign in (-1, 1) for bump in pair)
+        found += 1
+    assert found > 5
+
+
+@pytest.mark.parametrize("round_", [False, True])
+def test_windows_grow_while_they_win_and_shrink_while_they_do_not(round_: bool) -> None:
+    optimizer = SpectralSearch(patterns=1, windows=1)
+    space = space_of(0.1, problems=4, round_=round_, shape=(1, 16, 16))
+    state = optimizer.init(torch.zeros_like(space.low), space=space, seed=3)
+    sides = {}
+    for wins, steps in ((True, 60), (False, 400)):
+        for _ in range(steps):
+            queries, before = optimizer.ask(state), state
+            value = before.best - 0.5 if wins else before.best + 1
+            value = torch.where(value.isfinite(), value, 1000.0)
+            state = optimizer.tell(before, queries, value.unsqueeze(1))
+            ratio, window = state.side / before.side, queries.aux.kind == WINDOW
+            assert (ratio[~window] == 1).all()
+            assert ((ratio[window] > 1) if wins else (ratio[window] < 1))[
+                (state.side[window] < 0.5) & (state.side[window] > 2 / 16)
+            ].all()
+        sides[wins] = state.side
+    assert (sides[True] > 0.4).all()
+    assert (sides[False] == 2 / 16).all()

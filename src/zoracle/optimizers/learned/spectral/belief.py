@@ -68,12 +68,13 @@ class Belief:
         self.traits += np.linalg.solve(self.precision, 0.5 * (surprise - 1) * slope).astype(np.float32)
         np.clip(self.traits, -3, 3, out=self.traits)
 
-    def told(self, *, level: float | None = None, gains: Tensor | None = None) -> Learned:
+    def told(self, *, level: float | None = None, gains: Tensor | None = None, side: Tensor | None = None) -> Learned:
         """The fields that have changed."""
         known = self.known
         return known._replace(
             level=known.level if level is None else torch.tensor(level, dtype=known.level.dtype),
             gains=known.gains if gains is None else gains,
+            side=known.side if side is None else side,
             coefficients=torch.from_numpy(self.coefficients),
             open=torch.from_numpy(self.open),
             traits=torch.from_numpy(self.traits),

@@ -25,6 +25,7 @@ from zoracle.optimizers.learned.spectral.state import (
     SpectralSearchState,
 )
 from zoracle.optimizers.search.feasible import is_round
+from zoracle.optimizers.search.square import bump_pair
 
 # Number of times that a probe that moves no pixel is enlarged.
 _LARGER = 6
@@ -34,6 +35,9 @@ _TEXTURES = 4
 _FIRST_RUNS = 8
 # Weight of the last move of a kind in the running mean of its gains, and the least share of each kind.
 _LAST, _LEAST = 0.2, 0.05
+# Windows grow by the factor e^(_PACE (1 - _AIM)) where one lowered the loss, up to a share of the image's sides, and
+# shrink by e^(-_PACE _AIM) where one did not, down to two pixels: about one in five then does.
+_PACE, _AIM, _LARGEST = 0.2, 0.2, 0.5
 
 
 class Problem:
@@ -170,30 +174,36 @@ class Problem:
     def _moved_window(self) -> Array:
         """The best point with the norm of one window, and what the ball leaves over, moved into another window.
 
-        Of a few pairs, the one with the lowest predicted loss. A third each: a good pattern's signs and one sign per
-        channel, added with equal norm to the present values as in Square Attack, and the opposite of those.
+        Of a few pairs, the one with the lowest predicted loss. A third each: a good pattern's signs and a hill beside a
+        hollow, added with equal norm to the present values as in Square Attack, and the opposite of those.
         """
         slope, x = self.basis.inverse(self.coefficients).reshape(self.shape), self.x.reshape(self.shape)
         draws, signs = self._drawn(7)
-        least, chosen, textures = math.inf, x, self._textures()
+        unused = self.radius**2 - float(np.vdot(x, x))
+        least, chosen, textures = math.inf, None, self._textures()
         for (size, up, left, other_up, other_left, kind, which), sign in zip(draws, 1 - 2.0 * signs, strict=True):
             place, other = self._place(size, up, left), self._place(size, other_up, other_left)
-            old = x[place]
+            old, shared = x[place], _overlap(place, other)
             if 3 * kind < 1 and textures:
                 content = _unit(textures[int(which * len(textures))][place] * sign[0]) + _unit(old)
             elif 3 * kind < 2:
                 content = -old
             else:
-                content = _unit(np.broadcast_to(sign, old.shape)) + _unit(old)
-            new = x.copy()
-            new[other] = 0
-            new[place] = 0
-            free = max(self.radius**2 - float(np.vdot(new, new)), 0.0)
-            new[place] = math.sqrt(free) * _unit(content)
-            promise = float(np.vdot(slope, new - x))
+                content = _unit(bump_pair(*old.shape[1:])[int(2 * which)].numpy() * sign) + _unit(old)
+            freed, lost = (
+                float(np.vdot(of[place], old) + np.vdot(of[other], x[other]) - np.vdot(of[shared], x[shared]))
+                for of in (x, slope)
+            )
+            new = math.sqrt(max(unused + freed, 0.0)) * _unit(content)
+            promise = float(np.vdot(slope[place], new)) - lost
             if promise < least:
-                least, chosen = promise, new
-        return self._on_sphere(chosen.reshape(-1))
+                least, chosen = promise, (place, other, new)
+        point = x.copy()
+        if chosen is not None:
+            place, other, new = chosen
+            point[other] = 0
+            point[place] = new
+        return self._on_sphere(point.reshape(-1))
 
     def _run(self) -> Array:
         """The best point with the next run of pixels set to other bounds: of three ways, that of the lowest prediction.
@@ -223,13 +233,12 @@ class Problem:
         return [patterns.signs(bank[abs(i) - 1], self.shape).reshape(self.shape) for _, i in known[:_TEXTURES]]
 
     def _place(self, size: float, up: float, left: float) -> tuple[slice, slice, slice]:
-        """A window whose side falls from 0.6 of the image to a few pixels as the run proceeds, a factor 2 each way."""
+        """A window whose sides are the run's present share of the image's, times 1/2 to 2."""
         _, height, width = self.shape
-        done = min(1.0, self.words[2] / max(1, int(self.state.horizon[self.row])))
-        side = 0.6 * 2.0 ** (2 * size - 1) * (1 + 200 * done) ** -0.5
+        side = float(self.state.side[self.row]) * 2.0 ** (2 * size - 1)
         sides = [min(max(1, round(side * n)), max(1, n - 1)) for n in (height, width)]
-        first = [int(u * (n - s + 1)) for u, n, s in zip((up, left), (height, width), sides, strict=True)]
-        return (slice(None), *(slice(f, f + s) for f, s in zip(first, sides, strict=True)))  # type: ignore[return-value]
+        down, across = (int(u * (n - s + 1)) for u, n, s in zip((up, left), (height, width), sides, strict=True))
+        return slice(None), slice(down, down + sides[0]), slice(across, across + sides[1])
 
     def _lowest(self, slope: Array) -> Array:
         """The feasible point (d,) farthest against a slope: a corner of a box, or on the surface of an l2 ball."""
@@ -275,9 +284,11 @@ class Problem:
         won = max(self.best - value, 0.0) / (abs(self.best) + SMALL) if self.known else 0.0
         gains = known.gains.clone()
         gains[kind - PROBE] += _LAST * (min(won, 1.0) - gains[kind - PROBE])
+        side = known.side * math.exp(_PACE * ((value < self.best) - _AIM)) if kind == WINDOW else known.side
+        side = side.clamp(min=min(2 / max(self.shape[1:]), _LARGEST), max=_LARGEST)
         if self.config.rejected or value < self.best:
             belief.correct(point - self.x, value - self.best, window=kind in (WINDOW, RUN))
-        return belief.told(gains=gains)
+        return belief.told(gains=gains, side=side)
 
     def learn_nothing(self) -> Learned:
         """The problem's part of the state, unchanged."""
@@ -290,6 +301,13 @@ class Problem:
     def _variance(self) -> Array:
         left: Array = self.prior.spectrum(self.traits) * self.open
         return left
+
+
+def _overlap(one: tuple[slice, ...], other: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The part that two windows share, empty where they share none."""
+    first = [max(a.start, b.start) for a, b in zip(one[1:], other[1:], strict=True)]
+    last = [min(a.stop, b.stop) for a, b in zip(one[1:], other[1:], strict=True)]
+    return slice(None), *(slice(a, max(a, b)) for a, b in zip(first, last, strict=True))
 
 
 def _unit(v: Array) -> Array:

@@ -25,6 +25,8 @@ from zoracle.types import Queries
 
 # What a probe, a window and a run are taken to win at first; from attacks on validation networks and images.
 _GAINS = (0.02, 0.004, 0.002)
+# Side of windows at first, as a share of the image's.
+_SIDE = 0.3
 
 
 class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn.Module):
@@ -49,7 +51,8 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
 
     *Windows*: some queries set a square window to the bounds of a box or linf ball, with the signs of one of the best
     patterns, one sign per channel, or the opposite bounds. In an l2 ball they move the norm of a second window into
-    the first. The window with the lowest predicted loss of a few random ones is queried.
+    the first. The window with the lowest predicted loss of a few random ones is queried. Windows grow where one lowers
+    the loss and shrink where one does not, so that about a fifth of them do.
 
     *Runs*: in a box or linf ball, others set a contiguous run of the flattened image to its opposite bounds, or all its
     upper or lower ones, whichever the model prefers. Every part of the image is asked once before runs are halved.
@@ -83,7 +86,6 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
             x=x,
             key=start.key,
             space=space,
-            horizon=torch.where(start.horizon > 0, start.horizon, 10_000),
             middle=x.clone(),
             best=x.new_full((b,), torch.inf),
             level=x.new_full((b,), torch.nan),
@@ -95,6 +97,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
             precision=torch.eye(traits).repeat(b, 1, 1),
             power=torch.ones((b, 2), dtype=torch.float64),
             gains=torch.tensor([_GAINS], dtype=torch.float64).repeat(b, 1),
+            side=torch.full((b,), _SIDE, dtype=torch.float64),
             runs=torch.zeros(b, dtype=torch.int64),
         )
 

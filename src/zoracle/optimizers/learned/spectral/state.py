@@ -75,8 +75,6 @@ class SpectralSearchState(NamedTuple):
     """(B, d) the best point so far; the starting point until a value is known."""
     key: Key
     space: Space
-    horizon: Tensor
-    """(B,) int64 queries that the run is planned for."""
     middle: Tensor
     """(B, d) the feasible point at the start, from which patterns are laid."""
     best: Tensor
@@ -99,6 +97,8 @@ class SpectralSearchState(NamedTuple):
     """(B, 2) float64 running sum of the squared size of the gradient, and of its weights."""
     gains: Tensor
     """(B, 3) float64 running mean of what a probe, a window and a run won, as a share of the loss."""
+    side: Tensor
+    """(B,) float64 present side of windows, as a share of the image's; each is drawn from half to twice that."""
     runs: Tensor
     """(B,) int64 runs asked for."""
 
@@ -124,4 +124,5 @@ class Learned(NamedTuple):
     precision: Tensor
     power: Tensor
     gains: Tensor
+    side: Tensor
     runs: Tensor
