@@ -256,10 +256,11 @@ def _hill_and_hollow(tall: int, wide: int) -> Tensor:
 
 def _hill(tall: int, wide: int) -> Tensor:
     """Concentric rectangles, the k-th of weight 1 / k^2 from the middle outwards; norm one."""
-    hill = torch.zeros((tall, wide), dtype=torch.float64)
     middle = tall // 2, wide // 2
-    for k in range(max(middle) + 1):
-        rows, columns = (slice(max(m - k, 0), max(m + k + 1, 0)) for m in middle)
-        hill[rows, columns] += 1 / (k + 1) ** 2
+    tails = torch.zeros(max(middle) + 1, dtype=torch.float64)  # by the number of the innermost rectangle that holds it
+    for k in range(len(tails)):
+        tails[: k + 1] += 1 / (k + 1) ** 2
+    away = [(torch.arange(n) - m).abs() for n, m in zip((tall, wide), middle, strict=True)]
+    hill = tails[torch.maximum(away[0].unsqueeze(1), away[1])]
     length: Tensor = torch.linalg.vector_norm(hill)
     return hill / length if tall else hill

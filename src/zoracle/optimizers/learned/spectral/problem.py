@@ -178,10 +178,11 @@ class Problem:
         hollow, added with equal norm to the present values as in Square Attack, and the opposite of those.
         """
         slope, x = self.basis.inverse(self.coefficients).reshape(self.shape), self.x.reshape(self.shape)
-        draws, signs = self._drawn(7)
+        draws, bits = self._drawn(7)
+        signs = (1 - 2 * bits).astype(x.dtype)
         unused = self.radius**2 - float(np.vdot(x, x))
         least, chosen, textures = math.inf, None, self._textures()
-        for (size, up, left, other_up, other_left, kind, which), sign in zip(draws, 1 - 2.0 * signs, strict=True):
+        for (size, up, left, other_up, other_left, kind, which), sign in zip(draws, signs, strict=True):
             place, other = self._place(size, up, left), self._place(size, other_up, other_left)
             old, shared = x[place], _overlap(place, other)
             if 3 * kind < 1 and textures:
@@ -189,7 +190,8 @@ class Problem:
             elif 3 * kind < 2:
                 content = -old
             else:
-                content = _unit(bump_pair(*old.shape[1:])[int(2 * which)].numpy() * sign) + _unit(old)
+                bump = bump_pair(*old.shape[1:])[int(2 * which)].numpy().astype(x.dtype)
+                content = _unit(bump * sign) + _unit(old)
             freed, lost = (
                 float(np.vdot(of[place], old) + np.vdot(of[other], x[other]) - np.vdot(of[shared], x[shared]))
                 for of in (x, slope)
