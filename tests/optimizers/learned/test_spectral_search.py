@@ -228,6 +228,18 @@ def test_an_answer_that_is_nan_is_never_taken() -> None:
     assert state.level.isfinite().all()
 
 
+def test_the_search_drifts_where_the_loss_is_equal() -> None:
+    optimizer = SpectralSearch(patterns=1)
+    state = optimizer.init(torch.zeros(3, 48), space=space_of(0.1, problems=3, round_=True, shape=(3, 4, 4)))
+    for value in (1.0, 1.0, 1.0):
+        queries = optimizer.ask(state)
+        before, state = state, optimizer.tell(state, queries, torch.full((3, 1), value))
+        assert torch.equal(state.x, queries.points[:, 0])
+    worse = optimizer.tell(state, optimizer.ask(state), torch.full((3, 1), 1.5))
+    assert torch.equal(worse.x, state.x)
+    assert not torch.equal(before.x, state.x)
+
+
 def test_an_unbounded_problem_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match="spectral-search searches a ball or a box"):
         SpectralSearch().init(torch.zeros(1, 4))
@@ -392,12 +404,12 @@ def test_windows_take_the_texture_of_good_patterns(textures: bool) -> None:
     space = space_of(0.1, problems=8, shape=(1, 8, 8))
     state = optimizer.init(torch.zeros_like(space.low), space=space, horizon=10_000, seed=3)
     asked, windows = [], []
-    for _ in range(60):
+    for step in range(60):
         queries = optimizer.ask(state)
         asked.append(queries.points[:, 0].sign().view(-1, 8, 8))
         windows.append(queries.aux.kind == WINDOW)
-        # No move is better than the first pattern, so that all windows are cut into that one.
-        state = optimizer.tell(state, queries, torch.ones((8, 1), dtype=torch.float64))
+        # All moves are worse than the first pattern, so that all windows are cut into that one.
+        state = optimizer.tell(state, queries, torch.full((8, 1), 1.0 + (step > 0), dtype=torch.float64))
     flat, textured = 0, 0
     for planes, is_window in zip(asked, windows, strict=True):
         for plane, first, second in zip(planes[is_window], asked[0][is_window], asked[1][is_window], strict=True):

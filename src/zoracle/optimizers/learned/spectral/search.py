@@ -32,7 +32,8 @@ _SIDE = 0.3
 class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn.Module):
     r"""Random search within a ball, guided by a learned model of the gradients of classifiers.
 
-    One query per step, accepted if it lowers the loss.
+    One query per step, accepted unless it raises the loss: where many points have the same loss, as with trees or
+    rounded outputs, the search drifts on.
 
     *Patterns*: periodic patterns of signs at the bounds, and their opposites. Their losses are modelled by a mixture of
     Gaussians over families of networks, learned on many networks. The answers so far change the weights of the
@@ -118,7 +119,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
     def _tell(
         self, state: SpectralSearchState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> SpectralSearchState:
-        better = values[:, 0] < state.best
+        better = values[:, 0] <= state.best  # an equal one too: on a plateau, elsewhere is where a step may be found
         learned = [
             problem.learn(int(kind), int(pattern), point.cpu().numpy(), float(value))
             for problem, kind, pattern, point, value in zip(
