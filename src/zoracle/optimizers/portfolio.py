@@ -6,9 +6,11 @@ queries for the others), the value that each member will reach by the end of the
 
 After the first sweep the strategy takes two steps to look around (:mod:`zoracle.optimizers.portfolio_look`), and the
 sweep's slopes are compared with its values farther away. If they agree, the quasi-Newton method gets all queries as
-long as it finds lower values. If they disagree, the strategy leads until it has converged, below thirty sweeps until
-the last sweeps, which continue from the lowest point. The same steps tell how widely the strategy has to search; how
-slowly it learns follows from the queries that are left. A budget below two sweeps is for the learned optimizer, a
+long as it finds lower values and, under noise, as long as line searches gain what slopes promise. If they disagree, by
+local minima, noise or outliers, the strategy leads until it has converged, below thirty sweeps until the last sweeps,
+which continue from the lowest point. The same steps tell how widely the strategy has to search; how slowly it learns
+follows from the queries that are left. The noise is estimated anew from line searches, and is at most the spread of a
+population. A budget below two sweeps is for the learned optimizer, a
 :class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, which needs no whole gradient.
 
 If the strategy leads but currently finds no lower value, the quasi-Newton method continues from the strategy's best
@@ -32,7 +34,7 @@ from zoracle.optimizers.descent.sweep import ZOLBFGSState
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
 from zoracle.optimizers.forecast import History, begun, marked
 from zoracle.optimizers.learned.universal import universal
-from zoracle.optimizers.portfolio_look import looked, mirrored, noticed, pace
+from zoracle.optimizers.portfolio_look import limited, looked, mirrored, noticed, pace
 from zoracle.optimizers.portfolio_state import (
     LEVEL,
     MEMBERS,
@@ -45,7 +47,7 @@ from zoracle.optimizers.portfolio_state import (
     noted,
     rerun,
 )
-from zoracle.optimizers.portfolio_turns import LOOKS, decided, turn
+from zoracle.optimizers.portfolio_turns import LOOKS, decided, doubted, looks_around, turn
 from zoracle.optimizers.search.feasible import unbounded, within
 from zoracle.optimizers.search.ma_es import MAES, MAESState, recombination
 from zoracle.state import parted
@@ -115,12 +117,10 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
     def informed(self, state: PortfolioState, noise: Tensor, mu: Tensor, loss: Tensor) -> PortfolioState:
         """The state with the noise, the distance at which differences exceed it, and f at the start, (B,) each."""
         newton = self.quasi_newton.informed(state.newton, noise, mu, loss)
-        rate = torch.where(noise > 0, 0.5, 1.0).to(state.strategy.rate)
         return state._replace(
             noise=noise,
             mu=newton.mu,
             newton=newton,
-            strategy=state.strategy._replace(rate=rate),
             lowest=loss,
             history=marked(marked(state.history, NEWTON, loss), RECURRENT, loss),
             recurrent=self.recurrent.informed(state.recurrent, noise, mu, loss),
@@ -186,7 +186,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             return self.evolution.candidates(state.strategy, mirrored(z))
 
         def strategy(state: PortfolioState) -> Queries:
-            asked: Queries = parted(_looks(state), pairs, lambda s: self.evolution._ask(s.strategy), state)
+            asked: Queries = parted(looks_around(state), pairs, lambda s: self.evolution._ask(s.strategy), state)
             return asked
 
         def recurrent(state: PortfolioState) -> Queries:
@@ -204,7 +204,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         one = torch.nn.functional.one_hot(state.active, MEMBERS)
         state = state._replace(key=state.key.next(), turn=state.turn + 1, spent=state.spent + one)
         state = self._recommended(state)
-        once = state.looks & (state.noise <= 0) & (state.spent[:, STRATEGY] == LOOKS)
+        once = state.looks & (state.spent[:, STRATEGY] == LOOKS)
         last = once | (state.turn >= turn(state, self.queries_per_step))
         whole = torch.where(state.active == NEWTON, _between(state.newton), last)
         decided: PortfolioState = parted(whole, self._decided, lambda s: s, state)
@@ -216,17 +216,22 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         noisy = state.noise > 0
         value = torch.where(noisy, newton.loss.nan_to_num(nan=torch.inf), value)
         point = torch.where(noisy.unsqueeze(1), newton.x, point)
-        return noted(state._replace(newton=newton), NEWTON, value, point)
+        return noted(state._replace(newton=newton, noise=newton.noise), NEWTON, value, point)
 
     def _strategy(self, state: PortfolioState, queries: Queries, values: Tensor) -> PortfolioState:
         values = values.to(state.x)
         value, point = found(state, STRATEGY, queries.points, values)
         noisy = state.noise > 0
-        looking = _looks(state)
+        looking = looks_around(state)
         state = parted(looking, noticed, lambda s, *_: s, state, queries, values)
         last = looking & (state.spent[:, STRATEGY] == LOOKS - 1)
         state = parted(last, lambda s: looked(s, self.queries_per_step), lambda s: s, state)
-        strategy = parted(looking, _waited, self._moved, state.strategy, queries, values)
+        strategy = parted(
+            looking, lambda s, *_: s._replace(key=s.key.next()), self._moved, state.strategy, queries, values
+        )
+        # Values differ by their noise at least.
+        noise = torch.where(state.noise > 0, limited(state.noise, values), state.noise)
+        state = state._replace(noise=noise, newton=state.newton._replace(noise=noise))
         # The mean of the better half, and its bias if all differences are noise.
         weights, _ = recombination(values)
         mean = torch.where(weights > 0, weights * values, 0.0).sum(1) + _LUCK * state.noise
@@ -263,19 +268,25 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         active, polish, first, anew = decided(state, self.queries_per_step)
         state = state._replace(active=active)
         state = parted(polish, self._polished, lambda s: s, state)
-        state = parted(first, self._informed_sigma, lambda s: s, state)
+        state = parted(first, self._set_out, lambda s: s, state)
         begun_anew: PortfolioState = parted(anew, self._anew, lambda s: s, state)
         return begun_anew
 
-    def _informed_sigma(self, state: PortfolioState) -> PortfolioState:
-        """Widen the strategy's first run to the distance covered by the quasi-Newton method, if that is larger."""
+    def _set_out(self, state: PortfolioState) -> PortfolioState:
+        """Begin the strategy's first run, as wide as the distance covered by the quasi-Newton method if it is larger.
+
+        Where slopes led down before they failed, it begins at the point reached.
+        """
         strategy = state.strategy
         way = (state.x - strategy.x).square().mean(1).sqrt() / 2
         sigma = narrow(state.space, state.sigma.maximum(way))
         # After a look it has a width of its own.
         wide = torch.where(state.spent[:, STRATEGY] > 0, sigma.maximum(strategy.sigma), sigma)
-        rate = pace(state, self.queries_per_step, torch.zeros_like(state.restarts))
-        return state._replace(sigma=sigma, strategy=strategy._replace(sigma=wide, rate=rate))
+        rate = pace(state, self.queries_per_step)
+        row = doubted(state)
+        x = torch.where(row.unsqueeze(1), state.x, strategy.x)
+        wide = torch.where(row, narrow(state.space, way), wide)
+        return state._replace(sigma=sigma, strategy=strategy._replace(x=x, sigma=wide, rate=rate))
 
     def _polished(self, state: PortfolioState) -> PortfolioState:
         """The quasi-Newton method continues from the strategy's best point."""
@@ -292,7 +303,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         sigma = narrow(state.space, state.sigma * 2.0**turn)
         jump = normal(state.key, (d,), _JUMP, state.x.dtype).to(state.x.device)
         at = within(state.space, state.x + sigma.unsqueeze(1) * jump)
-        rate = pace(state, self.queries_per_step, turn)
+        rate = pace(state, self.queries_per_step)
         strategy = self.evolution.restarted(state.strategy, at, sigma, rate.to(sigma))
         state = state._replace(
             strategy=strategy,
@@ -311,15 +322,6 @@ def _each(newton: Act, strategy: Act, recurrent: Act, state: PortfolioState, *ot
         return parted(state.active == STRATEGY, strategy, recurrent, state, *others)
 
     return parted(state.active == NEWTON, newton, rest, state, *others)
-
-
-def _looks(state: PortfolioState) -> Tensor:
-    """Whether the strategy's step is one of its first, (B,): without noise it looks around before it moves."""
-    return (state.spent[:, STRATEGY] < LOOKS) & (state.noise <= 0)
-
-
-def _waited(state: MAESState, *_: Any) -> MAESState:
-    return state._replace(key=state.key.next())
 
 
 def _marked(state: PortfolioState) -> History:

@@ -12,8 +12,8 @@ from zoracle.types import Queries
 
 _NEEDED = 40.0  # evaluations per coordinate in which the strategy converges at its full learning rates
 _NARROWER, _WIDER = 1 / 16, 4.0  # limits of one correction of the standard deviation
-_SLOWEST = 0.2  # least learning rates without noise: a longer budget pays for several runs
-_NOISY = 0.5  # learning rates under noise, times those without
+_QUARTILES = 1.349  # their distance in a normal distribution, in standard deviations
+_SLOWEST = 0.2  # least learning rates: a longer budget pays for several runs
 
 
 def mirrored(z: Tensor) -> Tensor:
@@ -46,14 +46,14 @@ def summed(slope: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 def looked(state: PortfolioState, m: int) -> PortfolioState:
-    """The state after all candidates of the look, m a step; f is without noise.
+    """The state after all candidates of the look, m a step.
 
     Where a sweep has measured the slopes, their reliability is known from now on, and where it is poor the strategy
     learns at the rates of :func:`pace`.
     """
     strategy = state.strategy
     agreement = torch.where(state.looks, agreed(state.evidence), torch.nan)
-    rate = torch.where(agreement < SURE, pace(state, m, torch.zeros_like(state.restarts)), strategy.rate)
+    rate = torch.where(agreement < SURE, pace(state, m), strategy.rate)
     mass = recombination(torch.arange(m, device=state.x.device).to(state.x).unsqueeze(0))[1]
     factor = widening(state.evidence, state.newton.first, mass)
     sigma = narrow(state.space, strategy.sigma * factor)
@@ -99,11 +99,18 @@ def widening(evidence: Tensor, centre: Tensor, mass: Tensor) -> Tensor:
     return torch.where(rise.isfinite() & spread.isfinite(), factor, 1.0)
 
 
-def pace(state: PortfolioState, m: int, restarts: Tensor) -> Tensor:
+def limited(noise: Tensor, values: Tensor) -> Tensor:
+    """Standard deviations of noise (B,), at most those of the values (B, m) of a step as their quartiles tell them."""
+    low, high = torch.nanquantile(values, values.new_tensor((0.25, 0.75)), 1)
+    spread = (high - low) / _QUARTILES
+    return torch.where(spread > 0, noise.minimum(spread), noise)
+
+
+def pace(state: PortfolioState, m: int) -> Tensor:
     """Learning rates (B,), within limits, at which a run of the strategy that begins now takes all queries left.
 
-    Slower learning averages over more candidates, as a larger population does (Nomura, Akimoto and Ono, 2023). Under
-    noise the runs become shorter than that: rates are halved with each restart (B,).
+    Slower learning averages over more candidates, as a larger population does (Nomura, Akimoto and Ono, 2023), which is
+    for many local minima and for noise.
     """
     share = _NEEDED * state.x.shape[1] / (m * steps_left(state).clamp(min=1))
-    return torch.where(state.noise > 0, _NOISY * 0.5**restarts, share.clamp(_SLOWEST, 1.0)).to(state.strategy.rate)
+    return share.clamp(_SLOWEST, 1.0).to(state.strategy.rate)

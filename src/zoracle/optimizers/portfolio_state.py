@@ -26,7 +26,7 @@ class PortfolioState(NamedTuple):
     mu: Tensor
     """(B,) distance of differences at first."""
     noise: Tensor
-    """(B,) standard deviation of f, 0 where only rounding is known of."""
+    """(B,) standard deviation of f where the run is now, 0 where only rounding is known of."""
     horizon: Tensor
     """(B,) steps of the run."""
     newton: ZOLBFGSState

@@ -17,7 +17,7 @@ _SETTLED, _LITTLE = 1e-3, 1e-9  # shares of a run's gain that count as small
 _LAST, _MOST = 0.1, 1 / 3  # shares of the budget left when the strategy's best point is refined, at least and at most
 _PATIENT = 8  # turns without a gain above the noise after which the strategy counts as settled
 _LONG = 30  # turns of a quasi-Newton run before it can count as stalled
-_SHARE = 1 / 8  # minimum share of the steps per member under noise, where values predict little
+_TRUST = 0.5  # share of noisy line searches that have to gain what slopes promised
 LOOKS = 2
 """Steps of the strategy from its start, before it moves, that are for looking."""
 AGREE, SURE = 0.6, 0.8  # agreement above which slopes likely, and surely, predict f farther away
@@ -61,35 +61,48 @@ def decided(state: PortfolioState, m: int) -> Decision:
     over = ended | runs.stands
     own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
     # The strategy looks first, which shows whether slopes predict f farther away.
-    looks = state.looks & ~noisy & ~ended & state.agreement.isnan()
-    sure = torch.where(state.brief, AGREE, SURE)
-    smooth = state.looks & ~noisy & ~runs.stands & (state.agreement >= sure)
-    rough = state.looks & ~noisy & (state.agreement < sure) & (state.brief | ~done)
+    looks = state.looks & ~ended & state.agreement.isnan()
+    doubt = doubted(state)
+    smooth = state.looks & ~runs.stands & _agreed(state) & ~doubt
+    rough = state.looks & ~state.agreement.isnan() & (~_agreed(state) | doubt) & (state.brief | ~done)
     # Quadratic convergence may continue from where the strategy currently finds no lower value.
     pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
     early = torch.where(noisy, runs.settled, pause & ~rough) & (state.polishes < 1)
-    ready = early | (runs.late & (state.polishes < 2) & ~noisy)
+    ready = early | (runs.late & (state.polishes < 2))
     behind = other < own - 2 * state.noise / math.sqrt(m)
     pays = steps_left(state) * m > state.x.shape[1] + 2 * m
     polish = ready & (over | rough | (hope[:, NEWTON] > other)) & behind & pays
 
     newton, strategy = (torch.where(out, torch.inf, hope[:, k]) for k, out in ((NEWTON, ended), (STRATEGY, done)))
     active = torch.where(newton <= strategy, NEWTON, STRATEGY)
-    active = torch.where(smooth | (rough & runs.late), NEWTON, active)
-    active = torch.where(looks | (rough & ~runs.late), STRATEGY, active)
+    refined = rough & runs.late
+    active = torch.where(smooth | refined, NEWTON, active)
+    active = torch.where(looks | (rough & ~refined), STRATEGY, active)
     active = torch.where(ended, STRATEGY, active)
     # Without a gradient to follow, all queries are the recurrent optimizer's, whose steps shrink towards the end.
     active = torch.where(state.short, RECURRENT, active)
 
-    usual = torch.where(noisy, _SHARE, 0.0)
-    least = torch.stack((usual, torch.where(runs.stands, 0.5, usual)), 1)
-    few = state.spent[:, :RECURRENT] < least * state.spent.sum(1, keepdim=True)
-    due = few.any(1) & ~ended & ~done & ~history.young[:, :RECURRENT].any(1)
-    active = torch.where(due, torch.where(few[:, NEWTON], NEWTON, STRATEGY), active)
+    few = runs.stands & (state.spent[:, STRATEGY] < 0.5 * state.spent.sum(1))
+    due = few & ~ended & ~done & ~history.young[:, :RECURRENT].any(1)
+    active = torch.where(due, STRATEGY, active)
     active = torch.where(polish, NEWTON, active)
-    looked = LOOKS * (state.looks & ~noisy).to(torch.int64)  # the steps that it had before
-    first = (active == STRATEGY) & (state.spent[:, STRATEGY] <= looked) & ~looks & ~rough
+    looked = LOOKS * state.looks.to(torch.int64)  # the steps that it had before
+    first = (active == STRATEGY) & (state.spent[:, STRATEGY] <= looked) & ~looks & (~rough | doubt)
     return Decision(active, polish, first, (over | noisy) & done & ~polish)
+
+
+def doubted(state: PortfolioState) -> Tensor:
+    """Whether slopes agreed at first, but most of the last line searches did not gain what they promised, (B,)."""
+    return _agreed(state) & (state.newton.trust < _TRUST)
+
+
+def _agreed(state: PortfolioState) -> Tensor:
+    return state.agreement >= torch.where(state.brief, AGREE, SURE)
+
+
+def looks_around(state: PortfolioState) -> Tensor:
+    """Whether the strategy's next step is one of its first, (B,): it looks around before it moves."""
+    return state.spent[:, STRATEGY] < LOOKS
 
 
 def turn(state: PortfolioState, m: int) -> Tensor:
@@ -111,7 +124,9 @@ def _runs(state: PortfolioState, m: int) -> _Runs:
     sweep = torch.where(state.newton.mode == FORWARD, math.ceil((d + 1) / m), math.ceil(d / (m // 2))) + 1
     steps = turn(state, m)
     turns = left.unsqueeze(1) / torch.stack((sweep, steps, steps, steps), 1)
-    hope = forecast(history, turns, 2 * state.noise / math.sqrt(m))
+    now = torch.cat((state.value, state.level.unsqueeze(1)), 1)
+    gains = history.last - forecast(history, turns, 2 * state.noise / math.sqrt(m))
+    hope = torch.where(history.young, -torch.inf, now - gains)
     own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
     # A quasi-Newton run that has hardly gained for a long time has to share with the strategy.
     stands = (own - hope[:, NEWTON] < _LITTLE * history.gain[:, NEWTON]) & (history.long[:, NEWTON] >= _LONG) & ~noisy
@@ -123,7 +138,7 @@ def _runs(state: PortfolioState, m: int) -> _Runs:
         ended=state.newton.ended,
         stands=stands,
         settled=settled,
-        done=_converged(state) | torch.where(noisy, settled, stuck),
+        done=_converged(state) | stuck,
     )
 
 

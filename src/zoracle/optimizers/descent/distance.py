@@ -19,6 +19,9 @@ _SHRINK, _GROW = 0.25, 4.0
 _FAR = 16.0  # growth where it is known how fast f rises
 _STEEPER, _RELAX = 1.5, 1.1
 _KEPT = 0.1  # share of what slopes promised that a step has to gain
+_FORGET = 0.25  # rate of the running mean over line searches
+_LINE = 4  # values that a third difference takes
+_MEDIAN = 0.6745  # of the size of a normal number, in standard deviations
 _CLEAR = 10.0  # how many times its noise a difference of a dense pair should be
 
 
@@ -62,7 +65,25 @@ def searched(state: ZOLBFGSState, gained: Tensor, moved: Tensor) -> ZOLBFGSState
     near, far = failed & (state.mu < reach), failed & (state.mu > reach)
     floor = torch.where(near, reach.minimum(2 * state.mu), state.floor / 2)
     ceiling = torch.where(far, reach.maximum(state.mu / 2), state.ceiling)
-    return state._replace(floor=floor, ceiling=ceiling, mu=state.mu.maximum(floor).minimum(ceiling))
+    trust = torch.where(moved, state.trust + _FORGET * ((~failed).to(state.trust) - state.trust), state.trust)
+    return state._replace(floor=floor, ceiling=ceiling, mu=state.mu.maximum(floor).minimum(ceiling), trust=trust)
+
+
+def heard(state: ZOLBFGSState, values: Tensor) -> Tensor:
+    r"""The noise (B,) after a line search with values (B, m) at equal distances.
+
+    Third differences of these hardly contain f, and those of normal noise have the variance 20 \sigma^2; their median
+    size is little affected by outliers. Half of the logarithm is that of the estimate before, so that noise may grow or
+    fall along the run, as f does.
+
+    Source: Moré and Wild (2011), as in :mod:`zoracle.estimators.noise`.
+    """
+    if values.shape[1] < _LINE:
+        return state.noise
+    third = values[:, 3:] - 3 * values[:, 2:-1] + 3 * values[:, 1:-2] - values[:, :-3]
+    fresh = torch.nanquantile(third.abs(), 0.5, 1) / (_MEDIAN * math.sqrt(20))
+    known = fresh.isfinite() & (fresh > 0) & (state.noise > 0)
+    return torch.where(known, (state.noise * fresh).sqrt(), state.noise)
 
 
 def rms(v: Tensor) -> Tensor:

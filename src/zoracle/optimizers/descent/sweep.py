@@ -80,6 +80,8 @@ class ZOLBFGSState(NamedTuple):
     """(B,) what its steps are multiplied by."""
     tries: Tensor
     """(B,) int64: line searches along it."""
+    trust: Tensor
+    """(B,) share of the last noisy line searches that gained a part of what slopes promised, a running mean."""
     calm: Tensor
     """(B,) int64: sweeps in a row that told nothing but noise."""
     ended: Tensor

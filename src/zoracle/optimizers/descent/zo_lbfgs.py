@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoracle.optimizers.base import Config, Optimizer, Start
-from zoracle.optimizers.descent.distance import curved, next_distance, rms, searched
+from zoracle.optimizers.descent.distance import curved, heard, next_distance, rms, searched
 from zoracle.optimizers.descent.quasi_newton import parabola, two_loop, vertex
 from zoracle.optimizers.descent.sweep import CENTRAL, DENSE, FORWARD, ZOLBFGSState, begun, measured, norm, sweep_points
 from zoracle.optimizers.search.feasible import reflected, unbounded, within
@@ -45,8 +45,9 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
     central ones once these no longer lead down. Under noise directions are dense, the rows of a cosine transform with
     random signs, so that a pair is \mu \sqrt d apart though each coordinate moves by \mu only: the noise of the
     gradient falls by \sqrt d against coordinates. \mu grows until differences stand out from the noise, as long as the
-    points probed rise by no more than the run has gained. The line search fits a parabola, and once the gradient's
-    energy is mostly noise, steps are averaged: x moves by 1 / (k + 1) of the k-th such step.
+    points probed rise by no more than the run has gained. The line search fits a parabola, and third
+    differences of its values tell the noise where the run is now. Once the gradient's energy is mostly noise, steps are
+    averaged: x moves by 1 / (k + 1) of the k-th such step.
 
     Coordinates at a bound where the slope leads out are left out of the direction, and points along it are projected.
 
@@ -108,6 +109,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
             direction=torch.zeros_like(x),
             length=zero + 1,
             tries=count,
+            trust=zero + 1,
             calm=count,
             ended=no,
             space=start.space if start.space is not None else unbounded(x),
@@ -134,6 +136,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
                 ceiling=torch.full_like(loss, torch.inf),
                 length=torch.ones_like(loss),
                 tries=count,
+                trust=torch.ones_like(loss),
                 calm=count,
                 ended=no,
             )
@@ -317,6 +320,7 @@ class ZOLBFGS(Optimizer[ZOLBFGSState, ZOLBFGSConfig]):
 
     def _fitted(self, state: ZOLBFGSState, points: Tensor, values: Tensor) -> ZOLBFGSState:
         """Under noise: on to the lowest point of a parabola."""
+        state = state._replace(noise=heard(state, values))
         t = self._lengths(state)
         unit = t[:, -1:]
         fit, low, began = parabola(t / unit, values)
