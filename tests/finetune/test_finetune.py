@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
 from torch import nn
 
 from zoracle.errors import CheckpointError, DamagedWarning, InputError
-from zoracle.finetune import METHODS, ZerothOrder, replay
+from zoracle.finetune import METHODS, ZerothOrder, noise, replay
 from zoracle.finetune.engine import Engine
 from zoracle.finetune.ledger import Entry, Ledger, read
-from zoracle.finetune.noise import BLOCK, Draw, Signs, normals, uniforms, words
+from zoracle.finetune.noise import BLOCK, Draw, Layout, Signs, mirror, normals, partners, uniforms, words
 from zoracle.finetune.tensors import nearest_power_of_two, power_of_two, slots, snap
 
 HALF = [torch.float16, torch.bfloat16]
@@ -55,13 +55,18 @@ def test_words_are_balanced_and_uncorrelated_within_and_between_keys():
         assert (signs[0] * other).mean(0).abs().max() < 4.5 / n**0.5
 
 
+def signs(source, key, first, count, size, dtype=torch.float32, row=0):
+    """Elements of a direction, 1 or -1."""
+    return source.twice(key, first, count, Layout(size, dtype, torch.device("cpu"), row)) / 2
+
+
 def test_blocks_are_the_same_in_any_order():
     size = 2 * BLOCK + 101
     cuts = [(first, min(BLOCK, size - first)) for first in range(0, size, BLOCK)]
-    source, cpu = Signs(), torch.device("cpu")
-    forth = {first: source.block(5, first, n, size, torch.float32, cpu).clone() for first, n in cuts}
+    source = Signs()
+    forth = {first: signs(source, 5, first, n, size) for first, n in cuts}
     for first, n in reversed(cuts):
-        again = Signs().block(5, first, n, size, torch.float32, cpu)
+        again = signs(Signs(), 5, first, n, size)
         assert torch.equal(again, forth[first])
         assert again.abs().eq(1).all()
     assert not torch.equal(forth[0], forth[BLOCK])
@@ -70,12 +75,12 @@ def test_blocks_are_the_same_in_any_order():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("rows", "n"), [(8, 9), (16, 72), (10, 64), (500, 640), (30, 5000), (1, 2)])
 def test_balanced_signs_sum_to_nothing_in_rows_and_are_the_same_in_any_order(rows, n, dtype):
-    size, cpu = rows * n, torch.device("cpu")
+    size = rows * n
     cuts = [(first, min(BLOCK, size - first)) for first in range(0, size, BLOCK)]
     source = Signs()
-    blocks = [source.block(5, *cut, size, dtype, cpu, row=n).clone() for cut in cuts]
+    blocks = [signs(source, 5, *cut, size, dtype, n) for cut in cuts]
     for (first, count), block in list(zip(cuts, blocks, strict=True))[::-1]:
-        assert torch.equal(Signs().block(5, first, count, size, dtype, cpu, row=n), block)
+        assert torch.equal(signs(Signs(), 5, first, count, size, dtype, n), block)
     z = torch.cat(blocks).float().view(rows, n)
     assert z.abs().eq(1).all()
     # Rows that are cut, by an end of a block or because they are long, balance in parts.
@@ -85,11 +90,9 @@ def test_balanced_signs_sum_to_nothing_in_rows_and_are_the_same_in_any_order(row
 
 
 def test_balanced_signs_are_uncorrelated_but_for_the_mean_of_a_row():
-    n, rows, draws, cpu = 12, 4, 4000, torch.device("cpu")
-    z = torch.stack([
-        Signs().block(Draw(0, step, 0).key(0), 0, rows * n, rows * n, torch.float32, cpu, row=n).clone()
-        for step in range(draws)
-    ])  # fmt: skip
+    n, rows, draws = 12, 4, 4000
+    size = rows * n
+    z = torch.stack([signs(Signs(), Draw(0, step, 0).key(0), 0, size, size, row=n) for step in range(draws)])
     found, expected = z.T @ z / draws, torch.eye(rows * n)
     for row in range(rows):
         expected[row * n : (row + 1) * n, row * n : (row + 1) * n] -= 1 / n
@@ -99,12 +102,50 @@ def test_balanced_signs_are_uncorrelated_but_for_the_mean_of_a_row():
 
 
 def test_balanced_signs_of_blocks_of_a_tensor_are_different():
-    n, size, cpu = 640, 5 * BLOCK, torch.device("cpu")
+    n, size = 640, 5 * BLOCK
     source = Signs()
-    blocks = [source.block(5, first, BLOCK, size, torch.float32, cpu, row=n).clone() for first in range(0, size, BLOCK)]
+    blocks = [signs(source, 5, first, BLOCK, size, row=n) for first in range(0, size, BLOCK)]
     for one, other in pairwise(blocks):
         assert (one @ other / BLOCK).abs() < 5 / BLOCK**0.5
         assert (one[: BLOCK // 2] @ one[BLOCK // 2 :] / BLOCK * 2).abs() < 5 * (2 / BLOCK) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("size", "row"), [(1, 0), (101, 0), (2 * BLOCK + 77, 0), (30 * 50, 50), (400 * 640, 640)])
+def test_a_change_of_direction_is_the_difference_of_the_two(dtype, size, row):
+    about, source = Layout(size, dtype, torch.device("cpu"), row), Signs()
+    for first in range(0, size, BLOCK):
+        count = min(BLOCK, size - first)
+        one, other = (signs(source, key, first, count, size, dtype, row) for key in (5, 6))
+        for back, side in product((1, -1), repeat=2):
+            change = source.change((5, back), (6, side), first, count, about)
+            assert torch.equal(change, side * other - back * one)
+    assert torch.equal(signs(source, 6, first, count, size, dtype, row), other), "what is cached is the last block"
+    if not row:
+        columns = -(-count // noise.INTEGERS[dtype].bits)
+        mask = words(7, 0, columns).to(noise.INTEGERS[dtype].dtype)
+        moved = source.twice(5, first, count, about, mask).abs() / 2
+        lines = torch.arange(noise.INTEGERS[dtype].bits, dtype=mask.dtype).unsqueeze(1)
+        assert torch.equal(moved, ((mask << lines) < 0).reshape(-1)[:count].to(dtype))
+        assert torch.equal(source.twice(5, first, count, about, mask), 2 * one * moved)
+        assert torch.equal(source.change((5, 1), (6, -1), first, count, about, mask), -(one + other) * moved)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 12])
+def test_rows_that_are_mirrored_are_opposite_to_their_partners(n):
+    for shift in range(2 * n):
+        drawn = words(shift, 0, 3 * n).view(3, n)
+        source, opposite = partners(n, shift)
+        expected = drawn[:, source] ^ -opposite.long()
+        mirror(drawn, shift)
+        assert torch.equal(drawn, expected)
+
+
+def test_words_are_the_same_with_signed_and_unsigned_numbers():
+    for key, first in ((5, 0), (-(2**63), 3), (2**63 - 1, 2**40)):
+        offset = key + first * noise._GOLDEN
+        start = torch.tensor([(offset + k * noise._GOLDEN + 2**63) % 2**64 - 2**63 for k in range(1000)])
+        assert torch.equal(noise._rounds(start), words(key, first, 1000))
 
 
 def test_only_learned_balances_and_only_in_rows_that_are_contiguous():

@@ -59,19 +59,19 @@ class Engine:
         if there == self.at:
             return
         leave, self.at = self.at, there
-        # Each sum is exact because it starts and ends on the grid: moving from one side of a direction to the
-        # other takes one sum; any other move goes through the iterate.
+        # Each sum is exact because it starts and ends on the grid; moving from one side of a direction to the other
+        # takes one sum.
         legs: dict[int, int] = {}
         for probe, sign in ((leave, -1), (there, 1)):
             if probe is not None:
                 legs[probe.direction] = legs.get(probe.direction, 0) + sign * probe.side
         for slot in self.slots:
-            moves = [(self.method.perturbation(slot, Draw(seed, step, j)), sides) for j, sides in legs.items()]
+            moves = self.method.moves(slot, [(Draw(seed, step, j), sides) for j, sides in legs.items()])
             flat = slot.flat()
             for first, count in slot.blocks():
                 block = flat[first : first + count]
-                for move, sides in moves:
-                    block.add_(move.block(first, count), alpha=sides * move.scale)
+                for move in moves:
+                    block.add_(move.block(first, count), alpha=move.scale)
             slot.version = slot.parameter._version
 
     def finish(self, probed: ProbeLosses) -> None:

@@ -7,9 +7,11 @@ independently, in any order, by integer operations alone, so a direction is the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +20,14 @@ from zoracle import keyed
 #: Elements of a tensor processed at a time; all scratch memory is a small multiple of this.
 BLOCK = 1 << 17
 
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number, like the next two
-_FIRST = -4658895280553007687
-_SECOND = -7723592293110705685
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number, like the factors of the rounds
+_ROUNDS = ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1))
+_ALL = (1 << 64) - 1
 _WORD = 64
 _STRETCH = 4 * BLOCK
-_KEPT = 32  # stretches: those of the directions that a step goes along block by block
+_KEPT = 24  # stretches: those of the directions that a step goes along block by block
+_SMALL = 1 << 13  # size of tensors whose words take no room: those of all directions are kept
+_KEPT_SMALL = 1 << 10
 
 
 class Draw(NamedTuple):
@@ -55,10 +59,24 @@ def words(key: int, first: int, count: int, device: torch.device | str = "cpu", 
         device: where.
         ramp: result of :func:`counters` for count or more, if available.
     """
-    offset = (key + first * _GOLDEN) & ((1 << 64) - 1)
-    x = (counters(count, device) if ramp is None else ramp[:count]).add(offset - ((offset >> 63) << 64))
+    offset = (key + first * _GOLDEN) & _ALL
+    start = counters(count, device) if ramp is None else ramp[:count]
+    if start.device.type == "cpu":  # NumPy has unsigned numbers, and takes half the time
+        n = start.numpy().view(np.uint64) + np.uint64(offset)
+        above = np.empty_like(n)
+        for shift, factor in _ROUNDS:
+            np.right_shift(n, np.uint64(shift), out=above)
+            n ^= above
+            if factor != 1:
+                n *= np.uint64(factor & _ALL)
+        return torch.from_numpy(n.view(np.int64))
+    return _rounds(start.add(offset - ((offset >> 63) << 64)))
+
+
+def _rounds(x: Tensor) -> Tensor:
+    """The rounds of SplitMix64 with signed numbers, in place."""
     high = torch.empty_like(x)
-    for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+    for shift, factor in _ROUNDS:
         # The mask makes the shift that of an unsigned number.
         torch.bitwise_right_shift(x, shift, out=high).bitwise_and_((1 << (64 - shift)) - 1)
         x.bitwise_xor_(high)
@@ -72,94 +90,161 @@ def counters(count: int, device: torch.device | str) -> Tensor:
     return torch.arange(count, dtype=torch.int64, device=device).mul_(_GOLDEN)
 
 
+class Layout(NamedTuple):
+    """What the order of a tensor's signs depends on."""
+
+    size: int
+    """Number of elements."""
+    dtype: torch.dtype
+    """Floating point, of 16, 32 or 64 bits."""
+    device: torch.device
+    row: int = 0
+    """Length of the rows in which signs balance, see :func:`partners`; 0 for independent signs."""
+
+
 class Signs:
     """A key's signs: each element 1 or -1 with equal chance.
 
-    The last block is cached, since a step undoes a direction and moves along it in succession. It is
+    Blocks hold twice the signs: 2 and 0 differ in one bit, the one next to the sign, so that a shift and a mask make a
+    block. The last one is cached, since a step undoes a direction and moves along it in succession. It is
     overwritten by the next call: allocating and freeing memory a thousand times per step costs as much as computing the
     numbers.
     """
 
     def __init__(self) -> None:
         self._stretches: dict[tuple[Any, ...], Tensor] = {}
+        self._small: dict[tuple[Any, ...], Tensor] = {}
         self._last: tuple[tuple[Any, ...], Tensor] | None = None
         self._room: dict[Any, tuple[Tensor, Tensor]] = {}
         self._ramp: dict[torch.device, Tensor] = {}
 
-    def block(
-        self, key: int, first: int, count: int, size: int, dtype: torch.dtype, device: torch.device, row: int = 0
-    ) -> Tensor:
-        """Elements first .. first + count - 1, (count,); read-only.
+    def twice(self, key: int, first: int, count: int, about: Layout, mask: Tensor | None = None) -> Tensor:
+        """Twice the elements first .. first + count - 1, (count,); read-only.
 
         Args:
             key: of the tensor.
             first: a multiple of BLOCK.
             count: at most BLOCK.
-            size: of the whole tensor.
-            dtype: floating point, of 16, 32 or 64 bits.
-            device: where.
-            row: length of the rows in which signs balance, see :func:`partners`; 0 for independent signs.
+            about: the tensor.
+            mask: a word for each column of the block, whose bit k, from the highest, is for line k: elements without
+                a bit are 0. Not with balanced rows. None for no mask.
         """
-        kind, about = INTEGERS[dtype], (key, first, count, dtype, device, row)
-        if self._last is not None and self._last[0] == about:
+
+        def make(start: int) -> Tensor:
+            return _paired(self._bits(key, start, about), None, INTEGERS[about.dtype])
+
+        return self._block((key,), make, first, count, about, mask)
+
+    def change(
+        self, leave: tuple[int, int], enter: tuple[int, int], first: int, count: int, about: Layout,
+        mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The change from one direction to another, elements first .. first + count - 1, (count,): 2, 0 or -2.
+
+        Args:
+            leave: key and side, 1 or -1.
+            enter: the same of the other direction.
+            first: as in :meth:`twice`, like all that follows.
+            count: see there.
+            about: see there.
+            mask: see there.
+        """
+
+        def make(start: int) -> Tensor:
+            before, after = (self._bits(key, start, about) for key, _ in (leave, enter))
+            moves = before ^ after if leave[1] == enter[1] else ~(before ^ after)
+            return _paired(after if enter[1] > 0 else ~after, moves, INTEGERS[about.dtype])
+
+        return self._block((*leave, *enter), make, first, count, about, mask)
+
+    def _block(
+        self, name: tuple[int, ...], make: Callable[[int], Tensor], first: int, count: int, about: Layout,
+        mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """A block from the words of the blocks around it: making many at a time takes little longer than one."""
+        start = first // _STRETCH * _STRETCH
+        if self._last is not None and mask is None and self._last[0] == (name, first, count, about):
             return self._last[1]
-        if (dtype, device) not in self._room:
-            shifts = torch.arange(kind.bits, dtype=kind.dtype, device=device).unsqueeze(1)
+        found = _kept(self._stretches, _KEPT, (name, start, about), lambda: make(start))
+        offset, columns = _place(first, start, count, about)
+        paired, kind = found[:, offset : offset + columns], INTEGERS[about.dtype]
+        if mask is not None:
+            paired = paired & _paired(torch.full_like(mask, -1), mask, kind)
+        if (about.dtype, about.device) not in self._room:
+            shifts = torch.arange(0, kind.bits, 2, dtype=kind.dtype, device=about.device).view(-1, 1, 1)
             # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
-            self._room[dtype, device] = (shifts, torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=device))
-        shifts, room = self._room[dtype, device]
-        if row:
-            bits = self._balanced(key, first, size, device, kind, row)
-        else:
-            bits = self._words(key, first, size, device).view(kind.dtype)[: -(-count // kind.bits)]
-        # One bit of a word is one sign: line k of the block has bit k of all words as its sign bit.
-        columns = len(bits)
-        lines = -(-count // columns)
-        made = room[: columns * lines]
-        torch.bitwise_left_shift(bits, shifts[:lines], out=made.view(lines, columns))
-        made.bitwise_and_(kind.sign).bitwise_or_(kind.one)
-        self._last = (about, made[:count].view(dtype))
-        return self._last[1]
+            room = torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=about.device)
+            self._room[about.dtype, about.device] = (shifts, room)
+        shifts, room = self._room[about.dtype, about.device]
+        lines = -(-count // (2 * columns))
+        made = room[: 2 * lines * columns].view(lines, 2, columns)
+        torch.bitwise_left_shift(paired, shifts[:lines], out=made)
+        made.bitwise_and_(kind.sign | kind.two)
+        block = made.view(-1)[:count].view(about.dtype)
+        self._last = None if mask is not None else ((name, first, count, about), block)
+        return block
 
-    def _words(self, key: int, first: int, size: int, device: torch.device) -> Tensor:
-        """The words of a block and of those after it: computing many at a time takes little longer than one."""
-        start = first // _STRETCH * _STRETCH
-        about = (key, start, size, device)
-        found = self._stretches.get(about)
-        if found is None:
-            count = -(-min(_STRETCH, size - start) // _WORD)
-            found = self._keep(about, words(key, start // _WORD, count, device, self._counters(device)))
-        return found[(first - start) // _WORD :]
+    def _bits(self, key: int, start: int, about: Layout) -> Tensor:
+        """The words of a stretch, one after the other: bit k, from the highest, is for line k of a block.
 
-    def _balanced(self, key: int, first: int, size: int, device: torch.device, kind: Integers, row: int) -> Tensor:
-        """The words of a block whose signs balance in rows: lines are a whole number of rows long."""
-        start = first // _STRETCH * _STRETCH
-        about = (key, start, size, device, kind.bits, row)
-        row = _part(row, BLOCK // kind.bits)
-        columns = -(-min(BLOCK, size) // (kind.bits * row)) * row
-        found = self._stretches.get(about)
-        if found is None:
-            # Where blocks begin within rows, a line is longer by one, so that it can begin with a whole one.
-            whole = columns + (row if size > BLOCK and BLOCK % row else 0)
-            width, blocks = -(-whole * kind.bits // _WORD), -(-min(_STRETCH, size - start) // BLOCK)
-            drawn = words(key, start // BLOCK * width, blocks * width, device, self._counters(device))
-            bits = drawn.view(blocks, width).view(kind.dtype)[:, :whole].reshape(-1, row)
-            source, opposite = partners(row, key & 0x7FFFFFFF, device)
-            bits = bits.index_select(1, source).bitwise_xor_(opposite.to(kind.dtype).neg_())
-            found = self._keep(about, bits.view(blocks, whole))
-        began = first % row
-        return found[(first - start) // BLOCK, began : began + columns]
+        A bit of 1 is minus.
+        """
+        if about.size <= _SMALL:
+            return _kept(self._small, _KEPT_SMALL, (key, about), lambda: self._drawn(key, 0, about))
+        return self._drawn(key, start, about)
 
-    def _counters(self, device: torch.device) -> Tensor:
+    def _drawn(self, key: int, start: int, about: Layout) -> Tensor:
+        kind, device, size = INTEGERS[about.dtype], about.device, min(_STRETCH, about.size - start)
         if device not in self._ramp:
             self._ramp[device] = counters(3 * _STRETCH // _WORD, device)
-        return self._ramp[device]
+        if not about.row:
+            return words(key, start // _WORD, -(-size // _WORD), device, self._ramp[device]).view(kind.dtype)
+        row, _, whole = _rows(about)
+        width, blocks = -(-whole * kind.bits // _WORD), -(-size // BLOCK)
+        drawn = words(key, start // BLOCK * width, blocks * width, device, self._ramp[device])
+        bits = drawn.view(blocks, width).view(kind.dtype)[:, :whole].reshape(-1, row)
+        mirror(bits, key & 0x7FFFFFFF)
+        return bits.view(-1)
 
-    def _keep(self, about: tuple[Any, ...], made: Tensor) -> Tensor:
-        if len(self._stretches) == _KEPT:
-            del self._stretches[next(iter(self._stretches))]
-        self._stretches[about] = made
-        return made
+
+def _kept(store: dict[tuple[Any, ...], Tensor], most: int, name: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+    """What is stored by this name, or is made now; the oldest goes where there are too many."""
+    found = store.get(name)
+    if found is None:
+        found = make()
+        if len(store) >= most:
+            del store[next(iter(store))]
+        store[name] = found
+    return found
+
+
+def _paired(signs: Tensor, moves: Tensor | None, kind: Integers) -> Tensor:
+    """Words of even lines and of odd ones, (2, n), shifted so that bits alternate: the sign, and whether it moves."""
+    lower = kind.alternate
+    if moves is None:
+        return torch.stack((signs | lower, signs << 1 | lower))
+    even = (signs & ~lower).bitwise_or_((moves >> 1).bitwise_and_(lower))
+    odd = (signs << 1).bitwise_and_(~lower).bitwise_or_(moves & lower)
+    return torch.stack((even, odd))
+
+
+@lru_cache(maxsize=256)
+def _rows(about: Layout) -> tuple[int, int, int]:
+    """Of a tensor whose rows balance: length of the parts they balance in, words of a line, and of a block."""
+    bits = INTEGERS[about.dtype].bits
+    row = _part(about.row, BLOCK // bits)
+    columns = -(-min(BLOCK, about.size) // (bits * row)) * row
+    # Where blocks begin within rows, a line is longer by one, so that it can begin with a whole one.
+    return row, columns, columns + (row if about.size > BLOCK and BLOCK % row else 0)
+
+
+def _place(first: int, start: int, count: int, about: Layout) -> tuple[int, int]:
+    """Where the words of a block begin in those of its stretch, and how many a line has."""
+    if not about.row:
+        bits = INTEGERS[about.dtype].bits
+        return (first - start) // bits, -(-count // bits)
+    row, columns, whole = _rows(about)
+    return (first - start) // BLOCK * whole + first % row, columns
 
 
 def _part(row: int, longest: int) -> int:
@@ -186,6 +271,14 @@ def partners(row: int, shift: int, device: torch.device | str = "cpu") -> tuple[
     place = torch.arange(row, device=device)
     other = (shift - place).remainder_(row)
     return torch.minimum(place, other), other < place
+
+
+def mirror(bits: Tensor, shift: int) -> None:
+    """Rows of words (..., n), in place, as ones whose elements are opposite to their :func:`partners`."""
+    ends = shift % bits.shape[1] + 1
+    for part in (bits[:, :ends], bits[:, ends:]):
+        if half := part.shape[1] // 2:
+            torch.bitwise_not(part[:, :half].flip(1), out=part[:, part.shape[1] - half :])
 
 
 def uniforms(key: int, first: int, count: int, device: torch.device | str) -> Tensor:
@@ -219,14 +312,16 @@ class Integers(NamedTuple):
     bits: int
     sign: int
     """The sign bit, as a signed number."""
-    one: int
-    """The bits of 1."""
+    two: int
+    """The bit of 2."""
+    alternate: int
+    """Every second bit, the lowest among them."""
 
 
 INTEGERS = {
-    torch.float16: Integers(torch.int16, 16, -(1 << 15), 0x3C00),
-    torch.bfloat16: Integers(torch.int16, 16, -(1 << 15), 0x3F80),
-    torch.float32: Integers(torch.int32, 32, -(1 << 31), 0x3F800000),
-    torch.float64: Integers(torch.int64, 64, -(1 << 63), 0x3FF0000000000000),
+    torch.float16: Integers(torch.int16, 16, -(1 << 15), 1 << 14, 0x5555),
+    torch.bfloat16: Integers(torch.int16, 16, -(1 << 15), 1 << 14, 0x5555),
+    torch.float32: Integers(torch.int32, 32, -(1 << 31), 1 << 30, 0x55555555),
+    torch.float64: Integers(torch.int64, 64, -(1 << 63), 1 << 62, 0x5555555555555555),
 }
 DTYPES = tuple(INTEGERS)

@@ -30,6 +30,8 @@ class Slot:
     """Of the grid that its weights were last put on; 0 for none."""
     quantum: float = 0.0
     """What steps along directions that are not signs are multiples of, at the current iterate."""
+    fine: bool = False
+    """Whether a probe moves each weight by exactly the reach, see :func:`fine`."""
     version: int = -1
     """Of the parameter when they were: torch counts what is written into a tensor."""
 
@@ -123,6 +125,14 @@ def quantum(weights: Tensor, reach: float) -> float:
     if not largest < float("inf"):
         raise InputError("a parameter holds NaN or infinite numbers; expected finite ones")
     return power_of_two(torch.finfo(weights.dtype).eps * largest)
+
+
+def fine(weights: Tensor, reach: float) -> bool:
+    """Whether the reach is a multiple of the spacing at each weight moved by it; where it is not, some do not move."""
+    low, high = torch.aminmax(weights)
+    largest = max(-float(low), float(high)) + reach
+    # Weights that are NaN or infinite make this false.
+    return torch.finfo(weights.dtype).eps * largest <= reach
 
 
 def power_of_two(value: float) -> float:

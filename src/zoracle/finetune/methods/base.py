@@ -11,8 +11,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.finetune.noise import Draw, Signs
-from zoracle.finetune.tensors import Slot, nearest_power_of_two
+from zoracle.finetune.noise import Draw, Layout, Signs
+from zoracle.finetune.tensors import Slot, fine, nearest_power_of_two
 from zoracle.optimizers.base import Config, Positive
 
 Directions = Annotated[int, msgspec.Meta(ge=1)]
@@ -115,26 +115,57 @@ class Method(ABC):
         """The reach of the step after this one."""
         return self.reach(slot)
 
-    def prepare(self, slot: Slot, seed: int, step: int) -> None:  # noqa: B027 - does nothing where a method keeps nothing
+    def prepare(self, slot: Slot, seed: int, step: int) -> None:
         """Prepare from the weights at the iterate, before the first probe of a step."""
+        several = len({probe.direction for probe in self.probes if probe.side}) > 1
+        slot.fine = several and fine(slot.flat(), self.reach(slot))
 
     def perturbation(self, slot: Slot, draw: Draw) -> Move:
         """The change of a tensor by a probe: exact on the grid of :func:`~zoracle.finetune.tensors.snap`."""
-        return Move(self.direction(slot, draw), self.reach(slot))
+        block, scale = self.direction(slot, draw)
+        return Move(block, scale * self.reach(slot))
+
+    def moves(self, slot: Slot, legs: Sequence[tuple[Draw, int]]) -> list[Move]:
+        """Changes of a tensor, one after the other and each exact, that go along directions by numbers of probes.
+
+        From one direction to another is one sum where it starts and ends at numbers of the tensor's type.
+        """
+        if not slot.fine or len(legs) != 2:
+            return self.apart(slot, legs)
+        about, mask = self.layout(slot), self.mask(slot)
+        (leave, back), (enter, side) = ((draw.key(slot.index), sides) for draw, sides in legs)
+
+        def block(first: int, count: int) -> Tensor:
+            words = mask(first, count) if mask else None
+            return self._signs.change((leave, -back), (enter, side), first, count, about, words)
+
+        return [Move(block, self.reach(slot))]
+
+    def apart(self, slot: Slot, legs: Sequence[tuple[Draw, int]]) -> list[Move]:
+        """One change for each direction."""
+        perturbations = [(self.perturbation(slot, draw), sides) for draw, sides in legs]
+        return [Move(block, sides * scale) for (block, scale), sides in perturbations]
 
     def row(self, slot: Slot) -> int:
         """Length of the rows of a tensor in which the signs of a direction balance; 0 for independent signs."""
         return 0
 
-    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
-        """A direction times a scale, in the type of the tensor or a wider one."""
-        key, p, row = draw.key(slot.index), slot.parameter, self.row(slot)
+    def mask(self, slot: Slot) -> Block | None:
+        """Words with a bit for each element that moves, as :meth:`~zoracle.finetune.noise.Signs.twice` orders them."""
+        return None
+
+    def layout(self, slot: Slot) -> Layout:
+        """The layout of a tensor's signs."""
+        return Layout(slot.size, slot.parameter.dtype, slot.parameter.device, self.row(slot))
+
+    def direction(self, slot: Slot, draw: Draw) -> Move:
+        """A direction, in the type of the tensor or a wider one."""
+        key, about, mask = draw.key(slot.index), self.layout(slot), self.mask(slot)
 
         def block(first: int, count: int) -> Tensor:
-            signs = self._signs.block(key, first, count, slot.size, p.dtype, p.device, row)
-            return signs if scale == 1 else signs * scale
+            return self._signs.twice(key, first, count, about, mask(first, count) if mask else None)
 
-        return block
+        return Move(block, 0.5)
 
     def along(self, slot: Slot, probed: ProbeLosses, scales: Sequence[float]) -> Move:
         """The sum of the step's directions, each times a scale, in the type given by :func:`working`."""
@@ -145,13 +176,13 @@ class Method(ABC):
         ]
         dtype = working(slot)
         if len(parts) == 1:
-            block, scale = parts[0]
-            return Move(lambda first, count: block(first, count).to(dtype), scale)
+            (block, unit), scale = parts[0]
+            return Move(lambda first, count: block(first, count).to(dtype), unit * scale)
 
         def total(first: int, count: int) -> Tensor:
             made = torch.zeros(count, dtype=dtype, device=slot.parameter.device)
-            for block, scale in parts:
-                made.add_(block(first, count), alpha=scale)
+            for (block, unit), scale in parts:
+                made.add_(block(first, count), alpha=unit * scale)
             return made
 
         return Move(total, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ _ROUNDING = 6  # stream of the draws for rounding a perturbation in half precisi
 class Graded(Pairs):
     """A method along directions that are not signs.
 
-    A subclass writes :meth:`direction` in float32 (float64 for float64 tensors) and :meth:`span`. A probe adds
+    A subclass writes :meth:`scaled` in float32 (float64 for float64 tensors) and :meth:`span`. A probe adds
     the direction times mu, rounded to multiples of the spacing at the tensor's largest weight, so that it can be taken
     back exactly: to the nearest one, or in half precision, where rounding may remove most of it, up or down at random.
     """
@@ -24,6 +25,18 @@ class Graded(Pairs):
     @abstractmethod
     def span(self, slot: Slot) -> float:
         """Upper bound on an element of the direction; larger ones are clipped to it."""
+
+    @abstractmethod
+    def scaled(self, slot: Slot, draw: Draw, scale: float) -> Block:
+        """A direction times a scale."""
+
+    def direction(self, slot: Slot, draw: Draw) -> Move:
+        """A direction."""
+        return Move(self.scaled(slot, draw, 1.0), 1.0)
+
+    def moves(self, slot: Slot, legs: Sequence[tuple[Draw, int]]) -> list[Move]:
+        """One change for each direction: what two of them differ by is not on the grid."""
+        return self.apart(slot, legs)
 
     def reach(self, slot: Slot) -> float:
         """The reach of the largest element of a direction."""
@@ -36,7 +49,7 @@ class Graded(Pairs):
     def perturbation(self, slot: Slot, draw: Draw) -> Move:
         """The direction times mu, in multiples of the quantum."""
         p = slot.parameter
-        block = self.direction(slot, draw, self.mu(slot) / slot.quantum)
+        block = self.scaled(slot, draw, self.mu(slot) / slot.quantum)
         most = self.reach(slot) / slot.quantum
         key = draw.key(slot.index, _ROUNDING)
 

@@ -58,7 +58,7 @@ class HiZOO(Graded):
         """All three have to be finite."""
         return int(all(map(math.isfinite, probed.losses)))
 
-    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
+    def scaled(self, slot: Slot, draw: Draw, scale: float) -> Block:
         """H^{-1/2} z times a scale."""
         z, curvature = gaussian(slot, draw, scale), buffer(slot, "curvature", 1.0)
         return lambda first, count: z(first, count).div_(curvature[first : first + count].sqrt())

@@ -93,6 +93,7 @@ class Learned(Method):
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
         """Measure the sizes of the weights at intervals."""
+        super().prepare(slot, seed, step)
         if step % _EVERY == 0:
             self._measure(slot)
 

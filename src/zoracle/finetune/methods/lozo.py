@@ -48,7 +48,7 @@ class LOZO(Graded):
         """The span of a sum of r products of two normal numbers."""
         return _SPAN * math.sqrt(self.config.rank)
 
-    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
+    def scaled(self, slot: Slot, draw: Draw, scale: float) -> Block:
         """U V^T times a scale, block by block."""
         p, r = slot.parameter, self.config.rank
         if p.dim() < 2 or not p.is_contiguous():

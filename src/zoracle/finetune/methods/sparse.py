@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoracle.finetune.methods.base import Block
 from zoracle.finetune.methods.mezo import MeZO, MeZOConfig
-from zoracle.finetune.noise import BLOCK, INTEGERS, Draw
+from zoracle.finetune.noise import BLOCK, INTEGERS
 from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Share
 
@@ -41,6 +41,7 @@ class SparseMeZO(MeZO):
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
         """The mask of the current weights."""
+        super().prepare(slot, seed, step)
         flat, kind = slot.flat(), INTEGERS[slot.parameter.dtype]
         if "threshold" not in slot.state:
             sample = flat[:: -(-slot.size // _SAMPLE)].abs().float()
@@ -58,19 +59,10 @@ class SparseMeZO(MeZO):
             packed = torch.bitwise_left_shift(small.view(kind.bits, columns), shifts.flip(0)).sum(0, dtype=kind.dtype)
             self._words(slot, first, columns).copy_(packed)
 
-    def direction(self, slot: Slot, draw: Draw, scale: float = 1.0) -> Block:
-        """Signs where the mask is set, 0 elsewhere."""
-        whole, kind = super().direction(slot, draw, scale), INTEGERS[slot.parameter.dtype]
-        shifts = torch.arange(kind.bits, dtype=kind.dtype, device=slot.parameter.device).unsqueeze(1)
-
-        def block(first: int, count: int) -> Tensor:
-            # Move the bit to the sign bit, then repeat it over all bits: all ones or all zeros.
-            words = self._words(slot, first, -(-count // kind.bits))
-            spread = torch.bitwise_left_shift(words, shifts).bitwise_right_shift_(kind.bits - 1).view(-1)[:count]
-            made = whole(first, count)
-            return spread.bitwise_and_(made.view(kind.dtype)).view(made.dtype)
-
-        return block
+    def mask(self, slot: Slot) -> Block:
+        """The words of the mask."""
+        bits = INTEGERS[slot.parameter.dtype].bits
+        return lambda first, count: self._words(slot, first, -(-count // bits))
 
     @staticmethod
     def _words(slot: Slot, first: int, columns: int) -> Tensor:
