@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -187,12 +189,63 @@ def run(context: Context) -> Outcome:
         columns = [column for column in columns if s.peaks or not column[1].startswith("peak")]
         tables.append(records_table(name, f"{name}: {s.seeds} seeds, test data", columns, records))
         findings.append(_finding(name, records))
+    speeds = [found for name in s.tasks if (found := speed(name, curves)) is not None]
+    if speeds:
+        headings = [
+            ("task", "task", ""), ("accuracy of the start", "start", ".1%"), ("of mezo, tuned", "target", ".1%"),
+            ("learned at half of the forwards, minus that", "half", "+.1%"), ("at the end, minus that", "end", "+.1%"),
+            ("forwards to reach it / mezo's", "share", ".2f"), ("runs that reach it", "runs", "d"),
+        ]  # fmt: skip
+        tables.append(records_table("speed", f"learned against tuned mezo, {s.seeds} seeds", headings, speeds))
     figure = panels_figure(
         "curves", "Accuracy on the test data", "Mean over seeds and its 95 % interval; scored at the start and after "
         "each quarter of a run.", panels, x="evaluations of the loss", y="accuracy", log_y=False,
     )  # fmt: skip
     context.note("A step with gradients counts as three evaluations. Text differs a little from one Python to another.")
     return Outcome(tables, [figure], curves, [text for text in findings if text])
+
+
+def reached(curve: Tensor, spent: Tensor, target: float) -> float:
+    """Evaluations after which an accuracy is first reached, linear between two scores; infinite if it is not.
+
+    Args:
+        curve: accuracies of a run, (PARTS + 1,).
+        spent: evaluations at each, (PARTS + 1,).
+        target: the accuracy.
+    """
+    above = (curve >= target).nonzero().flatten()
+    if not len(above):
+        return math.inf
+    k = int(above[0])
+    if k == 0:
+        return 0.0
+    share = (target - float(curve[k - 1])) / float(curve[k] - curve[k - 1])
+    return float(spent[k - 1] + share * (spent[k] - spent[k - 1]))
+
+
+def speed(name: str, curves: Mapping[str, Array]) -> dict[str, Any] | None:
+    """How soon the learned controller reaches tuned MeZO's accuracy; None where one of them is not measured.
+
+    Seeds draw the same data and initial weights for both, so differences are by seed. A run that does not reach the
+    accuracy counts with all its evaluations: the mean is then too low, and ``runs`` tells how many did.
+    """
+    if not {f"{name}/mezo/accuracy", f"{name}/learned/accuracy"} <= set(curves):
+        return None
+    theirs, ours = (torch.as_tensor(curves[f"{name}/{method}/accuracy"]) for method in ("mezo", "learned"))
+    spent = torch.as_tensor(curves[f"{name}/learned/forwards"])
+    budget, target = float(curves[f"{name}/mezo/forwards"][-1]), float(theirs[:, -1].mean())
+    found = torch.tensor([reached(curve, spent, target) for curve in ours], dtype=torch.float64)
+    record: dict[str, Any] = {"task": name, "target": target, "start": float(ours[:, 0].mean())}
+    record["runs"] = int(found.isfinite().sum())
+    intervals = {
+        "half": ours[:, training.PARTS // 2] - theirs[:, -1],
+        "end": ours[:, -1] - theirs[:, -1],
+        "share": found.clamp(max=float(spent[-1])) / budget,
+    }
+    for key, values in intervals.items():
+        interval = clustered(values.unsqueeze(1))
+        record |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    return record
 
 
 def _line(accuracies: Tensor, spent: Tensor, budget: int) -> Line:
@@ -243,6 +296,7 @@ Training, validation and test data are from different files (different images). 
 on validation data with a seed of their own: a grid by tens at a quarter of the evaluations, then its best one and \
 three times more and less at all of them; where the best is at the edge, the grid is extended. \
 The learned controller has no setting; it is given the number of steps. \
+Forwards until it reaches mezo's mean accuracy are linear between two scores. \
 fzoo and learned use their default number of directions, the others one. \
 Seeds 0 to {FULL.seeds - 1} draw batches, directions, pieces of text and new weights; intervals are over seeds. \
 Processor seconds are of the steps; wall seconds are of a run, scoring included. Peak memory is that of network, batch \
