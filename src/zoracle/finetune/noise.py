@@ -70,11 +70,11 @@ def words(key: int, first: int, count: int, device: torch.device | str = "cpu", 
             if factor != 1:
                 n *= np.uint64(factor & _ALL)
         return torch.from_numpy(n.view(np.int64))
-    return _rounds(start.add(offset - ((offset >> 63) << 64)))
+    return scramble(start.add(offset - ((offset >> 63) << 64)))
 
 
-def _rounds(x: Tensor) -> Tensor:
-    """The rounds of SplitMix64 with signed numbers, in place."""
+def scramble(x: Tensor) -> Tensor:
+    """The rounds of SplitMix64 with signed numbers, in place: the words from multiples of its increment."""
     high = torch.empty_like(x)
     for shift, factor in _ROUNDS:
         # The mask makes the shift that of an unsigned number.
