@@ -49,4 +49,7 @@ def test_the_learned_method_against_tuned_mezo_by_seed():
     # The first run reaches 0.6 half way between 200 and 400; the second counts with its 800.
     assert found["share"] == pytest.approx((0.3 + 0.8) / 2)
     assert found["share_low"] < found["share"] < found["share_high"]
+    still = speed("a", curves | {"a/mezo/accuracy": mezo[:, :1].expand(-1, 5).numpy()})
+    assert still is not None
+    assert not {"share", "runs"} & set(still), "MeZO does not leave the start: there is nothing to reach"
     assert speed("a", {key: value for key, value in curves.items() if "mezo" not in key}) is None

@@ -227,7 +227,8 @@ def speed(name: str, curves: Mapping[str, Array]) -> dict[str, Any] | None:
     """How soon the learned controller reaches tuned MeZO's accuracy; None where one of them is not measured.
 
     Seeds draw the same data and initial weights for both, so differences are by seed. A run that does not reach the
-    accuracy counts with all its evaluations: the mean is then too low, and ``runs`` tells how many did.
+    accuracy counts with all its evaluations: the mean is then too low, and ``runs`` tells how many did. Where tuned
+    MeZO does not end above the start, there is nothing to reach.
     """
     if not {f"{name}/mezo/accuracy", f"{name}/learned/accuracy"} <= set(curves):
         return None
@@ -236,12 +237,13 @@ def speed(name: str, curves: Mapping[str, Array]) -> dict[str, Any] | None:
     budget, target = float(curves[f"{name}/mezo/forwards"][-1]), float(theirs[:, -1].mean())
     found = torch.tensor([reached(curve, spent, target) for curve in ours], dtype=torch.float64)
     record: dict[str, Any] = {"task": name, "target": target, "start": float(ours[:, 0].mean())}
-    record["runs"] = int(found.isfinite().sum())
     intervals = {
         "half": ours[:, training.PARTS // 2] - theirs[:, -1],
         "end": ours[:, -1] - theirs[:, -1],
-        "share": found.clamp(max=float(spent[-1])) / budget,
     }
+    if target > record["start"]:
+        record["runs"] = int(found.isfinite().sum())
+        intervals["share"] = found.clamp(max=float(spent[-1])) / budget
     for key, values in intervals.items():
         interval = clustered(values.unsqueeze(1))
         record |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
