@@ -6,6 +6,10 @@ Twelve kinds: quadratics and powers of them, curved chains, ripples of several a
 active directions, logarithms, random networks, plateaus. Conditioning is 1 to 1e6, some are rotated; none is a function
 of COCO. Starts are uniform in [-4, 4]. Printed are mean ranks, and the mean of log10 of the value reached over the
 lowest one reached (at most 1, and values below 1e-12 count as that).
+
+With ``--noise share:.01`` values are f times the exponential of a normal number with this standard deviation, with
+``additive:.001`` normal numbers are added, in units of f at the start, with ``outliers:.001`` a Cauchy number to one
+value in five. Then what counts is f without noise at the point returned.
 """
 
 from __future__ import annotations
@@ -100,11 +104,27 @@ _FORMS: dict[str, Callable[[Composition, Points, Points], Points]] = {
 }
 
 
-def reached(optimizer: str, kind: str, dim: int, seed: int, per_dim: int) -> float:
+def noisy(f: Composition, noise: str, seed: int) -> Callable[[Points], Points]:
+    """The function with noise of a kind and size, "share:.01"; itself if there is none."""
+    if not noise:
+        return f
+    kind, size = noise.split(":")
+    rng, unit = np.random.default_rng([seed, f.dim]), float(size) * float(f(f.start[None])[0])
+
+    def value(x: Points) -> Points:
+        normal, rare = rng.standard_normal(len(x)), rng.random(len(x)) < 0.2
+        if kind == "share":
+            return f(x) * np.exp(float(size) * normal)
+        return f(x) + unit * (normal if kind == "additive" else np.where(rare, rng.standard_cauchy(len(x)), 0.0))
+
+    return value
+
+
+def reached(optimizer: str, kind: str, dim: int, seed: int, per_dim: int, noise: str) -> float:
     """The value that an optimizer reaches with so many evaluations a dimension."""
     f = Composition(kind, dim, seed)
-    found: Any = zoracle.minimize(f, f.start, budget=dim * per_dim, optimizer=optimizer)
-    return max(float(found.value), 1e-12)
+    found: Any = zoracle.minimize(noisy(f, noise, seed), f.start, budget=dim * per_dim, optimizer=optimizer)
+    return max(float(f(np.asarray(found.x)[None])[0]), 1e-12)
 
 
 def main() -> None:
@@ -114,13 +134,16 @@ def main() -> None:
     parser.add_argument("--per-dim", type=int, default=10, help="evaluations a dimension")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--optimizers", default="portfolio,zo-lbfgs,ma-es,zo-lstm-universal")
+    parser.add_argument("--noise", default="", help="share:SIZE, additive:SIZE or outliers:SIZE")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     names = args.optimizers.split(",")
     print("    d  " + " ".join(f"{name:>18}" for name in names) + "   mean rank, mean excess")
     for dim in map(int, args.dims.split(",")):
         cases = [(kind, seed) for kind in KINDS for seed in range(args.seeds)]
-        values = np.array([[reached(name, *case[:1], dim, case[1], args.per_dim) for name in names] for case in cases])
+        values = np.array(
+            [[reached(name, kind, dim, seed, args.per_dim, args.noise) for name in names] for kind, seed in cases]
+        )
         ranks = 1 + (values[:, None, :] < values[:, :, None]).sum(2)
         ranks = ranks + ((values[:, None, :] == values[:, :, None]).sum(2) - 1) / 2
         excess = np.clip(np.log10(values / values.min(1, keepdims=True)), 0, 1)
