@@ -131,7 +131,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
         if "level" in changed:
             changed["level"] = changed["level"].to(state.level)
         told = state._replace(
-            x=torch.where(better.unsqueeze(1), queries.points[:, 0], state.x),
+            x=torch.where(better.unsqueeze(1), queries.points[:, 0], state.x) if bool(better.any()) else state.x,
             key=state.key.next(),
             best=torch.where(better, values[:, 0], state.best),
         )
