@@ -158,6 +158,22 @@ def test_words_are_the_same_with_signed_and_unsigned_numbers():
         assert torch.equal(scramble(counters(1000, "cpu").add(key)), words(key, 0, 1000))
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("method", ["mezo", "fzoo", "sparse-mezo", "learned"])
+def test_weights_whose_spacing_is_above_the_radius_are_restored(dtype, method):
+    weights = torch.linspace(-3, 3, 500) * (2.0**14 if dtype == torch.float32 else 1)
+    params = [nn.Parameter(weights.to(dtype))]
+    optimizer = ZerothOrder(params, method, num_directions=3)
+    tensors = slots(optimizer.param_groups, optimizer.state)
+    optimizer.method.begin(tensors)
+    engine = Engine(tensors, optimizer.method)
+    engine.prepare(0, 1)
+    start = params[0].detach().clone()
+    for probe in (*optimizer.method.probes, None):
+        engine.go(probe, 0, 1)
+    assert torch.equal(params[0], start)
+
+
 def test_only_learned_balances_and_only_in_rows_that_are_contiguous():
     shapes = {(6, 10): 10, (10,): 0, (4, 3, 5, 5): 75, (): 0}
     params = [nn.Parameter(torch.ones(shape)) for shape in shapes]

@@ -117,8 +117,7 @@ class Method(ABC):
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
         """Prepare from the weights at the iterate, before the first probe of a step."""
-        several = len({probe.direction for probe in self.probes if probe.side}) > 1
-        slot.fine = several and fine(slot.flat(), self.reach(slot))
+        slot.fine = fine(slot.flat(), self.reach(slot))
 
     def perturbation(self, slot: Slot, draw: Draw) -> Move:
         """The change of a tensor by a probe: exact on the grid of :func:`~zoracle.finetune.tensors.snap`."""
@@ -128,8 +127,11 @@ class Method(ABC):
     def moves(self, slot: Slot, legs: Sequence[tuple[Draw, int]]) -> list[Move]:
         """Changes of a tensor, one after the other and each exact, that go along directions by numbers of probes.
 
-        From one direction to another is one sum where it starts and ends at numbers of the tensor's type.
+        From one probe to another is one sum where each weight moves by exactly the reach. Where some do not move, as
+        their spacing is larger, twice the reach might move them: the way is back to the iterate and on.
         """
+        if not slot.fine:
+            legs = [(draw, sides // abs(sides)) for draw, sides in legs for _ in range(abs(sides))]
         if not slot.fine or len(legs) != 2:
             return self.apart(slot, legs)
         about, mask = self.layout(slot), self.mask(slot)
