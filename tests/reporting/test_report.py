@@ -6,6 +6,7 @@ import base64
 import io
 import re
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from zoracle.comparison.compare import Output, compare
 from zoracle.evaluation.spec import RunSpec
 from zoracle.optimizers.registry import make
 from zoracle.reporting.figures import styles
-from zoracle.reporting.lines import legend
+from zoracle.reporting.lines import Line, legend, panels_figure
 from zoracle.reporting.pictures import grey_png, signed_png, signed_words
 from zoracle.tasks.digits import DigitsAttack
 
@@ -172,3 +173,14 @@ def test_legends_stay_within_their_figure(letters):
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("panels", [1, 2, 6])
+def test_the_legend_of_a_few_small_panels_leaves_them_their_height(panels):
+    x = np.linspace(0, 1, 5)
+    lines = {f"an optimizer, number {n}": Line(x, x, x, x) for n in range(10)}
+    made = panels_figure("name", "title", "caption", {str(n): lines for n in range(panels)}, x="x", y="y", log_y=False)
+    figure = Figure(figsize=made.size, layout="constrained")
+    made.draw(figure)
+    figure.canvas.draw()
+    assert all(axes.get_window_extent().height > 0.9 * figure.dpi for axes in figure.axes if axes.get_visible())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoracle.errors import require
 from zoracle.reporting.figures import Figure, Style, styles
-from zoracle.reporting.lines import legend
+from zoracle.reporting.lines import legend, legend_rows
 from zoracle.results.result import Result
 
 Array = npt.NDArray[np.float64]
@@ -71,6 +71,7 @@ def success_panels(name: str, title: str, panels: Mapping[str, Mapping[str, Resu
     style = styles(labels)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
+    wide = 3.1 * columns + 0.6
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -90,7 +91,7 @@ def success_panels(name: str, title: str, panels: Mapping[str, Mapping[str, Resu
         "Share of images and repeats broken within this many queries (log scale); images never broken are included in "
         "the share."
     )
-    return Figure(name, title, caption, draw, (3.1 * columns + 0.6, 2.6 * rows + 0.8))
+    return Figure(name, title, caption, draw, (wide, 2.6 * rows + 0.6 + legend_rows(labels, wide)))
 
 
 def _loss(axes: Any, results: Mapping[str, Result], style: Mapping[str, Style]) -> None:

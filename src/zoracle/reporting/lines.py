@@ -99,6 +99,9 @@ def panels_figure(
     """Small figures side by side, one legend for all, up to five in a row."""
     columns = min(5, len(panels))
     rows = -(-len(panels) // columns)
+    wide = max(5.2, 2.3 * columns + 0.6)  # a single panel leaves room for two columns of labels
+    labels = list(next(iter(panels.values()), {}))
+    tall = 1.9 * rows + (1.4 if len(panels) == 1 else 0.8) + legend_rows(labels, wide)
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
@@ -113,18 +116,25 @@ def panels_figure(
         figure.supylabel(y, fontsize=10)
         legend(figure, grid.flat[0])
 
-    return Figure(name, title, caption, draw, (2.3 * columns + 0.6, 1.9 * rows + 1.0))
+    return Figure(name, title, caption, draw, (wide, tall))
 
 
 def legend(figure: Any, axes: Any) -> None:
     """The legend above the axes, where no line can be hidden by it."""
     handles, labels = axes.get_legend_handles_labels()
+    across = _columns(labels, figure.get_figwidth())
+    figure.legend(handles, labels, loc="outside upper center", ncols=across, frameon=False, fontsize=9)
+
+
+def legend_rows(labels: Sequence[str], width: float) -> float:
+    """Height of a legend in a figure of this width, both in inches."""
+    return 0.2 * -(-len(labels) // _columns(labels, width))
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
     # Inches of the widest entry: its sample of the line, and letters of 9 points.
     wide = max(1.7, 0.6 + 0.075 * max(map(len, labels), default=0))
-    across = max(1, int(figure.get_figwidth() / wide))
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(across, len(labels)), frameon=False, fontsize=9
-    )
+    return max(1, min(int(width / wide), len(labels)))
 
 
 def plot(axes: Any, lines: Mapping[str, Line], *, markers: bool, width: float = 1.8) -> None:
