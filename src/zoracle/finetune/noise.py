@@ -26,8 +26,6 @@ _ALL = (1 << 64) - 1
 _WORD = 64
 _STRETCH = 4 * BLOCK
 _KEPT = 24  # stretches: those of the directions that a step goes along block by block
-_SMALL = 1 << 13  # size of tensors whose words take no room: those of all directions are kept
-_KEPT_SMALL = 1 << 10
 
 
 class Draw(NamedTuple):
@@ -113,7 +111,6 @@ class Signs:
 
     def __init__(self) -> None:
         self._stretches: dict[tuple[Any, ...], Tensor] = {}
-        self._small: dict[tuple[Any, ...], Tensor] = {}
         self._last: tuple[tuple[Any, ...], Tensor] | None = None
         self._room: dict[Any, tuple[Tensor, Tensor]] = {}
         self._ramp: dict[torch.device, Tensor] = {}
@@ -189,11 +186,6 @@ class Signs:
 
         A bit of 1 is minus.
         """
-        if about.size <= _SMALL:
-            return _kept(self._small, _KEPT_SMALL, (key, about), lambda: self._drawn(key, 0, about))
-        return self._drawn(key, start, about)
-
-    def _drawn(self, key: int, start: int, about: Layout) -> Tensor:
         kind, device, size = INTEGERS[about.dtype], about.device, min(_STRETCH, about.size - start)
         if device not in self._ramp:
             self._ramp[device] = counters(3 * _STRETCH // _WORD, device)
