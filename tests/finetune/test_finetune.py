@@ -13,19 +13,8 @@ from zoracle.errors import CheckpointError, DamagedWarning, InputError
 from zoracle.finetune import METHODS, ZerothOrder, noise, replay
 from zoracle.finetune.engine import Engine
 from zoracle.finetune.ledger import Entry, Ledger, read
-from zoracle.finetune.noise import (
-    BLOCK,
-    Draw,
-    Layout,
-    Signs,
-    counters,
-    mirror,
-    normals,
-    partners,
-    scramble,
-    uniforms,
-    words,
-)
+from zoracle.finetune.noise import BLOCK, Draw, counters, normals, scramble, uniforms, words
+from zoracle.finetune.signs import Layout, Signs, mirror, partners
 from zoracle.finetune.tensors import nearest_power_of_two, power_of_two, slots, snap
 
 HALF = [torch.float16, torch.bfloat16]

@@ -30,6 +30,7 @@ class Engine:
         """The probe that the weights stand at; None at the iterate."""
         # Allocated once: allocating and freeing between forward passes would fragment the heap, which then grows.
         kinds = {(slot.parameter.dtype, slot.parameter.device) for slot in slots}
+        method.reserve(slots)
         self._room = {kind: torch.empty(BLOCK, dtype=kind[0], device=kind[1]) for kind in kinds}
 
     def settle(self) -> None:

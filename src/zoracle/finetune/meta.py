@@ -18,7 +18,7 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.finetune.controller import FEATURES, HIDDEN, SIZE, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import FORMAT, WEIGHTS
 from zoracle.finetune.nets import Net, problem
-from zoracle.finetune.noise import partners
+from zoracle.finetune.signs import partners
 from zoracle.settings import convert, read_toml
 from zoracle.storage.files import read_tensors, write_tensors, write_text
 

@@ -11,7 +11,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.finetune.noise import Draw, Layout, Signs
+from zoracle.finetune.noise import Draw
+from zoracle.finetune.signs import Layout, Signs
 from zoracle.finetune.tensors import Slot, fine, nearest_power_of_two
 from zoracle.optimizers.base import Config, Positive
 
@@ -107,6 +108,10 @@ class Method(ABC):
 
     def begin(self, slots: Sequence[Slot]) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """Prepare from all tensors before the first step."""
+
+    def reserve(self, slots: Sequence[Slot]) -> None:
+        """Allocate what directions need before the first forward pass."""
+        self._signs.reserve(self.layout(slot) for slot in slots)
 
     def before(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """Process the losses of a step before the tensors move."""

@@ -30,6 +30,9 @@ class Graded(Pairs):
     def scaled(self, slot: Slot, draw: Draw, scale: float) -> Block:
         """A direction times a scale."""
 
+    def reserve(self, slots: Sequence[Slot]) -> None:
+        """Nothing: directions are not signs."""
+
     def direction(self, slot: Slot, draw: Draw) -> Move:
         """A direction."""
         return Move(self.scaled(slot, draw, 1.0), 1.0)

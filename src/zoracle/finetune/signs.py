@@ -1,0 +1,249 @@
+"""Directions of signs that are never stored: one bit a weight, made block by block from words of a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoracle.finetune.noise import BLOCK, INTEGERS, Integers, counters, words
+
+_WORD = 64
+_STRETCH = 4 * BLOCK
+_KEPT = 24  # stretches: those of the directions that a step goes along block by block
+
+
+Maker = Callable[[int], tuple[Tensor, Tensor | None]]
+"""From the start of a stretch to words of signs, and of whether elements move."""
+
+
+class Layout(NamedTuple):
+    """What the order of a tensor's signs depends on."""
+
+    size: int
+    """Number of elements."""
+    dtype: torch.dtype
+    """Floating point, of 16, 32 or 64 bits."""
+    device: torch.device
+    row: int = 0
+    """Length of the rows in which signs balance, see :func:`partners`; 0 for independent signs."""
+
+
+class Stretches:
+    """Words of the last stretches, in memory that is allocated once.
+
+    Memory that is allocated between forward passes fragments the heap: activations are placed around it, and the heap
+    grows.
+
+    Args:
+        numbers: how many 64-bit words the largest stretch has.
+        device: where.
+    """
+
+    def __init__(self, numbers: int, device: torch.device) -> None:
+        self._free = list(torch.empty((_KEPT, numbers), dtype=torch.int64, device=device))
+        self._found: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def of(self, name: tuple[Any, ...], make: Callable[[], tuple[Tensor, Tensor | None]], kind: Integers) -> Tensor:
+        """The words (2, n) stored by this name, or those of :func:`_paired` made now in the place of the oldest."""
+        found = self._found.get(name)
+        if found is None:
+            signs, moves = make()
+            room = self._free.pop() if self._free else self._found.pop(next(iter(self._found)))[1]
+            if 8 * room.numel() < 2 * signs.numel() * signs.itemsize:
+                room = torch.empty(-(-signs.numel() * signs.itemsize // 4), dtype=torch.int64, device=signs.device)
+            rows = room.view(kind.dtype)[: 2 * signs.numel()].view(2, -1)
+            found = self._found[name] = _paired(signs, moves, kind, rows), room
+        return found[0]
+
+
+class Signs:
+    """A key's signs: each element 1 or -1 with equal chance.
+
+    Blocks hold twice the signs: 2 and 0 differ in one bit, the one next to the sign, so that a shift and a mask make a
+    block. The last one is cached, since a step undoes a direction and moves along it in succession. It is
+    overwritten by the next call: allocating and freeing memory a thousand times per step costs as much as computing the
+    numbers.
+    """
+
+    def __init__(self) -> None:
+        self._stretches: dict[torch.device, Stretches] = {}
+        self._last: tuple[tuple[Any, ...], Tensor] | None = None
+        self._room: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._ramp: dict[torch.device, Tensor] = {}
+
+    def reserve(self, layouts: Iterable[Layout]) -> None:
+        """Allocate all that directions of tensors need, before the first forward pass."""
+        largest: dict[tuple[torch.dtype, torch.device], Layout] = {}
+        most: dict[torch.device, int] = {}
+        for about in layouts:
+            most[about.device] = max(most.get(about.device, 0), _room(about))
+            kind = about.dtype, about.device
+            if kind not in largest or about.size > largest[kind].size:
+                largest[kind] = about
+        for device, numbers in most.items():
+            self._stretches[device] = Stretches(numbers, device)
+        for about in largest.values():
+            self.twice(0, 0, min(BLOCK, about.size), about)
+
+    def twice(self, key: int, first: int, count: int, about: Layout, mask: Tensor | None = None) -> Tensor:
+        """Twice the elements first .. first + count - 1, (count,); read-only.
+
+        Args:
+            key: of the tensor.
+            first: a multiple of BLOCK.
+            count: at most BLOCK.
+            about: the tensor.
+            mask: a word for each column of the block, whose bit k, from the highest, is for line k: elements without
+                a bit are 0. Not with balanced rows. None for no mask.
+        """
+
+        def make(start: int) -> tuple[Tensor, Tensor | None]:
+            return self._bits(key, start, about), None
+
+        return self._block((key,), make, first, count, about, mask)
+
+    def change(
+        self, leave: tuple[int, int], enter: tuple[int, int], first: int, count: int, about: Layout,
+        mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The change from one direction to another, elements first .. first + count - 1, (count,): 2, 0 or -2.
+
+        Args:
+            leave: key and side, 1 or -1.
+            enter: the same of the other direction.
+            first: as in :meth:`twice`, like all that follows.
+            count: see there.
+            about: see there.
+            mask: see there.
+        """
+
+        def make(start: int) -> tuple[Tensor, Tensor | None]:
+            before, after = (self._bits(key, start, about) for key, _ in (leave, enter))
+            moves = before ^ after if leave[1] == enter[1] else ~(before ^ after)
+            return after if enter[1] > 0 else ~after, moves
+
+        return self._block((*leave, *enter), make, first, count, about, mask)
+
+    def _block(
+        self, name: tuple[int, ...], make: Maker, first: int, count: int, about: Layout, mask: Tensor | None
+    ) -> Tensor:
+        """A block from the words of the blocks around it: making many at a time takes little longer than one."""
+        start = first // _STRETCH * _STRETCH
+        if self._last is not None and mask is None and self._last[0] == (name, first, count, about):
+            return self._last[1]
+        kind = INTEGERS[about.dtype]
+        if about.device not in self._stretches:
+            self._stretches[about.device] = Stretches(_room(about), about.device)
+        found = self._stretches[about.device].of((name, start, about), lambda: make(start), kind)
+        offset, columns = _place(first, start, count, about)
+        paired = found[:, offset : offset + columns]
+        if mask is not None:
+            paired = paired & _paired(torch.full_like(mask, -1), mask, kind, mask.new_empty((2, len(mask))))
+        if (about.dtype, about.device) not in self._room:
+            shifts = torch.arange(0, kind.bits, 2, dtype=kind.dtype, device=about.device).view(-1, 1, 1)
+            # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
+            room = torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=about.device)
+            self._room[about.dtype, about.device] = (shifts, room)
+        shifts, room = self._room[about.dtype, about.device]
+        lines = -(-count // (2 * columns))
+        made = room[: 2 * lines * columns].view(lines, 2, columns)
+        torch.bitwise_left_shift(paired, shifts[:lines], out=made)
+        made.bitwise_and_(kind.sign | kind.two)
+        block = made.view(-1)[:count].view(about.dtype)
+        self._last = None if mask is not None else ((name, first, count, about), block)
+        return block
+
+    def _bits(self, key: int, start: int, about: Layout) -> Tensor:
+        """The words of a stretch, one after the other: bit k, from the highest, is for line k of a block.
+
+        A bit of 1 is minus.
+        """
+        kind, device, size = INTEGERS[about.dtype], about.device, min(_STRETCH, about.size - start)
+        if device not in self._ramp:
+            self._ramp[device] = counters(3 * _STRETCH // _WORD, device)
+        if not about.row:
+            return words(key, start // _WORD, -(-size // _WORD), device, self._ramp[device]).view(kind.dtype)
+        row, _, whole = _rows(about)
+        width, blocks = -(-whole * kind.bits // _WORD), -(-size // BLOCK)
+        drawn = words(key, start // BLOCK * width, blocks * width, device, self._ramp[device])
+        bits = drawn.view(blocks, width).view(kind.dtype)[:, :whole].reshape(-1, row)
+        mirror(bits, key & 0x7FFFFFFF)
+        return bits.view(-1)
+
+
+def _paired(signs: Tensor, moves: Tensor | None, kind: Integers, out: Tensor) -> Tensor:
+    """Words of even lines and of odd ones, (2, n), shifted so that bits alternate: the sign, and whether it moves."""
+    lower, (even, odd) = kind.alternate, out
+    torch.bitwise_left_shift(signs, 1, out=odd)
+    if moves is None:
+        torch.bitwise_or(signs, lower, out=even)
+        odd.bitwise_or_(lower)
+        return out
+    torch.bitwise_and(signs, ~lower, out=even).bitwise_or_((moves >> 1).bitwise_and_(lower))
+    odd.bitwise_and_(~lower).bitwise_or_(moves & lower)
+    return out
+
+
+@lru_cache(maxsize=256)
+def _rows(about: Layout) -> tuple[int, int, int]:
+    """Of a tensor whose rows balance: length of the parts they balance in, words of a line, and of a block."""
+    bits = INTEGERS[about.dtype].bits
+    row = _part(about.row, BLOCK // bits)
+    columns = -(-min(BLOCK, about.size) // (bits * row)) * row
+    # Where blocks begin within rows, a line is longer by one, so that it can begin with a whole one.
+    return row, columns, columns + (row if about.size > BLOCK and BLOCK % row else 0)
+
+
+def _room(about: Layout) -> int:
+    """Number of 64-bit words in the two rows of a stretch."""
+    bits, longest = INTEGERS[about.dtype].bits, min(_STRETCH, about.size)
+    if not about.row:
+        return 2 * -(-longest // _WORD)
+    return -(-2 * -(-longest // BLOCK) * _rows(about)[2] * bits // _WORD)
+
+
+def _place(first: int, start: int, count: int, about: Layout) -> tuple[int, int]:
+    """Where the words of a block begin in those of its stretch, and how many a line has."""
+    if not about.row:
+        bits = INTEGERS[about.dtype].bits
+        return (first - start) // bits, -(-count // bits)
+    row, columns, whole = _rows(about)
+    return (first - start) // BLOCK * whole + first % row, columns
+
+
+def _part(row: int, longest: int) -> int:
+    """The length of the parts that a row balances in: all of it, an equal part, or the longest."""
+    least = -(-row // longest)
+    return next((row // parts for parts in range(least, 8 * least) if row % parts == 0), longest)
+
+
+def partners(row: int, shift: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Pairs of elements with opposite signs, so that the signs of a row sum to nearly zero.
+
+    Element i of a row of n is paired with (shift - i) mod n; one or two may be their own partners, and have free signs.
+    For a uniform shift, the mean of z z^T over directions is nearly I - 1 1^T / n: the projection that removes the mean
+    of a row.
+
+    Args:
+        row: n.
+        shift: any number of at least 0.
+        device: where.
+
+    Returns:
+        The first element of each element's pair, (n,), and whether the element has the opposite of its sign, (n,).
+    """
+    place = torch.arange(row, device=device)
+    other = (shift - place).remainder_(row)
+    return torch.minimum(place, other), other < place
+
+
+def mirror(bits: Tensor, shift: int) -> None:
+    """Rows of words (..., n), in place, as ones whose elements are opposite to their :func:`partners`."""
+    ends = shift % bits.shape[1] + 1
+    for part in (bits[:, :ends], bits[:, ends:]):
+        if half := part.shape[1] // 2:
+            torch.bitwise_not(part[:, :half].flip(1), out=part[:, part.shape[1] - half :])
