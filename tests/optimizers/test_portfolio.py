@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -9,6 +12,9 @@ import zoracle
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.devices import on_device
 from zoracle.optimizers.portfolio import Portfolio
+from zoracle.tasks import Task
+from zoracle.tasks.network import NetworkTask
+from zoracle.tasks.random_network import RandomNetworkAttack
 from zoracle.types import Space
 
 
@@ -73,6 +79,62 @@ def test_the_last_sweeps_take_at_most_a_third_of_a_run_that_has_time_for_two_mem
     brief = zoracle.minimize(waves, scattered(60), budget=180)  # a third of it is no sweep
     assert brief.account["ma-es"] == 30  # the points of two steps
     assert brief.account["zo-lbfgs"] > 0.7 * brief.queries
+
+
+def network(task: Task, i: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The loss of all samples of a problem of a task, and its start."""
+    problem = task.ids("valid")[i]
+    objective = task.objective((problem,))
+
+    def loss(points: torch.Tensor) -> torch.Tensor:
+        zero = torch.zeros(len(points), dtype=torch.int64)
+        return objective.evaluate(points, zero, zero).loss
+
+    return loss, task.start((problem,), seed=0)[0]
+
+
+def alone(f: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, budget: int) -> float:
+    """The lower one of what the members that search without weights reach by themselves."""
+    return min(float(zoracle.minimize(f, start, budget=budget, optimizer=name).value) for name in ("zo-lbfgs", "ma-es"))
+
+
+def test_where_slopes_likely_agree_members_take_turns_from_the_lowest_point() -> None:
+    f, start = network(NetworkTask(hidden=5, batch_size=300), 0)
+    found = zoracle.minimize(f, start, budget=1925)
+    assert found.account["ma-es"] == 42  # it only looked
+    assert found.account["zo-lstm-universal"] > 0.3 * found.queries
+    assert found.account["zo-lbfgs"] > 0.2 * found.queries
+    assert found.value < 0.8 * alone(f, start, 1925)
+
+
+def test_where_slopes_tell_the_way_only_the_strategy_and_the_recurrent_optimizer_share() -> None:
+    f, start = network(RandomNetworkAttack(), 0)
+    found = zoracle.minimize(f, start, budget=1280)
+    assert found.account["ma-es"] > 40  # it had turns after its look
+    assert found.account["zo-lstm-universal"] > 0.3 * found.queries
+    assert found.value < 0.8 * alone(f, start, 1280)
+    longer = zoracle.minimize(f, start, budget=12800)
+    assert longer.account["zo-lstm-universal"] == 0
+
+
+def test_a_run_that_takes_turns_continues_from_its_checkpoint(tmp_path: Path) -> None:
+    f, start = network(NetworkTask(hidden=5, batch_size=300), 1)
+    whole = zoracle.minimize(f, start, budget=1925)
+    calls = 0
+
+    def interrupted(points: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += len(points)
+        if calls > 900:
+            raise KeyboardInterrupt
+        return f(points)
+
+    at = tmp_path / "run.safetensors"
+    zoracle.minimize(interrupted, start, budget=1925, checkpoint=at)
+    again = zoracle.minimize(f, start, budget=1925, checkpoint=at)
+    assert again.queries == whole.queries
+    assert again.account == whole.account
+    assert torch.equal(again.x, whole.x)
 
 
 def test_a_budget_below_two_sweeps_is_for_the_recurrent_optimizer() -> None:

@@ -6,22 +6,23 @@ queries for the others), the value that each member will reach by the end of the
 
 After the first sweep the strategy takes two steps to look around (:mod:`zoracle.optimizers.portfolio_look`), and the
 sweep's slopes are compared with its values farther away. If they agree, the quasi-Newton method gets all queries as
-long as it finds lower values and, under noise, as long as line searches gain what slopes promise. If they disagree, by
-local minima, noise or outliers, the strategy leads until it has converged, below thirty sweeps until the last sweeps,
-which continue from the lowest point. The same steps tell how widely the strategy has to search; how slowly it learns
-follows from the queries that are left. The noise is estimated anew from line searches, and is at most the spread of a
-population. A budget below two sweeps is for the learned optimizer, a
-:class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, which needs no whole gradient.
+long as it finds lower values and, under noise, as long as line searches gain what slopes promise; in a run of few
+sweeps without noise it takes turns with the learned optimizer, a
+:class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, unless slopes agree very well. If they disagree, by local
+minima, noise or outliers, the strategy leads until it has converged, below thirty sweeps until the last sweeps, which
+continue from the lowest point; in such a run without noise it shares, by forecasts, with the learned optimizer if
+slopes at least tell the way. The look also tells how widely the strategy has to search; how slowly it learns follows
+from the queries that are left. The noise is estimated anew from line searches, and is at most the spread of a
+population. A budget below two sweeps is all for the learned optimizer, which needs no whole gradient.
 
-If the strategy leads but currently finds no lower value, the quasi-Newton method continues from the strategy's best
-point. When both have ended, the strategy restarts around the best point, wider and more slowly.
+If the strategy leads but currently finds no lower value, the quasi-Newton method continues from its best point. When
+both have ended, the strategy restarts around the best point, wider and more slowly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import torch
@@ -32,28 +33,28 @@ from zoracle.keyed import normal
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start, with_directions
 from zoracle.optimizers.descent.sweep import ZOLBFGSState
 from zoracle.optimizers.descent.zo_lbfgs import ZOLBFGS
-from zoracle.optimizers.forecast import History, begun, marked
+from zoracle.optimizers.forecast import begun, marked
 from zoracle.optimizers.learned.universal import universal
 from zoracle.optimizers.portfolio_look import limited, looked, mirrored, noticed, pace
 from zoracle.optimizers.portfolio_state import (
-    LEVEL,
     MEMBERS,
     NEWTON,
     RECURRENT,
     STRATEGY,
     PortfolioState,
+    each,
     found,
     narrow,
     noted,
+    remembered,
     rerun,
 )
-from zoracle.optimizers.portfolio_turns import LOOKS, decided, doubted, looks_around, turn
+from zoracle.optimizers.portfolio_turns import LOOKS, decided, doubted, handed, looks_around, relayed, rescheduled, turn
 from zoracle.optimizers.search.feasible import unbounded, within
 from zoracle.optimizers.search.ma_es import MAES, MAESState, recombination
 from zoracle.state import parted
 from zoracle.types import Queries
 
-Act = Callable[..., Any]
 _JUMP = 7  # stream of the draws that displace restarts
 _LUCK = 0.8  # how far the mean of the better half of pure noise is below zero, in standard deviations
 _CYCLE = 4  # restarts after which the strategy returns to its first width
@@ -122,6 +123,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             mu=newton.mu,
             newton=newton,
             lowest=loss,
+            before=loss,
             history=marked(marked(state.history, NEWTON, loss), RECURRENT, loss),
             recurrent=self.recurrent.informed(state.recurrent, noise, mu, loss),
         )
@@ -144,8 +146,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         count = torch.zeros(b, dtype=torch.int64, device=x.device)
         horizon = torch.where(start.horizon > 0, start.horizon, self.config.horizon).to(x.device)
         budget, sweep = horizon * self.queries_per_step, x.shape[1] + self.queries_per_step
-        # A budget below two sweeps gives no gradient to follow.
-        none = budget < 2 * sweep
+        none = budget < 2 * sweep  # this gives no gradient to follow
         looks = ~none
         short = none & (self.config.num_directions >= _GUESSES)
         return PortfolioState(
@@ -170,6 +171,8 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             history=begun(x[:, 0], MEMBERS + 1),
             level=x.new_full((b,), torch.inf),
             lowest=x.new_full((b,), torch.inf),
+            before=x.new_full((b,), torch.inf),
+            gained=x.new_full((b, MEMBERS), torch.inf),
             sigma=sigma,
             polishes=count,
             restarts=count,
@@ -193,18 +196,18 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             asked = self.recurrent._ask(state.recurrent)
             return Queries(asked.points, torch.nn.functional.pad(asked.directions, (0, 0, 0, 1)))
 
-        asked: Queries = _each(newton, strategy, recurrent, state)
+        asked: Queries = each(newton, strategy, recurrent, state)
         return asked
 
     def _tell(
         self, state: PortfolioState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> PortfolioState:
         values = values.detach()
-        state = _each(self._newton, self._strategy, self._recurrent, state, queries, values)
+        state = each(self._newton, self._strategy, self._recurrent, state, queries, values)
         one = torch.nn.functional.one_hot(state.active, MEMBERS)
         state = state._replace(key=state.key.next(), turn=state.turn + 1, spent=state.spent + one)
         state = self._recommended(state)
-        once = state.looks & (state.spent[:, STRATEGY] == LOOKS)
+        once = state.looks & (state.active == STRATEGY) & (state.spent[:, STRATEGY] == LOOKS)
         last = once | (state.turn >= turn(state, self.queries_per_step))
         whole = torch.where(state.active == NEWTON, _between(state.newton), last)
         decided: PortfolioState = parted(whole, self._decided, lambda s: s, state)
@@ -264,9 +267,14 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
 
     def _decided(self, state: PortfolioState) -> PortfolioState:
         """The member whose turn is next, and the state from which it continues."""
-        state = state._replace(history=_marked(state), turn=torch.zeros_like(state.turn))
-        active, polish, first, anew = decided(state, self.queries_per_step)
+        state = state._replace(history=remembered(state), turn=torch.zeros_like(state.turn))
+        m = self.queries_per_step
+        gained = state.gained.scatter(1, state.active.unsqueeze(1), (state.before - state.lowest).unsqueeze(1))
+        state = state._replace(gained=gained, before=state.lowest)
+        active, polish, first, anew = decided(state, m)
         state = state._replace(active=active)
+        state = parted((active == NEWTON) & relayed(state, m), handed, lambda s: s, state)
+        state = parted((active == RECURRENT) & ~state.short, lambda s: rescheduled(s, m), lambda s: s, state)
         state = parted(polish, self._polished, lambda s: s, state)
         state = parted(first, self._set_out, lambda s: s, state)
         begun_anew: PortfolioState = parted(anew, self._anew, lambda s: s, state)
@@ -280,8 +288,7 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
         strategy = state.strategy
         way = (state.x - strategy.x).square().mean(1).sqrt() / 2
         sigma = narrow(state.space, state.sigma.maximum(way))
-        # After a look it has a width of its own.
-        wide = torch.where(state.spent[:, STRATEGY] > 0, sigma.maximum(strategy.sigma), sigma)
+        wide = torch.where(state.spent[:, STRATEGY] > 0, sigma.maximum(strategy.sigma), sigma)  # its own after a look
         rate = pace(state, self.queries_per_step)
         row = doubted(state)
         x = torch.where(row.unsqueeze(1), state.x, strategy.x)
@@ -313,31 +320,6 @@ class Portfolio(Optimizer[PortfolioState, PortfolioConfig]):
             active=torch.full_like(state.active, STRATEGY),
         )
         return rerun(state, STRATEGY, at, torch.full_like(state.lowest, torch.inf))
-
-
-def _each(newton: Act, strategy: Act, recurrent: Act, state: PortfolioState, *others: Any) -> Any:
-    """The members' results, each for the rows whose turn it is."""
-
-    def rest(state: PortfolioState, *others: Any) -> Any:
-        return parted(state.active == STRATEGY, strategy, recurrent, state, *others)
-
-    return parted(state.active == NEWTON, newton, rest, state, *others)
-
-
-def _marked(state: PortfolioState) -> History:
-    """The history after a turn of the active member."""
-
-    def newton(state: PortfolioState) -> History:
-        return marked(state.history, NEWTON, state.value[:, NEWTON])
-
-    def strategy(state: PortfolioState) -> History:
-        return marked(marked(state.history, STRATEGY, state.value[:, STRATEGY]), LEVEL, state.level)
-
-    def recurrent(state: PortfolioState) -> History:
-        return marked(state.history, RECURRENT, state.value[:, RECURRENT])
-
-    history: History = _each(newton, strategy, recurrent, state)
-    return history
 
 
 def _mean(mean: Tensor, value: Tensor) -> Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zoracle.optimizers.descent.sweep import ZOLBFGSState
-from zoracle.optimizers.forecast import History, forgotten
+from zoracle.optimizers.forecast import History, forgotten, marked
 from zoracle.optimizers.learned.guided_state import GuidedLSTMState
 from zoracle.optimizers.search.ma_es import MAESState
+from zoracle.state import parted
 from zoracle.types import Key, Space
+
+Act = Callable[..., Any]
 
 NEWTON, STRATEGY, RECURRENT, LEVEL = range(4)
 MEMBERS = 3
@@ -58,6 +62,10 @@ class PortfolioState(NamedTuple):
     """(B,) running mean of the better halves of the strategy's populations, which tells more of it than one value."""
     lowest: Tensor
     """(B,) of all runs."""
+    before: Tensor
+    """(B,) what it was when the present turn began."""
+    gained: Tensor
+    """(B, 3) by how much it fell in the last turn of each; infinite before the first."""
     sigma: Tensor
     """(B,) of the strategy's next run."""
     polishes: Tensor
@@ -93,3 +101,28 @@ def found(state: PortfolioState, k: int, points: Tensor, values: Tensor) -> tupl
     rows = torch.arange(len(at), device=at.device)
     lower = (low < state.value[:, k]).unsqueeze(1)
     return low.minimum(state.value[:, k]), torch.where(lower, points[rows, at], state.point[:, k])
+
+
+def each(newton: Act, strategy: Act, recurrent: Act, state: PortfolioState, *others: Any) -> Any:
+    """The members' results, each for the rows whose turn it is."""
+
+    def rest(state: PortfolioState, *others: Any) -> Any:
+        return parted(state.active == STRATEGY, strategy, recurrent, state, *others)
+
+    return parted(state.active == NEWTON, newton, rest, state, *others)
+
+
+def remembered(state: PortfolioState) -> History:
+    """The history after a turn of the active member."""
+
+    def newton(state: PortfolioState) -> History:
+        return marked(state.history, NEWTON, state.value[:, NEWTON])
+
+    def strategy(state: PortfolioState) -> History:
+        return marked(marked(state.history, STRATEGY, state.value[:, STRATEGY]), LEVEL, state.level)
+
+    def recurrent(state: PortfolioState) -> History:
+        return marked(state.history, RECURRENT, state.value[:, RECURRENT])
+
+    history: History = each(newton, strategy, recurrent, state)
+    return history

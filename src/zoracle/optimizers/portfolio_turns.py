@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoracle.optimizers.descent.sweep import FORWARD
-from zoracle.optimizers.forecast import forecast
-from zoracle.optimizers.portfolio_state import LEVEL, NEWTON, RECURRENT, STRATEGY, PortfolioState
+from zoracle.optimizers.descent.sweep import FORWARD, begun
+from zoracle.optimizers.forecast import forecast, marked
+from zoracle.optimizers.portfolio_state import LEVEL, MEMBERS, NEWTON, RECURRENT, STRATEGY, PortfolioState, noted, rerun
+from zoracle.state import parted
 
 _TURNS = 30  # minimum number of turns of the strategy
 _SETTLED, _LITTLE = 1e-3, 1e-9  # shares of a run's gain that count as small
@@ -20,6 +21,8 @@ _LONG = 30  # turns of a quasi-Newton run before it can count as stalled
 _TRUST = 0.5  # share of noisy line searches that have to gain what slopes promised
 LOOKS = 2
 """Steps of the strategy from its start, before it moves, that are for looking."""
+_DIRECTED = 0.35  # correlation of slopes with changes of f farther away from which they tell the way
+_RELAY = 15  # sweeps, at most, of a run in which two members take turns
 AGREE, SURE = 0.6, 0.8  # agreement above which slopes likely, and surely, predict f farther away
 
 
@@ -59,25 +62,35 @@ def decided(state: PortfolioState, m: int) -> Decision:
     runs = _runs(state, m)
     hope, ended, done = runs.hope, runs.ended, runs.done
     over = ended | runs.stands
-    own, other = state.value[:, NEWTON], state.value[:, STRATEGY]
+    own, other, third = state.value[:, :MEMBERS].unbind(1)
     # The strategy looks first, which shows whether slopes predict f farther away.
     looks = state.looks & ~ended & state.agreement.isnan()
     doubt = doubted(state)
     smooth = state.looks & ~runs.stands & _agreed(state) & ~doubt
     rough = state.looks & ~state.agreement.isnan() & (~_agreed(state) | doubt) & (state.brief | ~done)
+    # The recurrent optimizer shares with the strategy where slopes tell the way, if not how far.
+    shares = rough & state.brief & ~noisy & _directed(state)
+    leads = shares & (third < own.minimum(other))
     # Quadratic convergence may continue from where the strategy currently finds no lower value.
     pause = (other - hope[:, STRATEGY] < _SETTLED * history.gain[:, STRATEGY]) & ~history.young[:, STRATEGY]
     early = torch.where(noisy, runs.settled, pause & ~rough) & (state.polishes < 1)
     ready = early | (runs.late & (state.polishes < 2))
     behind = other < own - 2 * state.noise / math.sqrt(m)
     pays = steps_left(state) * m > state.x.shape[1] + 2 * m
-    polish = ready & (over | rough | (hope[:, NEWTON] > other)) & behind & pays
+    polish = ready & (over | rough | (hope[:, NEWTON] > other)) & behind & pays & ~leads
 
     newton, strategy = (torch.where(out, torch.inf, hope[:, k]) for k, out in ((NEWTON, ended), (STRATEGY, done)))
     active = torch.where(newton <= strategy, NEWTON, STRATEGY)
-    refined = rough & runs.late
+    refined = rough & runs.late & ~leads
     active = torch.where(smooth | refined, NEWTON, active)
     active = torch.where(looks | (rough & ~refined), STRATEGY, active)
+    # The mean of the strategy's better candidates tells its progress before its lowest value does.
+    rival = hope[:, STRATEGY].minimum(hope[:, LEVEL])
+    ahead = shares & ~refined & ~history.young[:, STRATEGY] & (hope[:, RECURRENT] < rival)
+    active = torch.where(ahead, RECURRENT, active)
+    # Turns of a sweep each go to the one whose last gained more; what pays for none is the recurrent optimizer's.
+    ahead = smooth & relayed(state, m) & ((state.gained[:, RECURRENT] >= state.gained[:, NEWTON]) | ~pays)
+    active = torch.where(ahead, RECURRENT, active)
     active = torch.where(ended, STRATEGY, active)
     # Without a gradient to follow, all queries are the recurrent optimizer's, whose steps shrink towards the end.
     active = torch.where(state.short, RECURRENT, active)
@@ -96,8 +109,67 @@ def doubted(state: PortfolioState) -> Tensor:
     return _agreed(state) & (state.newton.trust < _TRUST)
 
 
+def _directed(state: PortfolioState) -> Tensor:
+    r"""Whether slopes predict which way f changes farther away, if not by how much, (B,).
+
+    That is a correlation about zero, \sum_k s_k o_k / \sqrt{\sum_k s_k^2 \sum_k o_k^2}, that is not small, and changes
+    that are less than the slopes promise: f saturates, as the loss of a network does.
+    """
+    slopes, odd, both = state.evidence[:, :3].unbind(1)
+    size = (slopes * odd).sqrt().clamp(min=torch.finfo(odd.dtype).tiny)
+    return (both > _DIRECTED * size) & (odd < slopes)
+
+
 def _agreed(state: PortfolioState) -> Tensor:
     return state.agreement >= torch.where(state.brief, AGREE, SURE)
+
+
+def relayed(state: PortfolioState, m: int) -> Tensor:
+    """Whether the quasi-Newton method and the recurrent optimizer take turns from the lowest point, (B,).
+
+    That is in runs of few sweeps without noise whose slopes are likely, but not surely, those of f farther away: losses
+    of networks and other functions that saturate.
+    """
+    few = state.horizon * m < _RELAY * (state.x.shape[1] + m)
+    return few & _agreed(state) & (state.agreement < SURE) & (state.noise == 0)
+
+
+def handed(state: PortfolioState) -> PortfolioState:
+    """The quasi-Newton method continues from the lower point that the recurrent optimizer has found, if it has.
+
+    Its pairs are of sweeps, wherever these were made, and remain valid.
+    """
+
+    def moved(state: PortfolioState) -> PortfolioState:
+        newton = begun(state.newton._replace(x=state.x, loss=state.lowest))
+        return noted(state._replace(newton=newton), NEWTON, state.lowest, state.x)
+
+    lower = state.value[:, RECURRENT] < state.value[:, NEWTON]
+    after: PortfolioState = parted(lower, moved, lambda s: s, state)
+    return after
+
+
+def rescheduled(state: PortfolioState, m: int) -> PortfolioState:
+    """The recurrent optimizer plans for all steps that are left.
+
+    Its run begins at the lowest point, and continues from there where members take turns.
+    """
+
+    def moved(state: PortfolioState) -> PortfolioState:
+        return noted(state._replace(recurrent=state.recurrent._replace(x=state.x)), RECURRENT, state.lowest, state.x)
+
+    state = parted(state.spent[:, RECURRENT] == 0, _joined, lambda s: s, state)
+    lower = relayed(state, m) & (state.value[:, NEWTON] < state.value[:, RECURRENT])
+    state = parted(lower, moved, lambda s: s, state)
+    recurrent = state.recurrent
+    horizon = recurrent.key.step.to(state.x.device) + steps_left(state) - recurrent.scouting
+    return state._replace(recurrent=recurrent._replace(radius=recurrent.radius._replace(horizon=horizon)))
+
+
+def _joined(state: PortfolioState) -> PortfolioState:
+    recurrent = state.recurrent._replace(x=state.x, origin=state.x)
+    state = rerun(state._replace(recurrent=recurrent), RECURRENT, state.x, state.lowest)
+    return state._replace(history=marked(state.history, RECURRENT, state.lowest))
 
 
 def looks_around(state: PortfolioState) -> Tensor:
@@ -108,10 +180,10 @@ def looks_around(state: PortfolioState) -> Tensor:
 def turn(state: PortfolioState, m: int) -> Tensor:
     """Steps (B,) of a turn of the strategy or the recurrent optimizer.
 
-    As many as a sweep takes, but no more than a thirtieth of the run.
+    As many as a sweep takes, but no more than a thirtieth of the run unless it is one of few sweeps.
     """
     sweep = math.ceil((state.x.shape[1] + m) / m)
-    return (state.horizon // _TURNS).clamp(max=sweep).clamp(min=2)
+    return torch.where(relayed(state, m), sweep, (state.horizon // _TURNS).clamp(max=sweep)).clamp(min=2)
 
 
 def steps_left(state: PortfolioState) -> Tensor:
