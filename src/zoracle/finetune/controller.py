@@ -20,7 +20,6 @@ SIZE = FEATURES * HIDDEN + HIDDEN + 2 * HIDDEN + 2
 
 _FAST = 0.1  # rate of running means
 _PROBE = 2.0**-4  # default probe, relative to a tensor's size
-_LARGEST = 1e5  # larger tensors are described as this large: the controller has seen none
 _LONGEST = 4.0  # longest step, in probes
 
 
@@ -104,7 +103,7 @@ def described(shapes: Sequence[Sequence[int]]) -> Tensor:
     for place, shape in enumerate(shapes):
         n = math.prod(shape)
         kind = [float(len(shape) < 2), float(len(shape) == 2), float(len(shape) > 2)]
-        rows.append([math.log10(min(n, _LARGEST)) / 3 - 1, *kind, place / len(shapes)])
+        rows.append([math.log10(n) / 3 - 1, *kind, place / len(shapes)])
     return torch.tensor(rows, dtype=torch.float64)
 
 

@@ -17,13 +17,12 @@ from zoracle import __version__, keyed
 from zoracle.errors import CheckpointError, InputError
 from zoracle.finetune.controller import FEATURES, HIDDEN, SIZE, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import FORMAT, WEIGHTS
-from zoracle.finetune.nets import KINDS, Net, problem
+from zoracle.finetune.nets import Net, problem
 from zoracle.finetune.signs import partners
 from zoracle.settings import convert, read_toml
 from zoracle.storage.files import read_tensors, write_tensors, write_text
 
 _LEAST, _MOST = -6.0, 2.0  # of the logarithm of final / initial loss: one run must not outweigh the others
-VALIDATED = 2 * KINDS  # number of validation problems
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +39,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         validate_every: updates between two validations.
         minutes: time limit.
         balanced: whether directions balance in the rows of a matrix, as those of the method do.
-        restarts: numbers of updates after which the step size rises again, each time to half of what it was before.
     """
 
     updates: int = 600
@@ -53,17 +51,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     validate_every: int = 25
     minutes: float = 30.0
     balanced: bool = True
-    restarts: tuple[int, ...] = ()
-
-    def rate(self, done: int) -> float:
-        """The step size of the update by number, from 1: it falls to a tenth after each start (SGDR, 2017)."""
-        ends = [0, *self.restarts, self.updates]
-        part = max(0, sum(end < done for end in ends) - 1)
-        share = (done - ends[part]) / (ends[part + 1] - ends[part])
-        return self.lr * 0.5**part * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
 
 
-@torch.no_grad()
 def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int, balanced: bool = True) -> Tensor:
     """Log of final / initial loss of P runs by P controllers, (P,): same start, batches and directions for all.
 
@@ -77,8 +66,8 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int, balanced: boo
     """
     count = weights.shape[0]
     g = keyed.generator(seed, 1)
-    moving = {name: p.detach() for name, p in net.module.named_parameters() if p.requires_grad}
-    start, names = list(moving.values()), list(moving)
+    start = [p.detach() for p in net.module.parameters()]
+    names = [name for name, _ in net.module.named_parameters()]
     x = [p.expand(count, *p.shape).clone() for p in start]
     numbers = torch.tensor([p.numel() for p in start], dtype=torch.float64)
     fans = torch.tensor([max(1, p.numel() // p.shape[0]) if p.dim() > 1 else 1 for p in start], dtype=torch.float64)
@@ -144,9 +133,18 @@ class Trained(NamedTuple):
 def validate(weights: Tensor, recipe: Recipe) -> float:
     """Mean log of final / initial loss over the validation problems."""
     scores = []
-    for number in range(VALIDATED):
-        net, key = problem("valid", number, recipe.seed), keyed.mix(recipe.seed, 3, number)
-        scores.append(runs(weights.unsqueeze(0), net, recipe.steps[1], recipe.num_directions, key, recipe.balanced))
+    for number in range(8):
+        net = problem("valid", number, recipe.seed)
+        scores.append(
+            runs(
+                weights.unsqueeze(0),
+                net,
+                250,
+                recipe.num_directions,
+                keyed.mix(recipe.seed, 3, number),
+                recipe.balanced,
+            )
+        )
     return float(torch.cat(scores).mean())
 
 
@@ -163,7 +161,7 @@ def train(recipe: Recipe, folder: Path, tell: Callable[[str], None] = lambda lin
     """
     path = folder / "training.safetensors"
     about = msgspec.to_builtins(recipe, str_keys=True) | {"minutes": None}
-    about |= {"steps": list(recipe.steps), "restarts": list(recipe.restarts)}
+    about["steps"] = list(recipe.steps)
     weights = _start(recipe.seed)
     moments, done, spent = torch.zeros(2, SIZE, dtype=torch.float64), 0, 0.0
     best, untrained = weights.clone(), math.nan
@@ -184,8 +182,9 @@ def train(recipe: Recipe, folder: Path, tell: Callable[[str], None] = lambda lin
         done += 1
         moments[0].lerp_(slope, 0.1)
         moments[1].lerp_(slope.square(), 0.02)
+        lr = recipe.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done / recipe.updates)))
         unbiased = (moments[1] / (1 - 0.98**done)).sqrt().add(1e-8)
-        weights = weights - recipe.rate(done) * moments[0] / (1 - 0.9**done) / unbiased
+        weights = weights - lr * moments[0] / (1 - 0.9**done) / unbiased
         last = done == recipe.updates
         if last or done % recipe.validate_every == 0:
             score = validate(weights, recipe)
@@ -237,7 +236,6 @@ def write(folder: Path, recipe: Recipe, trained: Trained) -> None:
 
 
 def _card(recipe: Recipe, trained: Trained) -> str:
-    restarts = f", risen again after {' and '.join(map(str, recipe.restarts))} updates" if recipe.restarts else ""
     return f"""# The controller of `ZerothOrder(params, "learned")`
 
 {SIZE} weights, shared by all tensors of a network: from each tensor's size, kind and spread, and from slope, curvature
@@ -245,19 +243,17 @@ and noise of the losses, it gives the radius of the tensor's probe and the lengt
 
 ## Training
 
-- Networks: MLPs of 8 to 192 units with one or two hidden layers and CNNs of 4 to 24 channels on half of the 8x8 digits
+- Networks: MLPs of 8 to 48 units with one or two hidden layers and CNNs of 4 to 16 channels on half of the 8x8 digits
   that ship with the package; transformers of one or two blocks, 8 to 32 wide, on sequences drawn at random. Two of
   three were trained with gradients first, and then have three classes renamed.
-- Language models of one or two blocks, 12 to 48 wide, pretrained on drawn Markov chains and fine-tuned to tell chains
-  apart, by the next token or by a new head: all weights, or adapters of rank 1 to 8.
 - Evolution by ranks, {recipe.pairs} pairs, sigma {recipe.sigma:g}; one network an update, {trained.updates} updates;
   runs of {recipe.steps[0]} to {recipe.steps[1]} steps of {recipe.num_directions} directions of
-  {"balanced" if recipe.balanced else "independent"} signs; Adam, step size {recipe.lr:g}{restarts}.
+  {"balanced" if recipe.balanced else "independent"} signs; Adam, step size {recipe.lr:g}.
 - Took {trained.seconds / 60:.0f} minutes of one core. Seed {recipe.seed}.
 
-Mean log of final / initial loss on {VALIDATED} validation networks (the other half of the digits, other sequences,
-other chains): {trained.validated:.3f}; {trained.untrained:.3f} for the same rule with a controller that says nothing.
-The first number chose the weights, so it flatters them.
+Mean log of final / initial loss on 8 validation networks (the other half of the digits, other sequences):
+{trained.validated:.3f}; {trained.untrained:.3f} for the same rule with a controller that says nothing. The first number
+chose the weights, so it flatters them.
 """
 
 
