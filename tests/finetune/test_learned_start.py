@@ -39,6 +39,6 @@ def test_twenty_seeds_of_a_short_fine_tuning_never_end_below_the_start():
 
 @pytest.mark.slow
 def test_a_cnn_of_1898_weights_trains_from_random_weights():
-    """2,500 forward passes; 72 % on test images were measured with this seed, 78 % over five."""
+    """2,500 forward passes; 81 % on test images were measured over three seeds, 72 % with independent signs."""
     sizes = Sizes(0, 0, 0, 0, 0, 0)
-    assert float(fine_tuned(problem_of("digits", sizes, 0, {}), "learned", 2500, 0, {}).curve[-1]) > 0.68
+    assert float(fine_tuned(problem_of("digits", sizes, 0, {}), "learned", 2500, 0, {}).curve[-1]) > 0.76
