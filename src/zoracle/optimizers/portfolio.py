@@ -11,9 +11,9 @@ sweeps without noise it takes turns with the learned optimizer, a
 :class:`~zoracle.optimizers.learned.guided_lstm.GuidedLSTM`, unless slopes agree very well. If they disagree, by local
 minima, noise or outliers, the strategy leads until it has converged, below thirty sweeps until the last sweeps, which
 continue from the lowest point; in such a run without noise it shares, by forecasts, with the learned optimizer if
-slopes at least tell the way. The look also tells how widely the strategy has to search; how slowly it learns follows
-from the queries that are left. The noise is estimated anew from line searches, and is at most the spread of a
-population. A budget below two sweeps is all for the learned optimizer, which needs no whole gradient.
+slopes predict at least the sign of changes. The look also tells how widely the strategy has to search; how slowly it
+learns follows from the queries that are left. The noise is estimated anew from line searches, and is at most the spread
+of a population. A budget below two sweeps is all for the learned optimizer, which needs no whole gradient.
 
 If the strategy leads but currently finds no lower value, the quasi-Newton method continues from its best point. When
 both have ended, the strategy restarts around the best point, wider and more slowly.

@@ -21,7 +21,7 @@ _LONG = 30  # turns of a quasi-Newton run before it can count as stalled
 _TRUST = 0.5  # share of noisy line searches that have to gain what slopes promised
 LOOKS = 2
 """Steps of the strategy from its start, before it moves, that are for looking."""
-_DIRECTED = 0.35  # correlation of slopes with changes of f farther away from which they tell the way
+_DIRECTED = 0.35  # correlation of slopes with changes of f farther away, from which they predict their sign
 _RELAY = 15  # sweeps, at most, of a run in which two members take turns
 AGREE, SURE = 0.6, 0.8  # agreement above which slopes likely, and surely, predict f farther away
 
@@ -68,7 +68,7 @@ def decided(state: PortfolioState, m: int) -> Decision:
     doubt = doubted(state)
     smooth = state.looks & ~runs.stands & _agreed(state) & ~doubt
     rough = state.looks & ~state.agreement.isnan() & (~_agreed(state) | doubt) & (state.brief | ~done)
-    # The recurrent optimizer shares with the strategy where slopes tell the way, if not how far.
+    # The recurrent optimizer shares with the strategy where slopes predict the sign of changes, if not their size.
     shares = rough & state.brief & ~noisy & _directed(state)
     leads = shares & (third < own.minimum(other))
     # Quadratic convergence may continue from where the strategy currently finds no lower value.
@@ -110,10 +110,10 @@ def doubted(state: PortfolioState) -> Tensor:
 
 
 def _directed(state: PortfolioState) -> Tensor:
-    r"""Whether slopes predict which way f changes farther away, if not by how much, (B,).
+    r"""Whether slopes predict the sign of changes of f farther away, if not their size, (B,).
 
     That is a correlation about zero, \sum_k s_k o_k / \sqrt{\sum_k s_k^2 \sum_k o_k^2}, that is not small, and changes
-    that are less than the slopes promise: f saturates, as the loss of a network does.
+    that are smaller than predicted: f saturates, as the loss of a network does.
     """
     slopes, odd, both = state.evidence[:, :3].unbind(1)
     size = (slopes * odd).sqrt().clamp(min=torch.finfo(odd.dtype).tiny)
