@@ -8,6 +8,7 @@ import torch
 
 from zoracle.finetune.methods.base import Method, Probe, ProbeLosses
 from zoracle.finetune.noise import BLOCK, Draw, uniforms
+from zoracle.finetune.pack import Pack, packs
 from zoracle.finetune.tensors import Slot, snap
 
 _ROUNDING = 7  # stream of the draws for rounding updates
@@ -31,6 +32,9 @@ class Engine:
         # Allocated once: allocating and freeing between forward passes would fragment the heap, which then grows.
         kinds = {(slot.parameter.dtype, slot.parameter.device) for slot in slots}
         method.reserve(slots)
+        self._packs = packs(slots, [method.layout(slot) for slot in slots]) if method.signs else []
+        together = {slot.index for pack in self._packs for slot in pack.slots}
+        self._alone = [slot for slot in slots if slot.index not in together]
         self._room = {kind: torch.empty(BLOCK, dtype=kind[0], device=kind[1]) for kind in kinds}
 
     def settle(self) -> None:
@@ -53,6 +57,9 @@ class Engine:
         self.settle()
         for slot in self.slots:
             self.method.prepare(slot, seed, step)
+        for pack in self._packs:
+            masks = [mask(0, slot.size) for slot in pack.slots if (mask := self.method.mask(slot))]
+            pack.prepare([self.method.reach(slot) for slot in pack.slots], masks or None)
 
     def go(self, probe: Probe | None, seed: int, step: int) -> None:
         """Move the weights from their current position to a probe, or back to the iterate, block by block."""
@@ -66,8 +73,14 @@ class Engine:
         for probe, sign in ((leave, -1), (there, 1)):
             if probe is not None:
                 legs[probe.direction] = legs.get(probe.direction, 0) + sign * probe.side
-        for slot in self.slots:
-            moves = self.method.moves(slot, [(Draw(seed, step, j), sides) for j, sides in legs.items()])
+        path = [(Draw(seed, step, j), sides) for j, sides in legs.items()]
+        for pack in self._packs:
+            weights = pack.gather()
+            for change in pack.moves(path):
+                weights.add_(change)
+            pack.scatter()
+        for slot in self._alone:
+            moves = self.method.moves(slot, path)
             flat = slot.flat()
             for first, count in slot.blocks():
                 block = flat[first : first + count]
@@ -82,7 +95,11 @@ class Engine:
         so that they add up on average, with draws that a replay repeats.
         """
         leave, self.at = self.at, None
-        for slot in self.slots:
+        alone = [*self._alone]
+        for pack in self._packs:
+            if not self._finish_together(pack, leave, probed):
+                alone += pack.slots
+        for slot in alone:
             move = self.method.mover(slot, probed)
             back = None
             if leave is not None:
@@ -111,3 +128,23 @@ class Engine:
                 bits.add_(dither).bitwise_and_(-below)
                 block.copy_(wide.sub_(toward, alpha=reach))
             slot.reach, slot.version = reach, slot.parameter._version
+
+    def _finish_together(self, pack: Pack, leave: Probe | None, probed: ProbeLosses) -> bool:
+        """Apply the step to small tensors; False where it has to be done one by one."""
+        method, slots = self.method, pack.slots
+        scales = [method.scales(slot, probed) for slot in slots]
+        decay = any(slot.group.get("weight_decay", 0.0) for slot in slots)
+        if decay or None in scales or slots[0].parameter.dtype in _DROPPED:
+            return False
+        weights = pack.gather()
+        if leave is not None:
+            weights.sub_(pack.perturbation(Draw(probed.seed, probed.step, leave.direction), leave.side))
+        rows = list(zip(*(row for row in scales if row is not None), strict=True))
+        draws = [Draw(probed.seed, probed.step, j) for j in range(len(rows))]
+        weights.sub_(pack.along(draws[::-1], rows[::-1]))
+        reaches = [method.next_reach(slot, probed) for slot in slots]
+        snap(weights, pack.columns(reaches), self._scratch(slots[0], weights.numel()).view_as(weights))
+        pack.scatter()
+        for slot, reach in zip(slots, reaches, strict=True):
+            slot.reach = reach
+        return True

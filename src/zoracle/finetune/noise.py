@@ -55,20 +55,25 @@ def words(key: int, first: int, count: int, device: torch.device | str = "cpu", 
     """
     offset = (key + first * _GOLDEN) & _ALL
     start = counters(count, device) if ramp is None else ramp[:count]
-    if start.device.type == "cpu":  # NumPy has unsigned numbers, and takes half the time
-        n = start.numpy().view(np.uint64) + np.uint64(offset)
-        above = np.empty_like(n)
-        for shift, factor in _ROUNDS:
-            np.right_shift(n, np.uint64(shift), out=above)
-            n ^= above
-            if factor != 1:
-                n *= np.uint64(factor & _ALL)
-        return torch.from_numpy(n.view(np.int64))
-    return scramble(start.add(offset - ((offset >> 63) << 64)))
+    return rounds(start.add(offset - ((offset >> 63) << 64)))
+
+
+def rounds(x: Tensor) -> Tensor:
+    """The rounds of SplitMix64, in place: the words from multiples of its increment."""
+    if x.device.type != "cpu":
+        return scramble(x)
+    n = x.numpy().view(np.uint64)  # NumPy has unsigned numbers, and takes half the time
+    above = np.empty_like(n)
+    for shift, factor in _ROUNDS:
+        np.right_shift(n, np.uint64(shift), out=above)
+        n ^= above
+        if factor != 1:
+            n *= np.uint64(factor & _ALL)
+    return x
 
 
 def scramble(x: Tensor) -> Tensor:
-    """The rounds of SplitMix64 with signed numbers, in place: the words from multiples of its increment."""
+    """What :func:`rounds` does, with signed numbers."""
     high = torch.empty_like(x)
     for shift, factor in _ROUNDS:
         # The mask makes the shift that of an unsigned number.

@@ -48,7 +48,7 @@ class Stretches:
         self._found: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     def of(self, name: tuple[Any, ...], make: Callable[[], tuple[Tensor, Tensor | None]], kind: Integers) -> Tensor:
-        """The words (2, n) stored by this name, or those of :func:`_paired` made now in the place of the oldest."""
+        """The words (2, n) stored by this name, or those of :func:`paired` made now in the place of the oldest."""
         found = self._found.get(name)
         if found is None:
             signs, moves = make()
@@ -56,7 +56,7 @@ class Stretches:
             if 8 * room.numel() < 2 * signs.numel() * signs.itemsize:
                 room = torch.empty(-(-signs.numel() * signs.itemsize // 4), dtype=torch.int64, device=signs.device)
             rows = room.view(kind.dtype)[: 2 * signs.numel()].view(2, -1)
-            found = self._found[name] = _paired(signs, moves, kind, rows), room
+            found = self._found[name] = paired(signs, moves, kind, rows), room
         return found[0]
 
 
@@ -140,9 +140,9 @@ class Signs:
             self._stretches[about.device] = Stretches(_room(about), about.device)
         found = self._stretches[about.device].of((name, start, about), lambda: make(start), kind)
         offset, columns = _place(first, start, count, about)
-        paired = found[:, offset : offset + columns]
+        pairs = found[:, offset : offset + columns]
         if mask is not None:
-            paired = paired & _paired(torch.full_like(mask, -1), mask, kind, mask.new_empty((2, len(mask))))
+            pairs = pairs & paired(torch.full_like(mask, -1), mask, kind, mask.new_empty((2, len(mask))))
         if (about.dtype, about.device) not in self._room:
             shifts = torch.arange(0, kind.bits, 2, dtype=kind.dtype, device=about.device).view(-1, 1, 1)
             # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
@@ -151,7 +151,7 @@ class Signs:
         shifts, room = self._room[about.dtype, about.device]
         lines = -(-count // (2 * columns))
         made = room[: 2 * lines * columns].view(lines, 2, columns)
-        torch.bitwise_left_shift(paired, shifts[:lines], out=made)
+        torch.bitwise_left_shift(pairs, shifts[:lines], out=made)
         made.bitwise_and_(kind.sign | kind.two)
         block = made.view(-1)[:count].view(about.dtype)
         self._last = None if mask is not None else ((name, first, count, about), block)
@@ -175,7 +175,7 @@ class Signs:
         return bits.view(-1)
 
 
-def _paired(signs: Tensor, moves: Tensor | None, kind: Integers, out: Tensor) -> Tensor:
+def paired(signs: Tensor, moves: Tensor | None, kind: Integers, out: Tensor) -> Tensor:
     """Words of even lines and of odd ones, (2, n), shifted so that bits alternate: the sign, and whether it moves."""
     lower, (even, odd) = kind.alternate, out
     torch.bitwise_left_shift(signs, 1, out=odd)
@@ -213,6 +213,16 @@ def _place(first: int, start: int, count: int, about: Layout) -> tuple[int, int]
         return (first - start) // bits, -(-count // bits)
     row, columns, whole = _rows(about)
     return (first - start) // BLOCK * whole + first % row, columns
+
+
+def line(about: Layout) -> int:
+    """Number of columns of the lines of a tensor of one block."""
+    return _rows(about)[1] if about.row else -(-about.size // INTEGERS[about.dtype].bits)
+
+
+def part(about: Layout) -> int:
+    """The length of the parts that the rows of a tensor balance in."""
+    return _rows(about)[0]
 
 
 def _part(row: int, longest: int) -> int:

@@ -97,7 +97,7 @@ def _dense(tensor: Tensor) -> bool:
     return True
 
 
-def snap(weights: Tensor, reach: float, room: Tensor | None = None) -> None:
+def snap(weights: Tensor, reach: float | Tensor, room: Tensor | None = None) -> None:
     r"""Round weights, in place, to the grid on which moving them by up to the reach and back is exact.
 
     A sum is rounded to the spacing of floating-point numbers at its size, and the lost part cannot be recovered.
@@ -111,11 +111,13 @@ def snap(weights: Tensor, reach: float, room: Tensor | None = None) -> None:
     2^-24 (r + |w|) in float32.
 
     Args:
-        weights: (n,) of one floating-point type.
-        reach: a power of two.
-        room: (n,) scratch memory of the same type, overwritten; None allocates it.
+        weights: of one floating-point type.
+        reach: a power of two, or several that broadcast with the weights.
+        room: scratch memory of the same size and type, overwritten; None allocates it.
     """
     toward = torch.sign(weights, out=room) if room is not None else weights.sign()
+    if isinstance(reach, Tensor):
+        toward, reach = toward.mul_(reach), 1.0
     weights.add_(toward, alpha=reach).sub_(toward, alpha=reach)
 
 

@@ -38,6 +38,9 @@ class Adam(MeZO):
     extra_memory = "2 numbers per weight"
     summary = "Adam on MeZO's estimates"
 
+    def scales(self, slot: Slot, probed: ProbeLosses) -> None:
+        """None: a step is not a sum of its directions only."""
+
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """Adam's step."""
         c, lr = self.config, rate(slot)

@@ -69,9 +69,9 @@ class MethodConfig(Config, frozen=True, kw_only=True):
 class Method(ABC):
     """Determines where the loss is probed, and how the weights are updated from the losses.
 
-    A subclass sets ``Config`` and writes :attr:`probes`, :meth:`usable` and :meth:`mover`. Directions are signs, 1 or
-    -1 with equal chance for each weight (Spall, 1992; their estimate has less variance than a Gaussian one), unless it
-    overrides this.
+    A subclass sets ``Config`` and writes :attr:`probes`, :meth:`usable`, and :meth:`scales` or :meth:`mover`.
+    Directions are signs, 1 or -1 with equal chance for each weight (Spall, 1992; their estimate has less variance than
+    a Gaussian one), unless it overrides this.
 
     Args:
         config: settings; None uses the defaults.
@@ -81,6 +81,8 @@ class Method(ABC):
     extra_memory: ClassVar[str] = "none"
     """What is held besides the weights, for the table in the docs."""
     summary: ClassVar[str] = ""
+    signs: ClassVar[bool] = True
+    """Whether directions are signs."""
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config or self.Config()
@@ -198,9 +200,13 @@ class Method(ABC):
     def usable(self, probed: ProbeLosses) -> int:
         """The number of directions with usable losses; with 0, nothing moves."""
 
-    @abstractmethod
+    def scales(self, slot: Slot, probed: ProbeLosses) -> Sequence[float] | None:
+        """Numbers of the step's directions, whose products are subtracted; None where a step is no such sum."""
+        return None
+
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The change subtracted from a tensor at the end of a step, in the type given by :func:`working`."""
+        return self.along(slot, probed, self.scales(slot, probed) or ())
 
     def after(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """Update the method's state after all tensors have moved."""
@@ -230,8 +236,12 @@ class Pairs(Method):
 
     def estimate(self, slot: Slot, probed: ProbeLosses, scale: float = 1.0) -> Move:
         """The gradient estimate of a tensor times a scale: the mean of slope times direction over the usable pairs."""
-        slopes = self.slopes(probed, self.mu(slot))
-        return self.along(slot, probed, [scale * slope / self.usable(probed) for slope in slopes])
+        return self.along(slot, probed, self.shares(slot, probed, scale))
+
+    def shares(self, slot: Slot, probed: ProbeLosses, scale: float = 1.0) -> list[float]:
+        """The numbers of the directions in :meth:`estimate`."""
+        usable = self.usable(probed)
+        return [scale * slope / usable for slope in self.slopes(probed, self.mu(slot))]
 
 
 def working(slot: Slot) -> torch.dtype:

@@ -10,7 +10,6 @@ from zoracle.finetune.methods.base import (
     Directions,
     Method,
     MethodConfig,
-    Move,
     Probe,
     ProbeLosses,
     finite,
@@ -48,11 +47,11 @@ class FZOO(Method):
         """The iterate, then each direction up."""
         return [ITERATE, *(Probe(j, 1) for j in range(self.config.num_directions))]
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
-        """The step size times the mean of difference times direction, over the spread."""
+    def scales(self, slot: Slot, probed: ProbeLosses) -> Sequence[float]:
+        """The step size times each difference, over their number and spread."""
         here, ups = probed.losses[0], probed.losses[1:]
         scale = rate(slot) / (self.usable(probed) * spread(ups))
-        return self.along(slot, probed, [scale * finite(up - here) for up in ups])
+        return [scale * finite(up - here) for up in ups]
 
     def usable(self, probed: ProbeLosses) -> int:
         """The number of finite losses, if the iterate's loss is finite and they differ; else 0."""

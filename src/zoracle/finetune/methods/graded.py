@@ -22,6 +22,8 @@ class Graded(Pairs):
     back exactly: to the nearest one, or in half precision, where rounding may remove most of it, up or down at random.
     """
 
+    signs = False
+
     @abstractmethod
     def span(self, slot: Slot) -> float:
         """Upper bound on an element of the direction; larger ones are clipped to it."""

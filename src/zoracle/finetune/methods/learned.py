@@ -12,7 +12,7 @@ import torch
 
 from zoracle.finetune.controller import Signals, begin, decide, described, gain, observe
 from zoracle.finetune.controller_file import WEIGHTS, load
-from zoracle.finetune.methods.base import ITERATE, Directions, Method, MethodConfig, Move, Probe, ProbeLosses, rate
+from zoracle.finetune.methods.base import ITERATE, Directions, Method, MethodConfig, Probe, ProbeLosses, rate
 from zoracle.finetune.tensors import Slot
 from zoracle.optimizers.base import Positive
 
@@ -61,6 +61,7 @@ class Learned(Method):
         super().__init__(config)
         self._weights = load(Path(self.config.weights) if self.config.weights else shipped()).unsqueeze(0)
         self._slots: dict[int, Slot] = {}
+        self._common: tuple[float, list[float]] = 0.0, []  # of a step: its length, and the differences centred
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -80,7 +81,7 @@ class Learned(Method):
     def row(self, slot: Slot) -> int:
         """Signs balance in the weights of one unit, all that act on one output; in vectors they are independent."""
         p = slot.parameter
-        inputs = p[0].numel() if p.dim() > 1 else 0
+        inputs = p.numel() // len(p) if p.dim() > 1 else 0
         return inputs if p.dim() > 1 and p.stride(0) == inputs else 0
 
     def mu(self, slot: Slot) -> float:
@@ -103,18 +104,18 @@ class Learned(Method):
 
     def before(self, probed: ProbeLosses) -> None:
         """Process the losses, and set this step and the next step's probes."""
-        signals = observe(self._signals(), *_columns(probed))
+        here, differences = _columns(probed)
+        signals = observe(self._signals(), here, differences)
         self.memory.update({name: float(value) for name, value in signals._asdict().items()})
+        length = float(gain(signals, differences.shape[1]) / signals.spread.sqrt().clamp(min=1e-30))
+        self._common = length, (differences[0] - differences[0].mean()).tolist()
         self._decide(signals, probed.step + 1)
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
+    def scales(self, slot: Slot, probed: ProbeLosses) -> Sequence[float]:
         """The controller's step."""
-        _, differences = _columns(probed)
-        signals, q = self._signals(), differences.shape[1]
-        length = float(gain(signals, q) / signals.spread.sqrt().clamp(min=1e-30))
+        length, centred = self._common
         length *= rate(slot) * float(slot.state["factor"]) * self.mu(slot)
-        centred = differences[0] - differences[0].mean()
-        return self.along(slot, probed, (length * centred).tolist())
+        return [length * difference for difference in centred]
 
     def after(self, probed: ProbeLosses) -> None:
         """Activate the radii and factors set in this step."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoracle.finetune.methods.base import Directions, MethodConfig, Move, Pairs, ProbeLosses, rate
+from collections.abc import Sequence
+
+from zoracle.finetune.methods.base import Directions, MethodConfig, Pairs, ProbeLosses, rate
 from zoracle.finetune.tensors import Slot
 
 
@@ -26,6 +28,6 @@ class MeZO(Pairs):
     Config = MeZOConfig
     summary = "gradient descent on central differences (Malladi et al., 2023)"
 
-    def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
-        """The step size times the estimate."""
-        return self.estimate(slot, probed, rate(slot))
+    def scales(self, slot: Slot, probed: ProbeLosses) -> Sequence[float] | None:
+        """The step size times the numbers of the estimate."""
+        return self.shares(slot, probed, rate(slot))

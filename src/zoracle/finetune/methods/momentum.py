@@ -31,6 +31,9 @@ class Momentum(MeZO):
     extra_memory = "1 number per weight"
     summary = "MeZO along a running mean of the estimates"
 
+    def scales(self, slot: Slot, probed: ProbeLosses) -> None:
+        """None: a step is not a sum of its directions only."""
+
     def mover(self, slot: Slot, probed: ProbeLosses) -> Move:
         """The step size times the running mean."""
         estimate = self.estimate(slot, probed)
