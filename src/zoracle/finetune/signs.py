@@ -12,8 +12,8 @@ from torch import Tensor
 from zoracle.finetune.noise import BLOCK, INTEGERS, Integers, counters, words
 
 _WORD = 64
-_STRETCH = 4 * BLOCK
-_KEPT = 24  # stretches: those of the directions that a step goes along block by block
+STRETCH = 4 * BLOCK
+_KEPT = 12  # stretches: those of the directions that a step goes along block by block
 
 
 Maker = Callable[[int], tuple[Tensor, Tensor | None]]
@@ -80,7 +80,7 @@ class Signs:
         largest: dict[tuple[torch.dtype, torch.device], Layout] = {}
         most: dict[torch.device, int] = {}
         for about in layouts:
-            most[about.device] = max(most.get(about.device, 0), _room(about))
+            most[about.device] = max(most.get(about.device, 0), room(about))
             kind = about.dtype, about.device
             if kind not in largest or about.size > largest[kind].size:
                 largest[kind] = about
@@ -102,7 +102,7 @@ class Signs:
         """
 
         def make(start: int) -> tuple[Tensor, Tensor | None]:
-            return self._bits(key, start, about), None
+            return self.bits(key, start, about), None
 
         return self._block((key,), make, first, count, about, mask)
 
@@ -122,7 +122,7 @@ class Signs:
         """
 
         def make(start: int) -> tuple[Tensor, Tensor | None]:
-            before, after = (self._bits(key, start, about) for key, _ in (leave, enter))
+            before, after = (self.bits(key, start, about) for key, _ in (leave, enter))
             moves = before ^ after if leave[1] == enter[1] else ~(before ^ after)
             return after if enter[1] > 0 else ~after, moves
 
@@ -132,39 +132,44 @@ class Signs:
         self, name: tuple[int, ...], make: Maker, first: int, count: int, about: Layout, mask: Tensor | None
     ) -> Tensor:
         """A block from the words of the blocks around it: making many at a time takes little longer than one."""
-        start = first // _STRETCH * _STRETCH
+        start = first // STRETCH * STRETCH
         if self._last is not None and mask is None and self._last[0] == (name, first, count, about):
             return self._last[1]
         kind = INTEGERS[about.dtype]
         if about.device not in self._stretches:
-            self._stretches[about.device] = Stretches(_room(about), about.device)
+            self._stretches[about.device] = Stretches(room(about), about.device)
         found = self._stretches[about.device].of((name, start, about), lambda: make(start), kind)
-        offset, columns = _place(first, start, count, about)
+        offset, columns = place(first, start, count, about)
         pairs = found[:, offset : offset + columns]
         if mask is not None:
             pairs = pairs & paired(torch.full_like(mask, -1), mask, kind, mask.new_empty((2, len(mask))))
-        if (about.dtype, about.device) not in self._room:
-            shifts = torch.arange(0, kind.bits, 2, dtype=kind.dtype, device=about.device).view(-1, 1, 1)
-            # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
-            room = torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=about.device)
-            self._room[about.dtype, about.device] = (shifts, room)
-        shifts, room = self._room[about.dtype, about.device]
+        shifts, scratch = self.scratch(about)
         lines = -(-count // (2 * columns))
-        made = room[: 2 * lines * columns].view(lines, 2, columns)
+        made = scratch[: 2 * lines * columns].view(lines, 2, columns)
         torch.bitwise_left_shift(pairs, shifts[:lines], out=made)
         made.bitwise_and_(kind.sign | kind.two)
         block = made.view(-1)[:count].view(about.dtype)
         self._last = None if mask is not None else ((name, first, count, about), block)
         return block
 
-    def _bits(self, key: int, start: int, about: Layout) -> Tensor:
+    def scratch(self, about: Layout) -> tuple[Tensor, Tensor]:
+        """Shifts to every second bit, and memory for the integers of a block, in which the last block is lost."""
+        kind, self._last = INTEGERS[about.dtype], None
+        if (about.dtype, about.device) not in self._room:
+            shifts = torch.arange(0, kind.bits, 2, dtype=kind.dtype, device=about.device).view(-1, 1, 1)
+            # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
+            made = torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=about.device)
+            self._room[about.dtype, about.device] = (shifts, made)
+        return self._room[about.dtype, about.device]
+
+    def bits(self, key: int, start: int, about: Layout) -> Tensor:
         """The words of a stretch, one after the other: bit k, from the highest, is for line k of a block.
 
         A bit of 1 is minus.
         """
-        kind, device, size = INTEGERS[about.dtype], about.device, min(_STRETCH, about.size - start)
+        kind, device, size = INTEGERS[about.dtype], about.device, min(STRETCH, about.size - start)
         if device not in self._ramp:
-            self._ramp[device] = counters(3 * _STRETCH // _WORD, device)
+            self._ramp[device] = counters(3 * STRETCH // _WORD, device)
         if not about.row:
             return words(key, start // _WORD, -(-size // _WORD), device, self._ramp[device]).view(kind.dtype)
         row, _, whole = _rows(about)
@@ -198,15 +203,15 @@ def _rows(about: Layout) -> tuple[int, int, int]:
     return row, columns, columns + (row if about.size > BLOCK and BLOCK % row else 0)
 
 
-def _room(about: Layout) -> int:
+def room(about: Layout) -> int:
     """Number of 64-bit words in the two rows of a stretch."""
-    bits, longest = INTEGERS[about.dtype].bits, min(_STRETCH, about.size)
+    bits, longest = INTEGERS[about.dtype].bits, min(STRETCH, about.size)
     if not about.row:
         return 2 * -(-longest // _WORD)
     return -(-2 * -(-longest // BLOCK) * _rows(about)[2] * bits // _WORD)
 
 
-def _place(first: int, start: int, count: int, about: Layout) -> tuple[int, int]:
+def place(first: int, start: int, count: int, about: Layout) -> tuple[int, int]:
     """Where the words of a block begin in those of its stretch, and how many a line has."""
     if not about.row:
         bits = INTEGERS[about.dtype].bits

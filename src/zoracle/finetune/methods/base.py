@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoracle.finetune.noise import Draw
 from zoracle.finetune.signs import Layout, Signs
+from zoracle.finetune.sums import MOST, Sums
 from zoracle.finetune.tensors import Slot, fine, nearest_power_of_two
 from zoracle.optimizers.base import Config, Positive
 
@@ -21,6 +22,7 @@ Directions = Annotated[int, msgspec.Meta(ge=1)]
 Block = Callable[[int, int], Tensor]
 """From the start and length of a block of a tensor to numbers (length,)."""
 
+_FEW = 3  # directions that are added faster than looked up
 #: The smallest smoothing radius of a type: below it, float16 numbers are rounded more coarsely.
 _LEAST = {torch.float16: 2.0**-14}
 
@@ -87,6 +89,7 @@ class Method(ABC):
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config or self.Config()
         self._signs = Signs()
+        self._sums = Sums(self._signs)
         self.memory: dict[str, float] = {}
         """Numbers that are kept from step to step, apart from those of each tensor."""
 
@@ -113,7 +116,10 @@ class Method(ABC):
 
     def reserve(self, slots: Sequence[Slot]) -> None:
         """Allocate what directions need before the first forward pass."""
-        self._signs.reserve(self.layout(slot) for slot in slots)
+        layouts = [self.layout(slot) for slot in slots]
+        self._signs.reserve(layouts)
+        if getattr(self.config, "num_directions", 1) > _FEW:
+            self._sums.reserve(layouts)
 
     def before(self, probed: ProbeLosses) -> None:  # noqa: B027 - does nothing where a method keeps nothing
         """Process the losses of a step before the tensors move."""
@@ -178,23 +184,31 @@ class Method(ABC):
 
     def along(self, slot: Slot, probed: ProbeLosses, scales: Sequence[float]) -> Move:
         """The sum of the step's directions, each times a scale, in the type given by :func:`working`."""
-        parts = [
-            (self.direction(slot, Draw(probed.seed, probed.step, j)), scale)
-            for j, scale in reversed(list(enumerate(scales)))  # the weights are at the last one: its signs are cached
-            if scale
-        ]
-        dtype = working(slot)
+        # The weights are at the last one: its signs are cached.
+        parts = [(Draw(probed.seed, probed.step, j), scale) for j, scale in reversed(list(enumerate(scales))) if scale]
         if len(parts) == 1:
-            (block, unit), scale = parts[0]
-            return Move(lambda first, count: block(first, count).to(dtype), unit * scale)
+            draw, scale = parts[0]
+            block, unit = self.direction(slot, draw)
+            return Move(lambda first, count: block(first, count).to(working(slot)), unit * scale)
+        begin, rest = self._begun(slot, parts)
+        added = [(self.direction(slot, draw), scale) for draw, scale in rest]
 
         def total(first: int, count: int) -> Tensor:
-            made = torch.zeros(count, dtype=dtype, device=slot.parameter.device)
-            for (block, unit), scale in parts:
+            made = begin(first, count)
+            for (block, unit), scale in added:
                 made.add_(block(first, count), alpha=unit * scale)
             return made
 
         return Move(total, 1.0)
+
+    def _begun(self, slot: Slot, parts: Sequence[tuple[Draw, float]]) -> tuple[Block, Sequence[tuple[Draw, float]]]:
+        """A sum of the first parts, and the rest: of signs as many as are looked up together, else nothing."""
+        dtype, about = working(slot), self.layout(slot)
+        if not self.signs or self.mask(slot) or len(parts) <= _FEW:
+            return lambda _, count: torch.zeros(count, dtype=dtype, device=about.device), parts
+        keys = tuple(draw.key(slot.index) for draw, _ in parts[:MOST])
+        table = self._sums.table([scale for _, scale in parts[:MOST]], dtype, about.device)
+        return lambda first, count: self._sums.block(keys, table, first, count, about), parts[MOST:]
 
     @abstractmethod
     def usable(self, probed: ProbeLosses) -> int:
