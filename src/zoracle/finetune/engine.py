@@ -59,7 +59,7 @@ class Engine:
             self.method.prepare(slot, seed, step)
         for pack in self._packs:
             masks = [mask(0, slot.size) for slot in pack.slots if (mask := self.method.mask(slot))]
-            pack.prepare([self.method.reach(slot) for slot in pack.slots], masks or None)
+            pack.prepare([slot.reach for slot in pack.slots], masks or None)
 
     def go(self, probe: Probe | None, seed: int, step: int) -> None:
         """Move the weights from their current position to a probe, or back to the iterate, block by block."""

@@ -54,22 +54,29 @@ def words(key: int, first: int, count: int, device: torch.device | str = "cpu", 
         ramp: result of :func:`counters` for count or more, if available.
     """
     offset = (key + first * _GOLDEN) & _ALL
-    start = counters(count, device) if ramp is None else ramp[:count]
-    return rounds(start.add(offset - ((offset >> 63) << 64)))
+    start = counters(count, device) if ramp is None else ramp
+    if start.device.type == "cpu":
+        return torch.from_numpy(_rounds(start.numpy()[:count].view(np.uint64) + np.uint64(offset)).view(np.int64))
+    return scramble(start[:count].add(offset - ((offset >> 63) << 64)))
 
 
 def rounds(x: Tensor) -> Tensor:
     """The rounds of SplitMix64, in place: the words from multiples of its increment."""
     if x.device.type != "cpu":
         return scramble(x)
-    n = x.numpy().view(np.uint64)  # NumPy has unsigned numbers, and takes half the time
+    _rounds(x.numpy().view(np.uint64))
+    return x
+
+
+def _rounds(n: np.ndarray) -> np.ndarray:
+    """What :func:`rounds` does: NumPy has unsigned numbers, and takes half the time."""
     above = np.empty_like(n)
     for shift, factor in _ROUNDS:
         np.right_shift(n, np.uint64(shift), out=above)
         n ^= above
         if factor != 1:
             n *= np.uint64(factor & _ALL)
-    return x
+    return n
 
 
 def scramble(x: Tensor) -> Tensor:

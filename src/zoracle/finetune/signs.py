@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,8 @@ class Signs:
     def __init__(self) -> None:
         self._stretches: dict[torch.device, Stretches] = {}
         self._last: tuple[tuple[Any, ...], Tensor] | None = None
-        self._room: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._room: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._seen: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] = {}
         self._ramp: dict[torch.device, Tensor] = {}
 
     def reserve(self, layouts: Iterable[Layout]) -> None:
@@ -122,9 +124,11 @@ class Signs:
         """
 
         def make(start: int) -> tuple[Tensor, Tensor | None]:
-            before, after = (self.bits(key, start, about) for key, _ in (leave, enter))
-            moves = before ^ after if leave[1] == enter[1] else ~(before ^ after)
-            return after if enter[1] > 0 else ~after, moves
+            moves, after = (self.bits(key, start, about) for key, _ in (leave, enter))
+            moves.bitwise_xor_(after)
+            if leave[1] != enter[1]:
+                moves.bitwise_not_()
+            return after if enter[1] > 0 else after.bitwise_not_(), moves
 
         return self._block((*leave, *enter), make, first, count, about, mask)
 
@@ -140,27 +144,38 @@ class Signs:
             self._stretches[about.device] = Stretches(room(about), about.device)
         found = self._stretches[about.device].of((name, start, about), lambda: make(start), kind)
         offset, columns = place(first, start, count, about)
-        pairs = found[:, offset : offset + columns]
+        pairs = found[:, offset : offset + columns] if columns < found.shape[1] else found
         if mask is not None:
             pairs = pairs & paired(torch.full_like(mask, -1), mask, kind, mask.new_empty((2, len(mask))))
-        shifts, scratch = self.scratch(about)
-        lines = -(-count // (2 * columns))
-        made = scratch[: 2 * lines * columns].view(lines, 2, columns)
-        torch.bitwise_left_shift(pairs, shifts[:lines], out=made)
+        shifts, made, block = self._views(about, columns, count)
+        torch.bitwise_left_shift(pairs, shifts, out=made)
         made.bitwise_and_(kind.sign | kind.two)
-        block = made.view(-1)[:count].view(about.dtype)
         self._last = None if mask is not None else ((name, first, count, about), block)
         return block
 
+    def forget(self) -> None:
+        """The memory of the last block is used otherwise."""
+        self._last = None
+
     def scratch(self, about: Layout) -> tuple[Tensor, Tensor]:
-        """Shifts to every second bit, and memory for the integers of a block, in which the last block is lost."""
-        kind, self._last = INTEGERS[about.dtype], None
+        """Shifts to every second bit, and memory for the integers of a block."""
+        kind = INTEGERS[about.dtype]
         if (about.dtype, about.device) not in self._room:
             shifts = torch.arange(0, kind.bits, 2, dtype=kind.dtype, device=about.device).view(-1, 1, 1)
             # Balanced rows take up to an eighth more: whole rows of 16 bits or more.
             made = torch.empty(BLOCK + BLOCK // 8, dtype=kind.dtype, device=about.device)
             self._room[about.dtype, about.device] = (shifts, made)
         return self._room[about.dtype, about.device]
+
+    def _views(self, about: Layout, columns: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Shifts of pairs of lines, the integers of a block, and its elements: stored, as there are few shapes."""
+        name = about.dtype, about.device, columns, count
+        if name not in self._seen:
+            shifts, made = self.scratch(about)
+            lines = -(-count // (2 * columns))
+            rows = made[: 2 * lines * columns].view(lines, 2, columns)
+            self._seen[name] = shifts[:lines], rows, rows.view(-1)[:count].view(about.dtype)
+        return self._seen[name]
 
     def bits(self, key: int, start: int, about: Layout) -> Tensor:
         """The words of a stretch, one after the other: bit k, from the highest, is for line k of a block.
@@ -188,8 +203,10 @@ def paired(signs: Tensor, moves: Tensor | None, kind: Integers, out: Tensor) -> 
         torch.bitwise_or(signs, lower, out=even)
         odd.bitwise_or_(lower)
         return out
-    torch.bitwise_and(signs, ~lower, out=even).bitwise_or_((moves >> 1).bitwise_and_(lower))
-    odd.bitwise_and_(~lower).bitwise_or_(moves & lower)
+    # x ^ ((x ^ y) & mask) takes the bits of the mask from y, without more memory.
+    torch.bitwise_right_shift(moves, 1, out=even)
+    even.bitwise_xor_(signs).bitwise_and_(lower).bitwise_xor_(signs)
+    odd.bitwise_xor_(moves).bitwise_and_(~lower).bitwise_xor_(moves)
     return out
 
 
@@ -258,7 +275,11 @@ def partners(row: int, shift: int, device: torch.device | str = "cpu") -> tuple[
 
 def mirror(bits: Tensor, shift: int) -> None:
     """Rows of words (..., n), in place, as ones whose elements are opposite to their :func:`partners`."""
-    ends = shift % bits.shape[1] + 1
-    for part in (bits[:, :ends], bits[:, ends:]):
-        if half := part.shape[1] // 2:
-            torch.bitwise_not(part[:, :half].flip(1), out=part[:, part.shape[1] - half :])
+    row = bits.shape[1]
+    for begin, end in ((0, shift % row + 1), (shift % row + 1, row)):
+        half = (end - begin) // 2
+        if half and bits.device.type == "cpu":  # NumPy reads backwards, which saves a copy
+            numbers = bits.numpy()[:, begin:end]
+            np.invert(numbers[:, half - 1 :: -1], out=numbers[:, end - begin - half :])
+        elif half:
+            torch.bitwise_not(bits[:, begin : begin + half].flip(1), out=bits[:, end - half : end])

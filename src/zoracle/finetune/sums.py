@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class Sums:
         self._signs = signs
         self._rows: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._room: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+        self._seen: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._found: tuple[tuple[int, ...], int, Layout] | None = None
 
     def reserve(self, layouts: Iterable[Layout]) -> None:
@@ -56,37 +58,50 @@ class Sums:
             about: the tensor.
         """
         start, kind = first // STRETCH * STRETCH, INTEGERS[about.dtype]
-        shifts, wide, out = self._reserved(about)
+        shifts, _, out = self._reserved(about)
+        self._signs.forget()
         rows = self._rows[about.device][0]
         if self._found != (keys, start, about):
             self._transpose(keys, start, about)
             self._found = keys, start, about
         offset, columns = place(first, start, count, about)
         # Line 8 b + i of a block has the signs in byte b, from the highest, of row i.
-        lines = -(-count // columns)
-        whole, rest = divmod(lines, 8)
-        found = self._signs.scratch(about)[1][: lines * columns].view(lines, columns)
+        whole, rest, found, index = self._views(about, columns, count)
         words = rows.view(kind.dtype)[:, offset : offset + columns]
-        if whole:
-            torch.bitwise_right_shift(words, shifts[:whole], out=found[: 8 * whole].view(whole, 8, columns))
-        if rest:
-            torch.bitwise_right_shift(words[:rest], shifts[whole, 0], out=found[8 * whole :])
-        index = found.bitwise_and_(255).view(-1)[:count]
-        if index.itemsize < 4:  # no type of indices
-            index = wide[:count].copy_(index)
+        if len(whole):
+            torch.bitwise_right_shift(words, shifts[: len(whole)], out=whole)
+        if len(rest):
+            torch.bitwise_right_shift(words[: len(rest)], shifts[len(whole), 0], out=rest)
+        found.bitwise_and_(255)
+        if found.itemsize < 4:  # no type of indices
+            index.copy_(found)
         return torch.index_select(table, 0, index, out=out[:count])
+
+    def _views(self, about: Layout, columns: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Lines of a block, eight and eight, the lines that are left, all elements, and indices: stored."""
+        name = about.dtype, about.device, columns, count
+        if name not in self._seen:
+            lines, scratch = -(-count // columns), self._signs.scratch(about)[1]
+            whole = lines // 8 * 8
+            rows = scratch[: lines * columns].view(lines, columns)
+            found, wide = rows.view(-1)[:count], self._reserved(about)[1]
+            index = wide[:count] if found.itemsize < 4 else found
+            self._seen[name] = rows[:whole].view(-1, 8, columns), rows[whole:], found, index
+        return self._seen[name]
 
     def _transpose(self, keys: tuple[int, ...], start: int, about: Layout) -> None:
         """Words of a stretch: bit i of a byte of row k becomes bit 7 - k of the byte of row 7 - i."""
         rows, spare = self._rows[about.device]
+        used = 0
         for key, row in zip(keys, rows.view(INTEGERS[about.dtype].dtype), strict=False):
             bits = self._signs.bits(key, start, about)
             row[: len(bits)] = bits
+            used = -(-bits.nbytes // 8)
         for distance, mask in _ROUNDS:
-            pairs = rows.view(4 // distance, 2, distance, -1)
+            pairs = rows[:, :used].view(4 // distance, 2, distance, used)
             upper, lower = pairs[:, 0], pairs[:, 1]
-            changed = torch.bitwise_right_shift(lower, distance, out=spare.view(upper.shape))
-            changed.bitwise_xor_(upper).bitwise_and_(mask)
+            changed = spare[: 4 * used].view(upper.shape)
+            torch.bitwise_right_shift(lower, distance, out=changed).bitwise_xor_(upper).bitwise_and_(mask)
             upper.bitwise_xor_(changed)
             lower.bitwise_xor_(changed.bitwise_left_shift_(distance))
 
@@ -96,7 +111,7 @@ class Sums:
         numbers = room(about) // 2 + 1
         if device not in self._rows or self._rows[device][0].shape[1] < numbers:
             rows = torch.zeros((8, numbers), dtype=torch.int64, device=device)
-            self._rows[device], self._found = (rows, torch.zeros_like(rows[:4])), None
+            self._rows[device], self._found = (rows, rows.new_empty(4 * numbers)), None
         if (about.dtype, device) not in self._room:
             shifts = torch.arange(kind.bits - 8, -1, -8, dtype=kind.dtype, device=device).view(-1, 1, 1)
             wide = torch.empty(BLOCK if kind.bits < 32 else 0, dtype=torch.int32, device=device)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -47,8 +48,9 @@ class Slot:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Start and length of each block."""
-        for first in range(0, self.size, BLOCK):
-            yield first, min(BLOCK, self.size - first)
+        size = self.size
+        for first in range(0, size, BLOCK):
+            yield first, min(BLOCK, size - first)
 
 
 def slots(groups: Iterable[dict[str, Any]], state: Any) -> list[Slot]:
@@ -143,6 +145,7 @@ def power_of_two(value: float) -> float:
     return math.ldexp(1.0, exponent - 1 if mantissa == 0.5 else exponent)
 
 
+@lru_cache(maxsize=64)
 def nearest_power_of_two(value: float) -> float:
     """The power of two with the nearest ratio."""
     return math.ldexp(1.0, round(math.log2(value)))

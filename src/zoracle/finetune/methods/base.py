@@ -130,12 +130,12 @@ class Method(ABC):
 
     def prepare(self, slot: Slot, seed: int, step: int) -> None:
         """Prepare from the weights at the iterate, before the first probe of a step."""
-        slot.fine = fine(slot.flat(), self.reach(slot))
+        slot.fine = fine(slot.flat(), slot.reach)
 
     def perturbation(self, slot: Slot, draw: Draw) -> Move:
         """The change of a tensor by a probe: exact on the grid of :func:`~zoracle.finetune.tensors.snap`."""
         block, scale = self.direction(slot, draw)
-        return Move(block, scale * self.reach(slot))
+        return Move(block, scale * slot.reach)
 
     def moves(self, slot: Slot, legs: Sequence[tuple[Draw, int]]) -> list[Move]:
         """Changes of a tensor, one after the other and each exact, that go along directions by numbers of probes.
@@ -154,7 +154,7 @@ class Method(ABC):
             words = mask(first, count) if mask else None
             return self._signs.change((leave, -back), (enter, side), first, count, about, words)
 
-        return [Move(block, self.reach(slot))]
+        return [Move(block, slot.reach)]
 
     def apart(self, slot: Slot, legs: Sequence[tuple[Draw, int]]) -> list[Move]:
         """One change for each direction."""
