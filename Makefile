@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint types unit docs notebooks wheel reproduce-quick test-slow test-transformers test-gpu bench chaos format clean
+.PHONY: help demo test lint types unit docs notebooks wheel reproduce-quick test-slow test-gpu bench chaos format clean
 
 help:
 	@echo "make demo       break a digit classifier that can only be called; writes runs/demo/report.html"
@@ -12,7 +12,6 @@ help:
 	@echo "make notebooks  execute the notebooks of the site again"
 	@echo "make reproduce-quick  all experiments in their quick forms, some minutes; writes runs/quick"
 	@echo "make test-slow  the tests that take minutes (ZORACLE_DATA adds those on real data)"
-	@echo "make test-transformers  the tests of the extra transformers, in an environment of their own"
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make chaos      2,000 runs through failures of target, disk, process and files; some minutes"
 	@echo "make bench      how fast it is: writes runs/bench and prints a table, half an hour on two idle cores"
@@ -51,11 +50,6 @@ notebooks: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
-
-test-transformers:
-	$(PYTHON) -m venv build/transformers
-	build/transformers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,transformers]'
-	OMP_NUM_THREADS=1 build/transformers/bin/python -m pytest tests/interop/test_interop_transformers.py tests/test_docs.py
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
