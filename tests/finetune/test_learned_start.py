@@ -19,8 +19,7 @@ def test_twenty_seeds_of_a_short_fine_tuning_never_end_below_the_start():
     """60 steps on an MLP with three classes renamed, accuracy on samples that no step uses."""
     accuracies = []
     for seed in range(20):
-        net = problem("valid", 4, 0)
-        net.module.requires_grad_(True)
+        net = problem("valid", 4, 0, 0)
         cut = len(net.labels) * 2 // 3
 
         def accuracy(net=net, cut=cut):

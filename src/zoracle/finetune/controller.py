@@ -15,12 +15,16 @@ from torch import Tensor
 
 FEATURES = 14
 HIDDEN = 16
-#: Number of weights of the controller.
-SIZE = FEATURES * HIDDEN + HIDDEN + 2 * HIDDEN + 2
+#: Number of weights of the controller's last layer.
+HEAD = 2 * HIDDEN + 2
+#: Number of all its weights; those of the last layer come last.
+SIZE = FEATURES * HIDDEN + HIDDEN + HEAD
 
 _FAST = 0.1  # rate of running means
 _PROBE = 2.0**-4  # default probe, relative to a tensor's size
+_LARGEST = 1e5  # larger tensors are described as this large: the controller has seen none
 _LONGEST = 4.0  # longest step, in probes
+_KERNELS = 0.25  # least share of kernels among the maps of a network of convolutions
 
 
 class Signals(NamedTuple):
@@ -103,8 +107,17 @@ def described(shapes: Sequence[Sequence[int]]) -> Tensor:
     for place, shape in enumerate(shapes):
         n = math.prod(shape)
         kind = [float(len(shape) < 2), float(len(shape) == 2), float(len(shape) > 2)]
-        rows.append([math.log10(n) / 3 - 1, *kind, place / len(shapes)])
+        rows.append([math.log10(min(n, _LARGEST)) / 3 - 1, *kind, place / len(shapes)])
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def convolutional(shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether tensors are those of a network of convolutions: a quarter of its matrices and kernels are kernels.
+
+    A transformer on images has one kernel, before all its matrices, so it is none.
+    """
+    maps = [len(shape) > 2 for shape in shapes if len(shape) > 1]
+    return sum(maps) >= max(_KERNELS * len(maps), 1)
 
 
 def decide(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,8 +15,16 @@ FORMAT = "zoracle-controller"
 WEIGHTS = "controller.safetensors"
 
 
-def load(path: Path) -> Tensor:
-    """The weights of a controller, (SIZE,).
+class Weights(NamedTuple):
+    """The weights of a controller, (SIZE,) each."""
+
+    general: Tensor
+    kernels: Tensor
+    """For networks of convolutions; the general ones where the file has no others."""
+
+
+def load(path: Path) -> Weights:
+    """The weights of a controller.
 
     Raises:
         CheckpointError: the file is not a controller of zoracle, or does not hold SIZE finite numbers.
@@ -23,7 +32,10 @@ def load(path: Path) -> Tensor:
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT or "weights" not in tensors:
         raise CheckpointError(f"{path} is not a controller; expected a file written by the training of one")
-    weights = tensors["weights"]
-    if tuple(weights.shape) != (SIZE,) or not bool(weights.isfinite().all()):
-        raise CheckpointError(f"{path} does not contain the weights of a controller; expected {SIZE} finite numbers")
-    return weights.double()
+    loaded = Weights(tensors["weights"], tensors.get("kernels", tensors["weights"]))
+    for weights in loaded:
+        if tuple(weights.shape) != (SIZE,) or not bool(weights.isfinite().all()):
+            raise CheckpointError(
+                f"{path} does not contain the weights of a controller; expected {SIZE} finite numbers"
+            )
+    return Weights(loaded.general.double(), loaded.kernels.double())

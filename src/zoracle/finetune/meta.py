@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
@@ -15,14 +15,17 @@ from torch.func import functional_call, vmap
 
 from zoracle import __version__, keyed
 from zoracle.errors import CheckpointError, InputError
-from zoracle.finetune.controller import FEATURES, HIDDEN, SIZE, begin, decide, described, gain, observe
-from zoracle.finetune.controller_file import FORMAT, WEIGHTS
-from zoracle.finetune.nets import Net, problem
+from zoracle.finetune.card import card
+from zoracle.finetune.controller import FEATURES, HEAD, HIDDEN, SIZE, begin, decide, described, gain, observe
+from zoracle.finetune.controller_file import FORMAT, WEIGHTS, load
+from zoracle.finetune.nets import KINDS, TURNS, Net, problem
 from zoracle.finetune.signs import partners
 from zoracle.settings import convert, read_toml
 from zoracle.storage.files import read_tensors, write_tensors, write_text
 
 _LEAST, _MOST = -6.0, 2.0  # of the logarithm of final / initial loss: one run must not outweigh the others
+BEFORE = "before"  # folder of the training that comes first
+VALIDATED = 12  # number of validation problems
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +42,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         validate_every: updates between two validations.
         minutes: time limit.
         balanced: whether directions balance in the rows of a matrix, as those of the method do.
+        restarts: numbers of updates after which the step size rises again, each time to half of what it was before.
+        kinds: kinds of networks, in turn, see :func:`zoracle.finetune.nets.problem`.
+        smoothing: of a running mean of the weights, which is what is validated; 0 is the weights themselves.
+        head: whether only the controller's last layer is trained: fewer weights need fewer runs.
+        before: a training that comes first: this one continues from its result.
+        kernels: whether the result is for networks of convolutions; that of the training before serves the others.
     """
 
     updates: int = 600
@@ -51,8 +60,26 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     validate_every: int = 25
     minutes: float = 30.0
     balanced: bool = True
+    restarts: tuple[int, ...] = ()
+    kinds: tuple[Annotated[int, msgspec.Meta(ge=0, lt=KINDS)], ...] = tuple(range(TURNS))
+    smoothing: float = 0.0
+    head: bool = False
+    before: Recipe | None = None
+    kernels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kernels and self.before is None:
+            raise ValueError("kernels is given without a training before, whose result serves other networks")
+
+    def rate(self, done: int) -> float:
+        """The step size of the update by number, from 1: it falls to a tenth after each start (SGDR, 2017)."""
+        ends = [0, *self.restarts, self.updates]
+        part = max(0, sum(end < done for end in ends) - 1)
+        share = (done - ends[part]) / (ends[part + 1] - ends[part])
+        return self.lr * 0.5**part * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
 
 
+@torch.no_grad()
 def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int, balanced: bool = True) -> Tensor:
     """Log of final / initial loss of P runs by P controllers, (P,): same start, batches and directions for all.
 
@@ -66,8 +93,8 @@ def runs(weights: Tensor, net: Net, steps: int, q: int, seed: int, balanced: boo
     """
     count = weights.shape[0]
     g = keyed.generator(seed, 1)
-    start = [p.detach() for p in net.module.parameters()]
-    names = [name for name, _ in net.module.named_parameters()]
+    moving = {name: p.detach() for name, p in net.module.named_parameters() if p.requires_grad}
+    start, names = list(moving.values()), list(moving)
     x = [p.expand(count, *p.shape).clone() for p in start]
     numbers = torch.tensor([p.numel() for p in start], dtype=torch.float64)
     fans = torch.tensor([max(1, p.numel() // p.shape[0]) if p.dim() > 1 else 1 for p in start], dtype=torch.float64)
@@ -125,7 +152,7 @@ class Trained(NamedTuple):
     validated: float
     """Mean log of final / initial loss on validation problems."""
     untrained: float
-    """That of the rule without a controller."""
+    """That of the weights it started from; without a training before, the rule without a controller."""
     updates: int
     seconds: float
 
@@ -133,18 +160,10 @@ class Trained(NamedTuple):
 def validate(weights: Tensor, recipe: Recipe) -> float:
     """Mean log of final / initial loss over the validation problems."""
     scores = []
-    for number in range(8):
-        net = problem("valid", number, recipe.seed)
-        scores.append(
-            runs(
-                weights.unsqueeze(0),
-                net,
-                250,
-                recipe.num_directions,
-                keyed.mix(recipe.seed, 3, number),
-                recipe.balanced,
-            )
-        )
+    for number in range(VALIDATED):
+        kind, key = recipe.kinds[number % len(recipe.kinds)], keyed.mix(recipe.seed, 3, number)
+        net = problem("valid", number, recipe.seed, kind)
+        scores.append(runs(weights.unsqueeze(0), net, recipe.steps[1], recipe.num_directions, key, recipe.balanced))
     return float(torch.cat(scores).mean())
 
 
@@ -160,40 +179,41 @@ def train(recipe: Recipe, folder: Path, tell: Callable[[str], None] = lambda lin
         CheckpointError: the folder holds a different training.
     """
     path = folder / "training.safetensors"
-    about = msgspec.to_builtins(recipe, str_keys=True) | {"minutes": None}
-    about["steps"] = list(recipe.steps)
+    about = msgspec.json.decode(msgspec.json.encode(recipe)) | {"minutes": None}
     weights = _start(recipe.seed)
+    if recipe.before:
+        weights = _earlier(recipe.before, folder / BEFORE, tell)
     moments, done, spent = torch.zeros(2, SIZE, dtype=torch.float64), 0, 0.0
-    best, untrained = weights.clone(), math.nan
+    mean, best, untrained = weights.clone(), weights.clone(), math.nan
     lowest = math.inf
     if path.is_file():
         kept, metadata = read_tensors(path)
         if metadata.get("recipe") != about:
             raise CheckpointError(f"{path} belongs to another recipe; choose another folder")
-        weights, moments, best = kept["weights"], kept["moments"], kept["best"]
+        weights, moments, mean, best = (kept[name] for name in ("weights", "moments", "mean", "best"))
         done, spent = metadata["done"], metadata["seconds"]
         lowest, untrained = metadata["lowest"], metadata["untrained"]
     else:
         lowest = untrained = validate(weights, recipe)
-        tell(f"untrained: {untrained:.4f}")
+        tell(f"start: {untrained:.4f}")
     while done < recipe.updates and spent < 60 * recipe.minutes:
         began = time.monotonic()
         slope = _slope(weights, recipe, done)
         done += 1
         moments[0].lerp_(slope, 0.1)
         moments[1].lerp_(slope.square(), 0.02)
-        lr = recipe.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done / recipe.updates)))
         unbiased = (moments[1] / (1 - 0.98**done)).sqrt().add(1e-8)
-        weights = weights - lr * moments[0] / (1 - 0.9**done) / unbiased
+        weights = weights - recipe.rate(done) * moments[0] / (1 - 0.9**done) / unbiased
+        mean.lerp_(weights, 1 - recipe.smoothing)
         last = done == recipe.updates
         if last or done % recipe.validate_every == 0:
-            score = validate(weights, recipe)
+            score = validate(mean, recipe)
             if score < lowest:
-                lowest, best = score, weights.clone()
+                lowest, best = score, mean.clone()
             tell(f"{done}: {score:.4f}, best {lowest:.4f}")
         spent += time.monotonic() - began
         if last or done % recipe.validate_every == 0:
-            state = {"weights": weights, "moments": moments, "best": best}
+            state = {"weights": weights, "moments": moments, "mean": mean, "best": best}
             metadata = {"recipe": about, "done": done, "seconds": spent, "lowest": lowest, "untrained": untrained}
             write_tensors(path, state, metadata)
     trained = Trained(best, lowest, untrained, done, spent)
@@ -205,14 +225,24 @@ def _slope(weights: Tensor, recipe: Recipe, update: int) -> Tensor:
     """The gradient estimate of the mean score from ranked pairs on one problem (Salimans et al., 2017)."""
     g = keyed.generator(recipe.seed, 2, update)
     noise = torch.randn((recipe.pairs, SIZE), generator=g, dtype=torch.float64)
+    if recipe.head:
+        noise[:, :-HEAD] = 0
     tried = weights + recipe.sigma * torch.cat((noise, -noise))
     low, high = recipe.steps
     steps = round(low * (high / low) ** float(torch.rand((), generator=g)))
-    net, key = problem("train", update, recipe.seed), keyed.mix(recipe.seed, 4, update)
+    kind, key = recipe.kinds[update % len(recipe.kinds)], keyed.mix(recipe.seed, 4, update)
+    net = problem("train", update, recipe.seed, kind)
     scores = runs(tried, net, steps, recipe.num_directions, key, recipe.balanced)
     order = scores.argsort().argsort().double()
     ranks = order / (len(scores) - 1) - 0.5
     return (ranks[: recipe.pairs] - ranks[recipe.pairs :]) @ noise / (2 * recipe.pairs * recipe.sigma)
+
+
+def _earlier(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Tensor:
+    """The result of the training that comes first, which is run where the folder does not hold it."""
+    if not (folder / WEIGHTS).is_file():
+        train(recipe, folder, tell)
+    return load(folder / WEIGHTS).general
 
 
 def _start(seed: int) -> Tensor:
@@ -231,30 +261,13 @@ def write(folder: Path, recipe: Recipe, trained: Trained) -> None:
         "recipe": msgspec.to_builtins(recipe), "updates": trained.updates, "seconds": round(trained.seconds),
         "validated": trained.validated, "untrained": trained.untrained,
     }  # fmt: skip
-    write_tensors(folder / WEIGHTS, {"weights": trained.weights}, metadata)
-    write_text(folder / "MODEL_CARD.md", _card(recipe, trained))
-
-
-def _card(recipe: Recipe, trained: Trained) -> str:
-    return f"""# The controller of `ZerothOrder(params, "learned")`
-
-{SIZE} weights, shared by all tensors of a network: from each tensor's size, kind and spread, and from slope, curvature
-and noise of the losses, it gives the radius of the tensor's probe and the length of its step.
-
-## Training
-
-- Networks: MLPs of 8 to 48 units with one or two hidden layers and CNNs of 4 to 16 channels on half of the 8x8 digits
-  that ship with the package; transformers of one or two blocks, 8 to 32 wide, on sequences drawn at random. Two of
-  three were trained with gradients first, and then have three classes renamed.
-- Evolution by ranks, {recipe.pairs} pairs, sigma {recipe.sigma:g}; one network an update, {trained.updates} updates;
-  runs of {recipe.steps[0]} to {recipe.steps[1]} steps of {recipe.num_directions} directions of
-  {"balanced" if recipe.balanced else "independent"} signs; Adam, step size {recipe.lr:g}.
-- Took {trained.seconds / 60:.0f} minutes of one core. Seed {recipe.seed}.
-
-Mean log of final / initial loss on 8 validation networks (the other half of the digits, other sequences):
-{trained.validated:.3f}; {trained.untrained:.3f} for the same rule with a controller that says nothing. The first number
-chose the weights, so it flatters them.
-"""
+    tensors, before = {"weights": trained.weights}, None
+    if recipe.before:
+        earlier, before = read_tensors(folder / BEFORE / WEIGHTS)
+        if recipe.kernels:
+            tensors = {"weights": earlier["weights"], "kernels": trained.weights}
+    write_tensors(folder / WEIGHTS, tensors, metadata)
+    write_text(folder / "MODEL_CARD.md", card(metadata, VALIDATED, before))
 
 
 def recipe(path: Path) -> Recipe:

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from zoracle import keyed
+from zoracle.finetune import languages
+from zoracle.finetune.languages import Attention, Draws
 from zoracle.tasks.digits import read_digits
 
 _SPLITS = {"train": 0, "valid": 1}
-Draws = Callable[[int, int], int]
-"""From the lowest and the highest to an integer."""
+#: Number of kinds that take turns: three on images, transformers on sequences, language models whole and by adapters.
+TURNS = 6
+#: Number of all kinds: the last is a CNN without pooling.
+KINDS = 7
 _WHOLE = 256  # samples for measuring a run's first and last loss
 
 
@@ -35,29 +39,6 @@ class Net(NamedTuple):
     def whole(self) -> tuple[Tensor, Tensor]:
         """The samples for measuring losses."""
         return self.inputs[:_WHOLE], self.labels[:_WHOLE]
-
-
-class Attention(nn.Module):
-    """One block of a transformer: attention of two heads and a feed-forward layer, each behind a norm."""
-
-    def __init__(self, width: int, causal: bool) -> None:
-        super().__init__()
-        self.causal = causal
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, width) to the same."""
-        n, t, width = x.shape
-        q, k, v = self.qkv(self.first(x)).view(n, t, 3, 2, width // 2).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-2, -1) / math.sqrt(width // 2)
-        if self.causal:
-            scores = scores + torch.full((t, t), -1e9).triu(1)
-        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, width)
-        x = x + self.out(mixed)
-        hidden: Tensor = x + self.down(nn.functional.gelu(self.up(self.second(x))))
-        return hidden
 
 
 class Reader(nn.Module):
@@ -81,23 +62,32 @@ class Reader(nn.Module):
         return logits
 
 
-def problem(split: str, number: int, seed: int) -> Net:
+def problem(split: str, number: int, seed: int, kind: int | None = None) -> Net:
     """A problem by number: a network of some kind and width, its data, and for two in three a pretraining.
 
-    Pretrained networks are fine-tuned on the same inputs with some of the classes renamed.
+    Pretrained networks are fine-tuned on the same inputs with some of the classes renamed; language models, which are
+    pretrained on text, on telling languages apart. Only parameters that require gradients are to move. Kinds take turns
+    by number, unless one is given.
     """
     g = keyed.generator(seed, 11, _SPLITS[split], number)
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=g, device="cpu"))
 
-    kind, own = number % 4, keyed.generator(seed, 12, _SPLITS[split], number)
-    if kind < 3:
+    kind = number % TURNS if kind is None else kind
+    own = keyed.generator(seed, 12, _SPLITS[split], number)
+    if kind in (4, 5):
+        speaker, texts, languages_of = languages.drawn(draw, own)
+        if kind == 5:
+            languages.adapt(speaker, 2 ** draw(0, 3), own)
+        return Net(speaker, texts, languages_of, (8, 16, 32)[draw(0, 2)])
+    if kind != 3:
         images, labels = read_digits()
         half = images[_SPLITS[split] :: 2].float() / 16, labels[_SPLITS[split] :: 2].long()
         inputs, classes = half[0].reshape(-1, 1, 8, 8), 10
         targets = half[1]
-        module = _drawn(lambda: _mlp(draw) if kind == 0 else _cnn(draw) if kind == 1 else _mlp(draw, deep=True), own)
+        made = {0: _mlp, 1: _cnn, 2: lambda draw: _mlp(draw, deep=True), 6: _strided}[kind]
+        module = _drawn(lambda: made(draw), own)
     else:
         tokens, length, classes = draw(8, 32), draw(8, 16), draw(2, 4)
         inputs = torch.randint(tokens, (1024, length), generator=g)
@@ -122,11 +112,7 @@ def _drawn(make: Callable[[], nn.Module], g: torch.Generator) -> nn.Module:
     with torch.device("meta"):  # where making it draws nothing
         module = make()
     module = module.to_empty(device="cpu")
-    layers = list(module.modules())
-    if sum(isinstance(layer, nn.Linear) for layer in layers) == 3 and isinstance(module, nn.Sequential):
-        # The hidden layer's weights first: the controller that ships was trained on networks drawn in this order.
-        layers[2], layers[4] = layers[4], layers[2]
-    for layer in layers:
+    for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=g)
             assert layer.bias is not None
@@ -142,7 +128,7 @@ def _drawn(make: Callable[[], nn.Module], g: torch.Generator) -> nn.Module:
 
 
 def _mlp(draw: Draws, deep: bool = False) -> nn.Module:
-    width = draw(8, 48)
+    width = round(8 * 24 ** (draw(0, 100) / 100))  # the tasks of users are wider, so some are wide
     middle = [nn.Linear(width, width), nn.ReLU()] if deep else []
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, width), nn.Tanh() if draw(0, 1) else nn.ReLU(), *middle, nn.Linear(width, 10)
@@ -150,10 +136,18 @@ def _mlp(draw: Draws, deep: bool = False) -> nn.Module:
 
 
 def _cnn(draw: Draws) -> nn.Module:
-    a, b = draw(4, 12), draw(4, 16)
+    a, b = draw(4, 12), draw(4, 24)
     return nn.Sequential(
         nn.Conv2d(1, a, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(a, b, 3, padding=1), nn.ReLU(),
         nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * b, 10),
+    )  # fmt: skip
+
+
+def _strided(draw: Draws) -> nn.Module:
+    a, b, c = draw(4, 16), draw(4, 16), draw(8, 32)
+    return nn.Sequential(
+        nn.Conv2d(1, a, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(a, b, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(b, c, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * c, 10),
     )  # fmt: skip
 
 
@@ -165,4 +159,3 @@ def _train(net: Net, steps: int, g: torch.Generator) -> None:
         adam.zero_grad()
         nn.functional.cross_entropy(net.module(inputs), labels).backward()  # type: ignore[no-untyped-call]
         adam.step()
-    net.module.requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zoracle.finetune.controller import Signals, begin, decide, described, gain, observe
+from zoracle.finetune.controller import Signals, begin, convolutional, decide, described, gain, observe
 from zoracle.finetune.controller_file import WEIGHTS, load
 from zoracle.finetune.methods.base import ITERATE, Directions, Method, MethodConfig, Probe, ProbeLosses, rate
 from zoracle.finetune.tensors import Slot
@@ -42,9 +42,9 @@ class Learned(Method):
 
     Each tensor l has its own radius s_l, a power of two, and its own factor a_l. The controller computes them from the
     tensor's size, kind and spread, of the slope, curvature and noise of the losses, and of the share of the horizon
-    spent so far. B is the running mean of the d_j, s^2 tr(H) / 2, so that with a_l = 1 the step is the one that
-    minimises the quadratic model along it. After the loss has risen by more than its
-    noise, steps are shorter for a while.
+    spent so far; it has one set of weights for networks of convolutions and one for all others. B is the running mean
+    of the d_j, s^2 tr(H) / 2, so that with a_l = 1 the step is the one that minimises the quadratic model along it.
+    After the loss has risen by more than its noise, steps are shorter for a while.
 
     The signs z_j balance in each row of a matrix or kernel, the weights of one unit: their sum is nearly 0. The mean of
     a unit's inputs is often larger than their spread, so that the curvature is largest along equal weights; without
@@ -59,7 +59,8 @@ class Learned(Method):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._weights = load(Path(self.config.weights) if self.config.weights else shipped()).unsqueeze(0)
+        self._loaded = load(Path(self.config.weights) if self.config.weights else shipped())
+        self._weights = self._loaded.general.unsqueeze(0)
         self._slots: dict[int, Slot] = {}
         self._common: tuple[float, list[float]] = 0.0, []  # of a step: its length, and the differences centred
 
@@ -71,6 +72,8 @@ class Learned(Method):
     def begin(self, slots: Sequence[Slot]) -> None:
         """The radii of the first step."""
         self._slots = {slot.index: slot for slot in slots}
+        kernels = convolutional([slot.parameter.shape for slot in slots])
+        self._weights = (self._loaded.kernels if kernels else self._loaded.general).unsqueeze(0)
         for slot in slots:  # allocated once and overwritten: short-lived small tensors fragment the heap
             slot.state.update({name: torch.zeros((), dtype=torch.float64) for name in _KEPT})
         for slot in slots:
