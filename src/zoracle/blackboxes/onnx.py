@@ -89,11 +89,13 @@ class OnnxModel(BlackBox):
         if self.fixed is not None and chunk is not None and chunk != self.fixed:
             raise InputError(f"chunk is {chunk}, and {self.path} takes batches of {self.fixed} only; leave chunk out")
         self.chunk = self.fixed or chunk
+        self._takes = tuple(self.input.shape or ())[1:]
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise an error if inputs of this shape (without N) do not fit the model."""
         given = self.preprocessing.shape(shape)
-        agree(f"input {self.input.name} of {self.path.name}", given, self.input.shape[1:])
+        if given != self._takes:
+            agree(f"input {self.input.name} of {self.path.name}", given, self._takes)
 
     def report(self) -> dict[str, Any]:
         """File, names of input and outputs, and what runs it."""
@@ -113,7 +115,7 @@ class OnnxModel(BlackBox):
             prepared = np.rint(prepared).clip(0, 255)
         prepared = prepared.astype(self.dtype, copy=False)
         rows = [self._run(prepared[part]) for part in parts(len(prepared), self.chunk)]
-        return torch.cat(rows).to(inputs)
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(inputs)
 
     def _run(self, batch: np.ndarray[Any, Any]) -> Tensor:
         n = len(batch)
@@ -133,7 +135,7 @@ class OnnxModel(BlackBox):
                 f"output {self.wanted[0]} of {self.path.name} has shape {scores.shape} and type {scores.dtype} for "
                 f"{len(batch)} images; expected scores ({len(batch)}, classes){told}"
             )
-        return torch.from_numpy(scores[:n].astype(np.float64))
+        return torch.from_numpy(scores[:n] if scores.dtype.kind == "f" else scores[:n].astype(np.float64))
 
     def _find_input(self, name: str | None) -> Any:
         inputs = self._session.get_inputs()

@@ -19,6 +19,8 @@ from zoracle.objectives.threat import ThreatModel
 from zoracle.types import Evaluation, Space
 
 _SMALL = ThreatModel()
+#: Numbers that are projected at once: what is computed of them stays in the processor's cache.
+_BLOCK = 2**17
 
 
 class ImageAttack(Objective):
@@ -143,8 +145,14 @@ class Attack(ImageAttack):
         """The perturbations (N, d) in the ball that points stand for; the points themselves where there is no ball."""
         if not self.threat.ball:
             return points
-        x = self._x[problem.to(self._x.device)].to(points)
-        return self._within(x, points)
+        number, block = points.shape[0], max(1, _BLOCK // self.dim)
+        if number <= block:
+            return self._within(self._images(problem, points), points)
+        inside = torch.empty_like(points)
+        for first in range(0, number, block):
+            part = slice(first, first + block)
+            inside[part] = self._within(self._images(problem[part], points), points[part])
+        return inside
 
     def space(self, problem: Tensor, like: Tensor) -> Space:
         """The pixel range of each coordinate, and the ball: (B, d) and (B,)."""
@@ -193,10 +201,17 @@ class Attack(ImageAttack):
         return change.abs_().sum(1) if self.threat.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and clipped adversarial images, (N, d) each, in memory of their own."""
-        x = self._x.index_select(0, problem.to(self._x.device)).to(points)
-        moved = (x + self._within(x, points, clipped=True)).clamp_(0, 1)
+        """Images and clipped adversarial images, (N, d) each; the latter, and without a ball both, are fresh memory."""
+        x = self._images(problem, points)
+        inside = self._within(x, points, clipped=True)
+        moved = (x + inside if inside is points else inside.add_(x)).clamp_(0, 1)
         return x, moved if self.threat.bits is None else rounded(x, moved, self.rounding)
+
+    def _images(self, problem: Tensor, like: Tensor) -> Tensor:
+        """The images (N, d) of problems (N,); within a ball, where nobody writes to them, one alone is not copied."""
+        if self.threat.ball and problem.shape[0] == 1:
+            return self._x.narrow(0, int(problem), 1).to(like)
+        return self._x.index_select(0, problem.to(self._x.device)).to(like)
 
     def _within(self, x: Tensor, points: Tensor, *, clipped: bool = False) -> Tensor:
         """Perturbations (N, d) of images x (N, d) brought into the ball and the pixel range, where there is a ball.
@@ -213,7 +228,10 @@ class Attack(ImageAttack):
         if clipped and norm == "linf":
             return points.clamp(-eps, eps)
         reach = eps if norm == "linf" else 1.0
-        inside = torch.clamp(points, (-x).clamp_(min=-reach), (1 - x).clamp_(max=reach))
+        low, high = -x, 1 - x
+        if reach < 1:
+            low, high = low.clamp_(min=-reach), high.clamp_(max=reach)
+        inside = torch.clamp(points, low, high)
         if norm == "linf":
             return inside
         length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)
@@ -233,8 +251,9 @@ class Attack(ImageAttack):
     def _outputs(self, adversarial: Tensor, cells: Sequence[int]) -> Tensor:
         """Outputs of the model, called for each cell by itself."""
         images = adversarial.view(-1, *self.shape)
-        parts = [self.black_box(some) for some in torch.split(images, list(cells))]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(adversarial)
+        if len(cells) == 1:
+            return self.black_box(images).to(adversarial)
+        return torch.cat([self.black_box(some) for some in torch.split(images, list(cells))]).to(adversarial)
 
     def _log_probabilities(self, adversarial: Tensor, cells: Sequence[int]) -> Tensor:
         outputs = self._outputs(adversarial, cells)

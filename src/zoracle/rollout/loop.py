@@ -294,7 +294,7 @@ class _Batch(Generic[S]):
         record, live, oracle = self.record, self.live, self.oracle
         before = self.running
         queries, evaluation, self.running = take_step(self.optimizer, oracle, self.running, self.problem[live])
-        if oracle.objective.constrained:
+        if oracle.objective.constrained and not self.optimizer.keeps_inside(self.running):
             inside = oracle.objective.project(self.running.x, self.problem[live])  # type: ignore[attr-defined]
             self.running = self.running._replace(x=inside)  # type: ignore[attr-defined]
         first = (record.steps[live] == 0) & record.noise[live].isnan()

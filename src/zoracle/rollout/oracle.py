@@ -177,6 +177,9 @@ class Oracle:
 
         # Each cell is a call of the black box: if one fails, later ones are neither made nor counted.
         sizes = [points.shape[0]] if self.journal is None else self._cells(rows)
+        if len(sizes) == 1:
+            loss, success = self._asked(points, rows, step, purpose, call)
+            return Evaluation(loss.to(points.device), None if success is None else success.to(points.device))
         steps = [None] * len(sizes) if step is None else torch.split(step, sizes)
         parts = zip(torch.split(points, sizes), torch.split(rows, sizes), steps, strict=True)
         answers = [self._asked(*part, purpose, call) for part in parts]
@@ -249,7 +252,7 @@ class Oracle:
 
     def _cells(self, rows: Tensor) -> list[int]:
         """The number of consecutive points in the same cell."""
-        if self.cell is None or self.cell >= self.objective.num_problems:
+        if self.cell is None or self.cell >= self.objective.num_problems or rows.shape[0] == 1:
             return [rows.shape[0]]
         counts: list[int] = torch.unique_consecutive(rows // self.cell, return_counts=True)[1].tolist()
         return counts

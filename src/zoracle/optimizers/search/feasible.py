@@ -29,7 +29,7 @@ def within(space: Space, points: Tensor) -> Tensor:
 
     The coordinates are clipped to their range; what is outside the Euclidean ball then moves straight to zero.
     """
-    inside = torch.minimum(torch.maximum(points, space.low), space.high)
+    inside = torch.clamp(points, space.low, space.high)
     if bool(space.radius.isinf().all()):
         return inside
     length = torch.linalg.vector_norm(inside, dim=1)

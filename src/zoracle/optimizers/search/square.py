@@ -242,9 +242,9 @@ def placed_bumps(shape: tuple[int, int, int], sides: tuple[Tensor, Tensor], corn
 @lru_cache(maxsize=256)
 def bump_pair(tall: int, wide: int) -> Tensor:
     """Hill and hollow in a window, above each other and beside each other: (2, tall, wide) float64, of norm one."""
-    beside = _hill_and_hollow(wide, tall).T
-    above = beside if tall == 1 else _hill_and_hollow(tall, wide)
-    return torch.stack((above, above if wide == 1 else beside))
+    beside = _hill_and_hollow(wide, tall)
+    above = beside if tall == wide else beside.T if tall == 1 else _hill_and_hollow(tall, wide)
+    return torch.stack((above, above if wide == 1 else beside.T))
 
 
 def _hill_and_hollow(tall: int, wide: int) -> Tensor:
@@ -257,9 +257,9 @@ def _hill_and_hollow(tall: int, wide: int) -> Tensor:
 def _hill(tall: int, wide: int) -> Tensor:
     """Concentric rectangles, the k-th of weight 1 / k^2 from the middle outwards; norm one."""
     middle = tall // 2, wide // 2
-    tails = torch.zeros(max(middle) + 1, dtype=torch.float64)  # by the number of the innermost rectangle that holds it
-    for k in range(len(tails)):
-        tails[: k + 1] += 1 / (k + 1) ** 2
+    weights = [1 / (k + 1) ** 2 for k in range(max(middle) + 1)]
+    # By the number of the innermost rectangle that holds it.
+    tails = torch.tensor(weights, dtype=torch.float64).expand(len(weights), -1).triu().cumsum(1)[:, -1]
     away = [(torch.arange(n) - m).abs() for n, m in zip((tall, wide), middle, strict=True)]
     hill = tails[torch.maximum(away[0].unsqueeze(1), away[1])]
     length: Tensor = torch.linalg.vector_norm(hill)

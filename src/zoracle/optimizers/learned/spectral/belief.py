@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from zoracle.optimizers.learned.spectral.arrays import SMALL
 from zoracle.optimizers.learned.spectral.basis import Array, Basis
 from zoracle.optimizers.learned.spectral.nets import Prior
 from zoracle.optimizers.learned.spectral.state import Learned, SpectralSearchConfig
 
-SMALL = 1e-30
 # Share of the margin to be overcome that one step across the ball along an average direction overcomes.
 _FIRST_GUESS = 0.3
 # Number of answers over which the gradient's size is averaged, and the cap on a surprise, in variances.
@@ -26,9 +24,9 @@ class Belief:
         self.config, self.basis, self.prior = config, basis, prior
         self.known = known
         self.coefficients, self.open, self.traits, self.precision = (
-            t.numpy().copy() for t in (known.coefficients, known.open, known.traits, known.precision)
+            a.copy() for a in (known.coefficients, known.open, known.traits, known.precision)
         )
-        self.total, self.weight = known.power.tolist()
+        self.total, self.weight = known.power
 
     def begin(self, level: float, far: float) -> None:
         """The prior size of the gradient, such that a step across the ball would overcome the loss.
@@ -42,7 +40,7 @@ class Belief:
 
     def correct(self, move: Array, change: float, *, window: bool = False) -> None:
         """A Kalman step with a diagonal covariance, and a step of the likelihood for the prior's size and traits."""
-        move = move.astype(np.float32)
+        move = move.astype(np.float32, copy=False)
         along = self.basis.forward(move, window=window)
         spectrum = self.prior.spectrum(self.traits)
         gain = spectrum * self.open * along
@@ -55,29 +53,33 @@ class Belief:
         miss = change - float(np.vdot(self.coefficients, along))
         surprise = min(miss * miss / (variance * power + SMALL), _SURPRISE)
         share = gain / np.float32(variance)
+        told = share * along
         self.coefficients += share * np.float32(miss)
-        self.open *= 1 - share * along
+        self.open *= 1 - told
         self.open += np.float32(self.config.forget) * (1 - self.open)
-        np.clip(self.open, 1e-4, 1.0, out=self.open)
+        np.maximum(self.open, np.float32(1e-4), out=self.open)
+        np.minimum(self.open, np.float32(1), out=self.open)
         self.total, self.weight = self.total + surprise * power, self.weight + 1
         if self.weight > _MEMORY:
             self.total, self.weight = self.total * _MEMORY / self.weight, _MEMORY
-        slope = self.prior.loadings.T @ (share * along)
+        slope = self.prior.loadings.T @ told
         slope -= self.prior.loadings.T @ (spectrum / np.float32(spectrum.size))  # the spectrum keeps its mean
         self.precision += 0.5 * np.outer(slope, slope).astype(np.float32)
         self.traits += np.linalg.solve(self.precision, 0.5 * (surprise - 1) * slope).astype(np.float32)
         np.clip(self.traits, -3, 3, out=self.traits)
 
-    def told(self, *, level: float | None = None, gains: Tensor | None = None, side: Tensor | None = None) -> Learned:
-        """The fields that have changed."""
+    def told(
+        self, *, level: float | None = None, gains: list[float] | None = None, side: float | None = None
+    ) -> Learned:
+        """The fields with what has changed."""
         known = self.known
         return known._replace(
-            level=known.level if level is None else torch.tensor(level, dtype=known.level.dtype),
+            level=known.level if level is None else level,
             gains=known.gains if gains is None else gains,
             side=known.side if side is None else side,
-            coefficients=torch.from_numpy(self.coefficients),
-            open=torch.from_numpy(self.open),
-            traits=torch.from_numpy(self.traits),
-            precision=torch.from_numpy(self.precision),
-            power=torch.tensor((self.total, self.weight), dtype=torch.float64),
+            coefficients=self.coefficients,
+            open=self.open,
+            traits=self.traits,
+            precision=self.precision,
+            power=(self.total, self.weight),
         )

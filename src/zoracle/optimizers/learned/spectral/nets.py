@@ -31,9 +31,11 @@ class Prior(NamedTuple):
 
     def spectrum(self, z: Array) -> Array:
         """S(z), (M,), of mean one."""
-        log = self.mean + self.loadings @ z
-        spectrum = np.exp(log - log.max())
-        made: Array = spectrum / spectrum.mean(dtype=np.float64).astype(np.float32)
+        made: Array = self.loadings @ z
+        made += self.mean
+        made -= made.max()
+        np.exp(made, out=made)
+        made /= made.mean(dtype=np.float64).astype(np.float32)
         return made
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from zoracle.keyed import generator, mix
 from zoracle.optimizers.learned.spectral import patterns
+from zoracle.optimizers.learned.spectral.arrays import SMALL, clipped, either, length, overlap, same, unit
 from zoracle.optimizers.learned.spectral.basis import Array, Basis, Shape, basis_of
-from zoracle.optimizers.learned.spectral.belief import SMALL, Belief
+from zoracle.optimizers.learned.spectral.belief import Belief
 from zoracle.optimizers.learned.spectral.nets import Prior
 from zoracle.optimizers.learned.spectral.odds import Odds
 from zoracle.optimizers.learned.spectral.state import (
@@ -22,9 +25,7 @@ from zoracle.optimizers.learned.spectral.state import (
     WINDOW,
     Learned,
     SpectralSearchConfig,
-    SpectralSearchState,
 )
-from zoracle.optimizers.search.feasible import is_round
 from zoracle.optimizers.search.square import bump_pair
 
 # Number of times that a probe that moves no pixel is enlarged.
@@ -46,33 +47,31 @@ class Problem:
     def __init__(
         self,
         config: SpectralSearchConfig,
-        state: SpectralSearchState,
-        row: int,
         shape: Shape,
         prior: Prior,
         odds: Callable[[float], Odds],
+        round_: bool,
+        x: Array,
+        low: Array,
+        high: Array,
+        middle: Array,
+        radius: float,
+        best: float,
+        words: tuple[int, ...],
+        learned: Learned,
     ) -> None:
-        self.config, self.shape, self.prior, self.odds = config, shape, prior, odds
+        self.config, self.shape, self.prior, self.odds, self.round = config, shape, prior, odds, round_
         self.basis: Basis = basis_of(shape)
-        self.state, self.row = state, row
-        self.round = is_round(state.space)
-        self.x, self.low, self.high, self.middle = (
-            t[row].cpu().numpy() for t in (state.x, state.space.low, state.space.high, state.middle)
-        )
-        self.radius = float(state.space.radius[row])
-        self.best, self.level = float(state.best[row]), float(state.level[row])
-        self.known = math.isfinite(self.best)
-        self.words = tuple(int(part[row]) for part in state.key)
-        self.asked = [int(i) for i in state.asked[row] if int(i)]
-        self.coefficients, self.open, self.traits = (
-            t[row].numpy() for t in (state.coefficients, state.open, state.traits)
-        )
+        self.x, self.low, self.high, self.middle = x, low, high, middle
+        self.radius, self.best, self.words, self.learned = radius, best, words, learned
+        self.known = math.isfinite(best)
+        self.asked = [i for i in learned.asked if i]
 
     # Choice of the next query.
 
     def candidate(self) -> tuple[int, int, Array]:
         """The kind of the query, its pattern if it is one, and a point (d,)."""
-        if math.isnan(self.level):
+        if math.isnan(self.learned.level):
             pattern = self._next_pattern()
             if pattern:
                 return PATTERN, pattern, self._laid(pattern)
@@ -88,8 +87,7 @@ class Problem:
         if len(self.asked) >= self.config.patterns or self.config.start == "stripes":
             return 0
         odds = self.odds(self._reach())
-        answers = self.state.answers[self.row].tolist()
-        told = [(i, v) for i, v in zip(self.asked, answers, strict=False) if math.isfinite(v)]
+        told = [(i, v) for i, v in zip(self.asked, self.learned.answers, strict=False) if math.isfinite(v)]
         chances = odds.success([i for i, _ in told], [v for _, v in told], self.config.trust)
         for i in self.asked:
             chances[abs(i) - 1, int(i < 0)] = -1
@@ -105,7 +103,9 @@ class Problem:
 
     def _laid(self, pattern: int) -> Array:
         made = patterns.signs(patterns.bank(self.shape)[abs(pattern) - 1], self.shape)
-        return self._lowest((-math.copysign(1, pattern) * made).astype(np.float32))
+        if self.round:
+            return self._on_sphere((made if pattern > 0 else -made).astype(np.float32))
+        return either(made > 0 if pattern > 0 else made < 0, self.high, self.low)
 
     def _stripes(self) -> Array:
         """Vertical stripes one pixel wide, each channel of each stripe at either bound."""
@@ -118,9 +118,10 @@ class Problem:
         if not self.config.windows:
             return PROBE
         # A run holds too little of an l2 ball's norm.
-        gains = self.state.gains[self.row].numpy()[: 3 if self.config.runs and not self.round else 2]
-        shares = np.maximum(gains**2 / ((gains**2).sum() + SMALL), _LEAST).cumsum()
-        return PROBE + int(np.searchsorted(shares, self._draw(1) * shares[-1], side="right"))
+        squares = [gain * gain for gain in self.learned.gains[: 3 if self.config.runs and not self.round else 2]]
+        whole = list(accumulate(squares))[-1] + SMALL
+        shares = list(accumulate(max(square / whole, _LEAST) for square in squares))
+        return PROBE + bisect_right(shares, self._draw(1) * shares[-1])
 
     def _probe(self) -> Array:
         """The point that minimises the model, with the least certain coefficient moved up or down."""
@@ -128,12 +129,12 @@ class Problem:
         index = int(variance.argmax())
         step = self.config.probe * math.sqrt(self._power() * float(variance[index]))
         step *= 1 if self._draw(2) < 0.5 else -1
-        model = self.coefficients.copy()
-        point = self.x
+        known = self.learned.coefficients
+        model, point = known.copy(), self.x
         for _ in range(_LARGER):
-            model[index] = self.coefficients[index] + step
+            model[index] = known[index] + step
             point = self._lowest(self.basis.inverse(model))
-            if not np.array_equal(point, self.x):
+            if not same(point, self.x):
                 break
             step *= 4
         return point
@@ -144,7 +145,7 @@ class Problem:
         A third each: a good pattern's signs, the opposite of the present values, one sign per channel. Without
         textures, the opposite takes their third too.
         """
-        slope = self.basis.inverse(self.coefficients).reshape(self.shape)
+        slope = self.basis.inverse(self.learned.coefficients).reshape(self.shape)
         low, high, x = (a.reshape(self.shape) for a in (self.low, self.high, self.x))
         draws, signs = self._drawn(5)
         least, chosen, textures = math.inf, None, self._textures()
@@ -155,7 +156,7 @@ class Problem:
                 rises = (textures[int(which * len(textures))][place] > 0) == (sign[0] > 0)
             else:
                 rises = (2 * old < lower + upper) if 3 * kind < 2 else sign > 0
-            new = _either(rises, upper, lower)
+            new = either(rises, upper, lower)
             promise = float(np.vdot(slope[place], new - old))
             if promise < least and not np.array_equal(new, old):
                 least, chosen = promise, (place, new)
@@ -177,27 +178,26 @@ class Problem:
         Of a few pairs, the one with the lowest predicted loss. A third each: a good pattern's signs and a hill beside a
         hollow, added with equal norm to the present values as in Square Attack, and the opposite of those.
         """
-        slope, x = self.basis.inverse(self.coefficients).reshape(self.shape), self.x.reshape(self.shape)
+        slope, x = self.basis.inverse(self.learned.coefficients).reshape(self.shape), self.x.reshape(self.shape)
         draws, bits = self._drawn(7)
         signs = (1 - 2 * bits).astype(x.dtype)
         unused = self.radius**2 - float(np.vdot(x, x))
         least, chosen, textures = math.inf, None, self._textures()
         for (size, up, left, other_up, other_left, kind, which), sign in zip(draws, signs, strict=True):
             place, other = self._place(size, up, left), self._place(size, other_up, other_left)
-            old, shared = x[place], _overlap(place, other)
+            old, under, away = (np.ascontiguousarray(part) for part in (x[place], slope[place], x[other]))
             if 3 * kind < 1 and textures:
-                content = _unit(textures[int(which * len(textures))][place] * sign[0]) + _unit(old)
+                content = unit(textures[int(which * len(textures))][place] * sign[0]) + unit(old)
             elif 3 * kind < 2:
                 content = -old
             else:
                 bump = bump_pair(*old.shape[1:])[int(2 * which)].numpy().astype(x.dtype)
-                content = _unit(bump * sign) + _unit(old)
-            freed, lost = (
-                float(np.vdot(of[place], old) + np.vdot(of[other], x[other]) - np.vdot(of[shared], x[shared]))
-                for of in (x, slope)
-            )
-            new = math.sqrt(max(unused + freed, 0.0)) * _unit(content)
-            promise = float(np.vdot(slope[place], new)) - lost
+                content = unit(bump * sign) + unit(old)
+            freed, lost = np.vdot(old, old) + np.vdot(away, away), np.vdot(under, old) + np.vdot(slope[other], away)
+            if shared := overlap(place, other):
+                freed, lost = (of - np.vdot(part[shared], x[shared]) for of, part in ((freed, x), (lost, slope)))
+            new = math.sqrt(max(unused + float(freed), 0.0)) * unit(content)
+            promise = float(np.vdot(under, new)) - float(lost)
             if promise < least:
                 least, chosen = promise, (place, other, new)
         point = x.copy()
@@ -214,14 +214,14 @@ class Problem:
         which is asked once before they are halved, as SignHunter does. A run takes the opposite of its present values,
         or all its upper or all its lower bounds.
         """
-        number, d = _FIRST_RUNS + int(self.state.runs[self.row]), self.x.size
+        number, d = _FIRST_RUNS + self.learned.runs, self.x.size
         parts = 2 ** min(number.bit_length() - 1, d.bit_length() - 1)
         place = slice(number % parts * d // parts, (number % parts + 1) * d // parts)
         low, high, old = self.low[place], self.high[place], self.x[place]
-        ways = [new for new in (_either(2 * old < low + high, high, low), high, low) if not np.array_equal(new, old)]
+        ways = [new for new in (either(2 * old < low + high, high, low), high, low) if not np.array_equal(new, old)]
         point = self.x.copy()
         if ways:
-            slope = self.basis.inverse(self.coefficients)[place]
+            slope = self.basis.inverse(self.learned.coefficients)[place]
             point[place] = min(ways, key=lambda new: float(np.vdot(slope, new - old)))
         return point
 
@@ -229,15 +229,15 @@ class Problem:
         """The patterns (C, h, w) with the lowest losses; none without ``textures``."""
         if not self.config.textures:
             return []
-        answers = self.state.answers[self.row].tolist()
-        known = sorted((value, i) for value, i in zip(answers, self.asked, strict=False) if math.isfinite(value))
+        answers = zip(self.learned.answers, self.asked, strict=False)
+        known = sorted((value, i) for value, i in answers if math.isfinite(value))
         bank = patterns.bank(self.shape)
         return [patterns.signs(bank[abs(i) - 1], self.shape).reshape(self.shape) for _, i in known[:_TEXTURES]]
 
     def _place(self, size: float, up: float, left: float) -> tuple[slice, slice, slice]:
         """A window whose sides are the run's present share of the image's, times 1/2 to 2."""
         _, height, width = self.shape
-        side = float(self.state.side[self.row]) * 2.0 ** (2 * size - 1)
+        side = self.learned.side * 2.0 ** (2 * size - 1)
         sides = [min(max(1, round(side * n)), max(1, n - 1)) for n in (height, width)]
         down, across = (int(u * (n - s + 1)) for u, n, s in zip((up, left), (height, width), sides, strict=True))
         return slice(None), slice(down, down + sides[0]), slice(across, across + sides[1])
@@ -245,15 +245,16 @@ class Problem:
     def _lowest(self, slope: Array) -> Array:
         """The feasible point (d,) farthest against a slope: a corner of a box, or on the surface of an l2 ball."""
         if not self.round:
-            return _either(slope < 0, self.high, self.low)
+            return either(slope < 0, self.high, self.low)
         return self._on_sphere(-slope)
 
     def _on_sphere(self, direction: Array) -> Array:
         """The point (d,) of an l2 ball in a direction, with pixels in their range."""
-        point = np.clip(self.radius / max(_length(direction), SMALL) * direction, self.low, self.high)
+        point = clipped(self.radius / max(length(direction), SMALL) * direction, self.low, self.high)
         # Where pixels reach their bounds, others move further instead.
-        point = np.clip(point * (self.radius / max(_length(point), SMALL)), self.low, self.high)
-        made: Array = (point * min(1.0, self.radius / max(_length(point), SMALL))).astype(self.x.dtype)
+        point = clipped(point * (self.radius / max(length(point), SMALL)), self.low, self.high)
+        share = min(1.0, self.radius / max(length(point), SMALL))
+        made: Array = (point * share if share < 1 else point).astype(self.x.dtype, copy=False)
         return made
 
     def _draw(self, stream: int) -> float:
@@ -263,66 +264,37 @@ class Problem:
 
     def learn(self, kind: int, pattern: int, point: Array, value: float) -> Learned:
         """The problem's part of the state after an answer."""
-        state, row = self.state, self.row
-        known = self.learn_nothing()
+        known = self.learned
         if kind == RUN:
             known = known._replace(runs=known.runs + 1)
         if kind == PATTERN:
             place = len(self.asked)
-            asked, answers = known.asked.clone(), known.answers.clone()
+            asked, answers = known.asked.copy(), known.answers.copy()
             asked[place], answers[place] = pattern, value
             return known._replace(asked=asked, answers=answers)
         if not math.isfinite(value):
             return known
         belief = Belief(self.config, self.basis, self.prior, known)
         if kind == MIDDLE:
-            far = self.radius if self.round else _length(np.maximum(self.high - self.middle, self.middle - self.low))
+            far = self.radius if self.round else length(np.maximum(self.high - self.middle, self.middle - self.low))
             belief.begin(value, far)
-            for index, answer in zip(self.asked, state.answers[row].tolist(), strict=False):
+            for index, answer in zip(self.asked, known.answers, strict=False):
                 if math.isfinite(answer):
                     belief.correct(self._laid(index) - self.middle, answer - value)
             return belief.told(level=value)
         won = max(self.best - value, 0.0) / (abs(self.best) + SMALL) if self.known else 0.0
-        gains = known.gains.clone()
+        gains = known.gains.copy()
         gains[kind - PROBE] += _LAST * (min(won, 1.0) - gains[kind - PROBE])
         side = known.side * math.exp(_PACE * ((value < self.best) - _AIM)) if kind == WINDOW else known.side
-        side = side.clamp(min=min(2 / max(self.shape[1:]), _LARGEST), max=_LARGEST)
+        side = min(max(side, min(2 / max(self.shape[1:]), _LARGEST)), _LARGEST)
         if self.config.rejected or value < self.best:
             belief.correct(point - self.x, value - self.best, window=kind in (WINDOW, RUN))
         return belief.told(gains=gains, side=side)
 
-    def learn_nothing(self) -> Learned:
-        """The problem's part of the state, unchanged."""
-        return Learned(*(getattr(self.state, name)[self.row] for name in Learned._fields))
-
     def _power(self) -> float:
-        total, weight = self.state.power[self.row].tolist()
-        return float(total / weight)
+        total, weight = self.learned.power
+        return total / weight
 
     def _variance(self) -> Array:
-        left: Array = self.prior.spectrum(self.traits) * self.open
+        left: Array = self.prior.spectrum(self.learned.traits) * self.learned.open
         return left
-
-
-def _overlap(one: tuple[slice, ...], other: tuple[slice, ...]) -> tuple[slice, ...]:
-    """The part that two windows share, empty where they share none."""
-    first = [max(a.start, b.start) for a, b in zip(one[1:], other[1:], strict=True)]
-    last = [min(a.stop, b.stop) for a, b in zip(one[1:], other[1:], strict=True)]
-    return slice(None), *(slice(a, max(a, b)) for a, b in zip(first, last, strict=True))
-
-
-def _either(first: Array, one: Array, other: Array) -> Array:
-    """What np.where gives, by bits: on masks without order that takes a quarter of the time."""
-    whole = np.dtype(f"i{one.itemsize}")
-    mask = -first.astype(whole)
-    made: Array = ((one.view(whole) & mask) | (other.view(whole) & ~mask)).view(one.dtype)
-    return made
-
-
-def _unit(v: Array) -> Array:
-    made: Array = v / max(_length(v), SMALL)
-    return made
-
-
-def _length(v: Array) -> float:
-    return math.sqrt(float(np.vdot(v, v)))

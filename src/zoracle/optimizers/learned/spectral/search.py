@@ -21,7 +21,7 @@ from zoracle.optimizers.learned.spectral.state import (
     SpectralSearchState,
 )
 from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round, within
-from zoracle.types import Queries
+from zoracle.types import Queries, Space
 
 # What a probe, a window and a run are taken to win at first; from attacks on validation networks and images.
 _GAINS = (0.02, 0.004, 0.002)
@@ -102,17 +102,22 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
             runs=torch.zeros(b, dtype=torch.int64),
         )
 
+    def keeps_inside(self, state: SpectralSearchState) -> bool:
+        """In a box: the iterate is the start, clipped, or a point that was asked."""
+        return not is_round(state.space)
+
     def _ask(self, state: SpectralSearchState) -> Queries:
-        points, kinds, chosen = [], [], []
-        for problem in self._problems(state):
+        x, kinds, chosen = state.x, [], []
+        made = torch.empty_like(x)
+        for row, problem in enumerate(self._problems(state)):
             kind, pattern, point = problem.candidate()
-            points.append(torch.from_numpy(point))
+            given = torch.from_numpy(point).unsqueeze(0)
+            own = slice(row, row + 1)
+            if problem.round:  # rounding may have left the ball
+                given = within(Space(*(part[own] for part in state.space)), given.to(x))
+            made[own] = given
             kinds.append(kind)
             chosen.append(pattern)
-        x = state.x
-        made = torch.stack(points).to(x) if points else x
-        if is_round(state.space):
-            made = within(state.space, made)  # rounding may have left the ball
         choice = Choice(torch.tensor(kinds, dtype=torch.int64), torch.tensor(chosen, dtype=torch.int64))
         return Queries(made.unsqueeze(1), made.new_zeros((made.shape[0], 0, made.shape[1])), choice)
 
@@ -120,28 +125,29 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
         self, state: SpectralSearchState, queries: Queries, values: Tensor, gradients: Tensor | None
     ) -> SpectralSearchState:
         better = values[:, 0] <= state.best  # an equal one too: on a plateau, elsewhere is where a step may be found
-        learned = [
-            problem.learn(int(kind), int(pattern), point.cpu().numpy(), float(value))
-            for problem, kind, pattern, point, value in zip(
-                self._problems(state), *queries.aux, queries.points[:, 0], values[:, 0], strict=True
-            )
-        ]
-        fields = [torch.stack(parts) for parts in zip(*learned, strict=True)]
-        changed = dict(zip(Learned._fields, fields, strict=True)) if learned else {}
-        if "level" in changed:
-            changed["level"] = changed["level"].to(state.level)
-        told = state._replace(
-            x=torch.where(better.unsqueeze(1), queries.points[:, 0], state.x) if bool(better.any()) else state.x,
-            key=state.key.next(),
-            best=torch.where(better, values[:, 0], state.best),
-        )
-        return told._replace(**changed)  # type: ignore[arg-type]  # tensors all
+        points, moves = queries.points[:, 0], bool(better.any())
+        x = torch.empty_like(state.x) if moves else state.x
+        learned: list[Learned] = []
+        numbers = (part.tolist() for part in (*queries.aux, values[:, 0], better))
+        for row, (problem, kind, pattern, value, won) in enumerate(zip(self._problems(state), *numbers, strict=True)):
+            learned.append(problem.learn(kind, pattern, points[row].cpu().numpy(), value))
+            if moves:  # at once, while both are in the processor's cache
+                x[row] = points[row] if won else state.x[row]
+        told = state._replace(x=x, key=state.key.next(), best=torch.where(better, values[:, 0], state.best))
+        return Learned.put(told, learned) if learned else told
 
     def _problems(self, state: SpectralSearchState) -> list[Problem]:
         shape = image_shape(state.space) if len(state.x) else (1, 1, 1)
-        prior = self._prior(shape)
-        odds = partial(self.odds, shape)
-        return [Problem(self.config, state, row, shape, prior, odds) for row in range(len(state.x))]
+        common = (self.config, shape, self._prior(shape), partial(self.odds, shape), is_round(state.space))
+        rows = zip(
+            *(part.cpu().numpy() for part in (state.x, state.space.low, state.space.high, state.middle)),
+            state.space.radius.tolist(),
+            state.best.tolist(),
+            zip(*(part.tolist() for part in state.key), strict=True),
+            Learned.of(state),
+            strict=True,
+        )
+        return [Problem(*common, *row) for row in rows]
 
     def _prior(self, shape: Shape) -> Prior:
         version = tuple(p._version for p in self.nets.spectrum.parameters())

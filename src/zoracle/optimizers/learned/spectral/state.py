@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from zoracle.optimizers.base import Config, Positive, Share
+from zoracle.optimizers.learned.spectral.basis import Array
 from zoracle.settings import Few, NonNegative, Size
 from zoracle.types import Key, Space
 
@@ -113,16 +117,41 @@ class Choice(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What an answer changes, of one problem."""
+    """What an answer changes, of one problem: the state's fields as numbers and as NumPy arrays.
 
-    level: Tensor
-    asked: Tensor
-    answers: Tensor
-    coefficients: Tensor
-    open: Tensor
-    traits: Tensor
-    precision: Tensor
-    power: Tensor
-    gains: Tensor
-    side: Tensor
-    runs: Tensor
+    After a network has filled the processor's cache each call of torch or NumPy takes several microseconds, so small
+    fields change hands for all problems at once.
+    """
+
+    level: float
+    asked: list[int]
+    answers: list[float]
+    coefficients: Array
+    open: Array
+    traits: Array
+    precision: Array
+    power: tuple[float, float]
+    gains: list[float]
+    side: float
+    runs: int
+
+    @classmethod
+    def of(cls, state: SpectralSearchState) -> list[Self]:
+        """Those of all problems. The arrays share memory with the state and are not to be written to."""
+        fields = (
+            getattr(state, name).numpy() if name in _ARRAYS else getattr(state, name).tolist() for name in cls._fields
+        )
+        return [cls(*parts) for parts in zip(*fields, strict=True)]
+
+    @staticmethod
+    def put(state: SpectralSearchState, rows: Sequence[Learned]) -> SpectralSearchState:
+        """The state with these fields for each of its problems."""
+        changed: dict[str, Tensor] = {}
+        for name, parts in zip(Learned._fields, zip(*rows, strict=True), strict=True):
+            old = getattr(state, name)
+            new = torch.from_numpy(np.stack(parts)) if name in _ARRAYS else torch.tensor(parts, dtype=old.dtype)
+            changed[name] = new.to(old.device)
+        return state._replace(**changed)  # type: ignore[arg-type]  # tensors all
+
+
+_ARRAYS = frozenset(("coefficients", "open", "traits", "precision"))
