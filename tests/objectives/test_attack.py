@@ -314,3 +314,21 @@ def test_the_space_of_an_attack():
 def test_unusable_balls(settings, message):
     with pytest.raises(InputError, match=message):
         attack(**settings)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_large_images_are_projected_as_each_alone(norm) -> None:
+    images = torch.rand((3, 1, 300, 300), generator=torch.Generator().manual_seed(0))
+    attack = Attack(TorchModule(Linear()), images, torch.arange(3), ThreatModel(norm=norm, eps=0.3))
+    points = torch.randn((3, 90_000), generator=torch.Generator().manual_seed(1))
+    problem = torch.tensor([2, 0, 1])
+    every = attack.project(points, problem)
+    for row in range(3):
+        assert torch.equal(every[row], attack.project(points[row : row + 1], problem[row : row + 1])[0])
+        x = images[problem[row]].flatten()
+        assert bool((x + every[row]).clamp(0, 1).eq(x + every[row]).all())
+        assert every[row].norm(p=torch.inf if norm == "linf" else 2) <= 0.3 * (1 + 1e-6)
+    before = points.clone(), images.clone()
+    attack.adversarial(points, problem), attack.adversarial(points[:1], problem[:1])
+    assert torch.equal(points, before[0])
+    assert torch.equal(attack.adversarial(torch.zeros_like(points), torch.arange(3)), images)

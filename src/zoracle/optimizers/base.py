@@ -245,10 +245,7 @@ class Optimizer(ABC, Generic[S, C]):
         return state._replace(mu=torch.where(noise > 0, mu, state.mu))  # type: ignore[attr-defined, no-any-return]
 
     def keeps_inside(self, state: S) -> bool:
-        """Whether the iterates lie in the space given to ``init`` to the last bit, so that projecting changes nothing.
-
-        The loop projects the iterates of all others after each step. In a Euclidean ball rounding leaves some outside.
-        """
+        """Whether the iterates lie in their space to the last bit: the loop then leaves out their projection."""
         return False
 
     def account(self, state: S) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ from zoracle.metatrain.spectral_patterns import chances, families
 from zoracle.metatrain.spectral_training import enlarged, parse, train
 from zoracle.metatrain.spectral_validation import Ball, table, validate
 from zoracle.optimizers.learned.spectral import basis, patterns
+from zoracle.optimizers.learned.spectral.arrays import clipped, either, overlap, same
 from zoracle.optimizers.learned.spectral.belief import Belief
 from zoracle.optimizers.learned.spectral.nets import Prior
 from zoracle.optimizers.learned.spectral.odds import Odds
-from zoracle.optimizers.learned.spectral.problem import Problem
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
-from zoracle.optimizers.learned.spectral.state import PROBE, RUN, WINDOW
+from zoracle.optimizers.learned.spectral.state import PROBE, RUN, WINDOW, Learned
 from zoracle.optimizers.search.square import bump_pair
 from zoracle.rollout.loop import take_step
 from zoracle.rollout.oracle import Oracle
@@ -153,9 +153,7 @@ def test_a_correction_is_the_posterior_of_a_linear_model() -> None:
     prior = Prior(np.linspace(-2, 2, made.size).astype(np.float32), np.zeros((made.size, 2), np.float32))
     space = space_of(0.1)
     state = optimizer.init(torch.zeros_like(space.low), space=space)
-    odds = odds_of()
-    problem = Problem(optimizer.config, state, 0, SHAPE, prior, lambda _: odds)
-    belief = Belief(problem.config, made, prior, problem.learn_nothing())
+    belief = Belief(optimizer.config, made, prior, Learned.of(state)[0])
     variance = prior.spectrum(np.zeros(2, np.float32))
     move = np.random.default_rng(0).normal(size=made.size).astype(np.float32)
     along = made.forward(move)
@@ -184,6 +182,35 @@ def test_it_finds_most_of_what_a_linear_loss_has_to_give(round_: bool) -> None:
         optimizer.nets.spectrum[2].weight[0, 0] = -4.0
     state, _ = linear(optimizer, slope, space, 64, level=float(-2 * least))
     assert float((state.x * slope).sum()) < 0.75 * float(least)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fewer_passes_give_the_same_bits(dtype) -> None:
+    rng = np.random.default_rng(0)
+    high = rng.random(20_000).astype(dtype) * (rng.random(20_000) > 0.2)
+    v, low = rng.normal(size=high.size).astype(dtype) * (rng.random(20_000) > 0.1), -high
+    assert either(v < 0, high, low).tobytes() == np.where(v < 0, high, low).tobytes()
+    assert clipped(v, low, high).tobytes() == np.clip(v, low, high).tobytes()
+    other = v.copy()
+    assert same(v, other)
+    other[-1] += 1
+    assert not same(v, other)
+
+
+def test_windows_share_what_lies_in_both() -> None:
+    one, two, three = ((slice(None), slice(a, a + 3), slice(b, b + 3)) for a, b in ((0, 0), (1, 2), (3, 0)))
+    assert overlap(one, two) == (slice(None), slice(1, 3), slice(2, 3))
+    assert overlap(one, three) == ()
+
+
+@pytest.mark.parametrize("round_", [False, True])
+def test_iterates_of_a_box_need_no_projection(round_: bool) -> None:
+    space, optimizer = space_of(0.1, 2, round_=round_, image=0.03), SpectralSearch(patterns=1)
+    slope = torch.linspace(-1, 1, space.low.shape[1], dtype=torch.float64)
+    state, _ = linear(optimizer, slope, space, 30)
+    assert optimizer.keeps_inside(state) is not round_
+    if not round_:
+        assert torch.equal(state.x, torch.clamp(state.x, space.low, space.high))
 
 
 def test_patterns_come_first_and_end_where_none_has_a_chance() -> None:
