@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoracle.errors import InputError
+from zoracle.errors import CheckpointError, InputError
 from zoracle.metatrain import recipe as trainings
-from zoracle.metatrain.controllers import Prey, fit
-from zoracle.metatrain.controllers_training import ControllersRecipe, parse, train
+from zoracle.metatrain.controllers import Fit, Prey, imitate
+from zoracle.metatrain.controllers_training import CHECKPOINT, ControllersRecipe, parse, train
+from zoracle.metatrain.controllers_validation import queries
 from zoracle.optimizers.learned.square_controllers import Perceptron, SquareControllers
 from zoracle.optimizers.pretrained import CARD, load_optimizer
+from zoracle.optimizers.search.square import SquareAttack, halvings
 from zoracle.types import Space
 
 SHAPE = (3, 8, 8)
@@ -117,7 +119,9 @@ def test_training_finds_colour_and_size() -> None:
     prey = [Prey("blue", Blue(), 0.5 + 0.01 * torch.rand(12, *SHAPE, generator=g), torch.zeros(12).long(), (0.06,))]
     state = at_work(optimizer)
     before = optimizer.size_logit(state)
-    fit(optimizer, prey, updates=25, horizons=(12,), batch=6, candidates=6, lr=0.05, seed=2)
+    fit = Fit(optimizer, prey, updates=25, horizons=(12,), batch=6, pairs=3, lr=0.05, seed=2)
+    for _ in range(25):
+        fit.step()
     assert not any(p.requires_grad for p in optimizer.parameters())
     assert float(optimizer.size_logit(state) - before) > 0.3
     # What a colour has won so far is what tells it from others.
@@ -126,9 +130,9 @@ def test_training_finds_colour_and_size() -> None:
 
 
 def test_a_perceptron_says_the_same_alone_and_in_a_batch() -> None:
-    net = Perceptron(3, 10, 4)
+    net = Perceptron(2, 10, 4)
     net.weight2.data.fill_(0.3)
-    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(1)).double()
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(1)).double()
     assert torch.equal(net(x)[7:8], net(x[7:8]))
 
 
@@ -138,7 +142,9 @@ images = 10
 updates = 2
 horizons = [3]
 batch = 2
-candidates = 2
+pairs = 1
+[start]
+steps = 20
 [[networks]]
 name = "conv-8"
 task = "digits"
@@ -166,13 +172,51 @@ def test_a_recipe_trains_and_says_so(tmp_path) -> None:
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in made.state_dict().items())
 
 
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path) -> None:
+    recipe = parse(RECIPE.replace("updates = 2", "updates = 12"))
+    made = train(recipe, tmp_path / "whole", lambda _: None)
+
+    def stop(update: int, share: float) -> None:
+        if update == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "parts", lambda _: None, stop)
+    again: list[int] = []
+    resumed = train(recipe, tmp_path / "parts", lambda _: None, lambda update, share: again.append(update))
+    assert again == [10, 11]
+    assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in made.state_dict().items())
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(parse(RECIPE), tmp_path / "parts", lambda _: None)
+    (tmp_path / "parts" / CHECKPOINT).unlink()
+
+
+def test_the_size_starts_as_the_schedule_of_square_attack() -> None:
+    optimizer = SquareControllers()
+    assert imitate(optimizer, p_init=0.3, horizon=1000) < 0.7
+    state = at_work(optimizer)
+    for step in (1, 30, 300):
+        size = optimizer.size_logit(state._replace(key=state.key._replace(step=torch.tensor([step]))))
+        goal = 0.3 * halvings(torch.tensor([step - 1]), torch.tensor([1000]))
+        assert float(size) == pytest.approx(float(goal.logit()), abs=1.0)
+
+
+def test_validation_counts_as_a_run_does() -> None:
+    """The queries to the first success; one more than the budget where there is none."""
+    images = torch.full((3, *SHAPE), 0.5)
+    prey = Prey("blue", lambda x: Blue()(x) - torch.tensor([1.5, 0.0]), images, torch.zeros(3).long(), (0.06,))
+    first = queries(SquareAttack(p_init=0.5), prey, 0.06, 200, 1)
+    assert (first <= 200).all()
+    assert queries(SquareAttack(), prey, 0.001, 4, 1).tolist() == [5, 5, 5]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("candidates = 1", "at least 2 candidates"),
-        ("horizons = []", "at least 2 candidates"),
-        ("updates = 0", "1 update"),
-        ("pairs = 3", "unknown field `pairs`"),
+        ("pairs = 0", "pairs"),
+        ("horizons = []", "there are no horizons"),
+        ("updates = 0", "updates"),
+        ("candidates = 3", "unknown field `candidates`"),
     ],
 )
 def test_recipes_that_cannot_be(change: str, message: str) -> None:

@@ -52,8 +52,6 @@ class SquareControllersState(NamedTuple):
     """(B, d) the best point so far; the starting point until a value is known."""
     key: Key
     space: Space
-    horizon: Tensor
-    """(B,) int64 queries that the run is planned for."""
     best: Tensor
     """(B,) loss at x, infinite until one is known."""
     accepted: Tensor
@@ -73,16 +71,16 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
     r"""Random search with squares at the bounds of an linf ball, whose size and colour two small networks choose.
 
     One query per step, accepted if it lowers the loss; the first query is vertical stripes. With the running mean r
-    of acceptance and the time \tau = (log(1 + t) / log(1 + T), t / T), a square
-    holds the share
+    of acceptance, a square holds the share
 
-    .. math:: p = \sigma(\mathrm{MLP}_s(\tau, r))
+    .. math:: p = \sigma(\mathrm{MLP}_s(\log(1 + t), \sqrt r))
 
     of the pixels, lies anywhere, and has the colour c, a sign for each channel, with the probability
 
-    .. math:: \pi(c) \propto \exp \mathrm{MLP}_c(\tau, r, r_c)
+    .. math:: \pi(c) \propto \exp \mathrm{MLP}_c(\log(1 + t), \sqrt r, \sqrt{r_c})
 
-    among the colours that change the point; r_c is the acceptance of that colour so far.
+    among the colours that change the point; r_c is the acceptance of that colour so far. Each input is scaled to
+    [-1, 1]. Unlike Square Attack's schedule, none depends on the number of queries that the run is planned for.
 
     Args:
         config: settings.
@@ -101,8 +99,8 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
         nn.Module.__init__(self)
         OneCandidate.__init__(self, config, **settings)
         hidden, seed = self.architecture.hidden, self.architecture.weight_seed
-        self.size = Perceptron(3, hidden, keyed.mix(seed, 1), bias=-2.0)
-        self.colour = Perceptron(4, hidden, keyed.mix(seed, 2))
+        self.size = Perceptron(2, hidden, keyed.mix(seed, 1), bias=-2.0)
+        self.colour = Perceptron(3, hidden, keyed.mix(seed, 2))
         self.requires_grad_(False)
 
     def _init(self, start: Start) -> SquareControllersState:
@@ -119,7 +117,6 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
             x=start.x,
             key=start.key,
             space=space,
-            horizon=torch.where(start.horizon > 0, start.horizon, PLANNED),
             best=start.x.new_full((b,), torch.inf),
             accepted=torch.full((b,), 0.5, dtype=torch.float64),
             colours=torch.full((b, 2**channels), 0.5, dtype=torch.float64),
@@ -158,7 +155,7 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
     def colour_logits(self, state: SquareControllersState) -> Tensor:
         """Of each colour, (B, 2^C) float64."""
         shared = self._shared(state).unsqueeze(1).expand(-1, state.colours.shape[1], -1)
-        logits: Tensor = self.colour(torch.cat((shared, 2 * state.colours.unsqueeze(2) - 1), 2))
+        logits: Tensor = self.colour(torch.cat((shared, _centred(state.colours).unsqueeze(2)), 2))
         return logits
 
     def propose(self, state: SquareControllersState, size: Tensor, colours: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,12 +197,13 @@ class SquareControllers(OneCandidate[SquareControllersState, SquareControllersCo
 
     @staticmethod
     def _shared(state: SquareControllersState) -> Tensor:
-        """Time and acceptance, (B, 3) float64."""
-        t = state.key.step.double()
-        share = (t / state.horizon).clamp(max=1)
-        # Both run from 0 to 1, whatever the length of the training runs.
-        early = ((1 + t).log() / (1 + state.horizon).log()).clamp(max=1)
-        return torch.stack((early, share, 2 * state.accepted - 1), 1)
+        """Time and acceptance, (B, 2) float64."""
+        return torch.stack((times(state.key.step), _centred(state.accepted)), 1)
+
+
+def times(step: Tensor) -> Tensor:
+    """The logarithm of the step (B,), from -1 at the first to 1 at the published number of queries, float64."""
+    return 2 * step.double().log1p() / math.log1p(PLANNED) - 1
 
 
 class Perceptron(nn.Module):
@@ -233,3 +231,8 @@ class Perceptron(nn.Module):
 def _bits(index: Tensor, channels: int) -> Tensor:
     """Signs of colours (N,): (N, C) bool, true for up."""
     return (index.unsqueeze(1) >> torch.arange(channels)) & 1 == 1
+
+
+def _centred(rate: Tensor) -> Tensor:
+    """Acceptance rates from -1 to 1: most are low, and a square root tells low ones apart."""
+    return 2 * rate.sqrt() - 1
