@@ -16,7 +16,10 @@ def test_transfer_of_one_shipped_optimizer(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     chosen = ["reproduce", "transfer", "--quick", "--set", "problems=2", "--set", "budget=105", "--out", str(out)]
     assert main([*chosen, "--set", "only=zo-lstm-digits,zo-lstn"]) == 2
-    assert "zo-lstn is not shipped; these are: spectral-search, zo-lstm-cifar10," in capsys.readouterr().err
+    assert (
+        "zo-lstn is not shipped; these are: spectral-search, square-controllers, zo-lstm-cifar10,"
+        in capsys.readouterr().err
+    )
     assert not list(out.glob("*"))
     assert main([*chosen, "--set", "only=zo-lstm-universal"]) == 0
     records = json.loads((out / "transfer-quick" / "table.json").read_text())["verdicts"]

@@ -15,12 +15,13 @@ from zoracle.errors import CheckpointError, InputError
 from zoracle.evaluation.evaluate import evaluate
 from zoracle.evaluation.spec import RunSpec
 from zoracle.metatrain import config as configs
-from zoracle.metatrain import spectral_training
+from zoracle.metatrain import controllers_training, spectral_training
 from zoracle.objectives.transform import Rescaled
 from zoracle.optimizers.base import with_settings
 from zoracle.optimizers.learned.guided_lstm import GuidedLSTM
 from zoracle.optimizers.learned.paper import PaperLSTM
 from zoracle.optimizers.learned.spectral.search import SpectralSearch
+from zoracle.optimizers.learned.square_controllers import SquareControllers
 from zoracle.optimizers.pretrained import (
     CARD,
     FORMAT,
@@ -42,9 +43,9 @@ from zoracle.tasks import task
 
 def test_they_are_there_with_their_cards_and_recipes() -> None:
     plain = {f"zo-lstm-{task}" for task in ("digits", "mnist", "cifar10", "quadratic", "universal")}
-    assert set(shipped()) == plain | {"zo-lstm-paper-mnist", "spectral-search"}
+    assert set(shipped()) == plain | {"zo-lstm-paper-mnist", "spectral-search", "square-controllers"}
     for name, folder in shipped().items():
-        if name == "spectral-search":
+        if not name.startswith("zo-lstm"):
             continue
         loaded = load_optimizer(folder)
         kind = PaperLSTM if name == "zo-lstm-paper-mnist" else GuidedLSTM
@@ -72,6 +73,22 @@ def test_the_learned_search_ships_with_its_card_and_recipe() -> None:
     assert msgspec.convert(training["config"], spectral_training.SpectralRecipe) == recipe
     parameters = sum(p.numel() for p in loaded.optimizer.parameters())
     assert (folder / CARD).read_text(encoding="utf-8") == spectral_training.card(recipe, training, parameters)
+
+
+def test_the_learned_controllers_ship_with_their_card_and_recipe() -> None:
+    folder = shipped()["square-controllers"]
+    loaded = load_optimizer(folder)
+    assert isinstance(loaded.optimizer, SquareControllers)
+    training = loaded.metadata["training"]
+    text = (folder.parents[1].parent / "recipes" / "square-controllers.toml").read_text(encoding="utf-8")
+    recipe = controllers_training.parse(text)
+    assert msgspec.convert(training["config"], controllers_training.ControllersRecipe) == recipe
+    parameters = sum(p.numel() for p in loaded.optimizer.parameters())
+    assert (folder / CARD).read_text(encoding="utf-8") == controllers_training.card(recipe, training, parameters)
+    # Without settings or a folder, where balls are attacked.
+    ((label, optimizer),) = named_optimizers("square-controllers", Use("digits", ball="linf"))
+    assert label == "square-controllers"
+    assert isinstance(optimizer, SquareControllers)
 
 
 def test_the_plain_name_means_the_task_at_hand() -> None:

@@ -24,6 +24,8 @@ _KEPT, _LEAST = 0.9, 0.003
 #: Largest advantage in these units: one late success must not outweigh a run.
 _MOST = 10.0
 _SMALL = 1e-6
+#: Candidates are compared at each of the first steps, then at every few, which count so much more.
+_DENSE, _EVERY = 40, 4
 _NOISE = 31  # stream of its draws
 
 
@@ -109,11 +111,13 @@ class Fit:
         alive = torch.arange(len(rows))
         steps, usual = 0, 0.0
         for step in range(horizon):
-            if step:
-                values, queries, usual = self._weigh(prey, state, images[alive], labels[alive], seed + step, usual)
+            x, y = images[alive], labels[alive]
+            if 0 < step <= _DENSE or step % _EVERY == 1:
+                weight = 1 if step <= _DENSE else _EVERY
+                values, queries, usual = self._weigh(prey, state, x, y, seed + step, usual, weight)
             else:
                 queries = self.optimizer.ask(state)
-                values = margins(prey, images, queries.points, labels)
+                values = margins(prey, x, queries.points, y)
             state = self.optimizer.tell(state, queries, values[:, :1])
             steps += len(alive)
             going = (state.best > 0).nonzero().squeeze(1)
@@ -123,7 +127,7 @@ class Fit:
         return steps / (len(rows) * horizon)
 
     def _weigh(
-        self, prey: Prey, state: SquareControllersState, x: Tensor, y: Tensor, seed: int, usual: float
+        self, prey: Prey, state: SquareControllersState, x: Tensor, y: Tensor, seed: int, usual: float, weight: int
     ) -> tuple[Tensor, Queries, float]:
         """Margins (B, 1 + 2 pairs) of candidates, the run's own query, and the usual gain; adds to the gradient."""
         b = len(x)
@@ -150,7 +154,7 @@ class Fit:
         others = (grouped.sum(1, keepdim=True) - grouped) / self.pairs
         better = ((grouped - others) / unit).clamp(-_MOST, _MOST)
         won = larger.mean(1) * size + (better * torch.stack(logs, 1)).mean(1)
-        (-won.sum() / (self.batch * 100)).backward()  # type: ignore[no-untyped-call]
+        (-weight * won.sum() / (self.batch * 100)).backward()  # type: ignore[no-untyped-call]
         queries = Queries(own.unsqueeze(1), own.new_zeros((b, 0, own.shape[1])), Colour(number))
         return values, queries, usual
 

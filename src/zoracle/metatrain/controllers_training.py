@@ -29,7 +29,7 @@ NAME = "square-controllers"
 CHECKPOINT = "training.safetensors"
 _FORMAT = "zoracle-controllers-training"
 #: Updates from one checkpoint to the next.
-_SAVED_EVERY = 10
+_SAVED_EVERY = 4
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +44,20 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     p_init: Share = 0.3
     horizon: Size = 1000
     steps: Number = 600
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network of the task cifar10 to attack in addition to the zoo.
+
+    Attributes:
+        name: of the network.
+        reaches: radii of the linf balls, in units of 1 / 255; empty for those of the recipe.
+        weight: how often it is attacked, relative to a network of the zoo.
+    """
+
+    name: str
+    reaches: tuple[Positive, ...] = ()
+    weight: Size = 1
 
 
 class ControllersRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +82,7 @@ class ControllersRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     optimizer: str
     networks: tuple[Member, ...]
-    targets: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
     validation: tuple[Check, ...] = ()
     settings: dict[str, Any] = {}
     reaches: Reaches = Reaches()
@@ -118,7 +132,7 @@ def train(
     if not isinstance(optimizer, SquareControllers):
         raise InputError(f"optimizer {recipe.optimizer!r} is not {NAME}")
     prey = [_own(member, recipe, folder, told) for member in recipe.networks]
-    prey += [_target(name, recipe) for name in recipe.targets]
+    prey += [one for target in recipe.targets for one in [_target(target, recipe)] * target.weight]
     error = imitate(optimizer, p_init=recipe.start.p_init, horizon=recipe.start.horizon, steps=recipe.start.steps)
     fit = Fit(
         optimizer, prey, updates=recipe.updates, horizons=recipe.horizons, batch=recipe.batch, pairs=recipe.pairs,
@@ -180,7 +194,8 @@ def _resume(fit: Fit, recipe: ControllersRecipe, folder: Path) -> tuple[list[flo
 
 
 def _as_json(recipe: ControllersRecipe) -> Any:
-    return msgspec.json.decode(msgspec.json.encode(recipe))
+    """What determines the weights, as it reads back from a file."""
+    return msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(recipe, validation=())))
 
 
 def _own(member: Member, recipe: ControllersRecipe, folder: Path, told: Callable[[str], None]) -> Prey:
@@ -193,8 +208,10 @@ def _own(member: Member, recipe: ControllersRecipe, folder: Path, told: Callable
     return _prey(member.name, network, images, recipe)
 
 
-def _target(name: str, recipe: ControllersRecipe) -> Prey:
-    return _prey(name, classifier(name), images_of(Member(name="", task="cifar10", side=32, kind="conv")), recipe)
+def _target(target: Target, recipe: ControllersRecipe) -> Prey:
+    images = images_of(Member(name="", task="cifar10", side=32, kind="conv"))
+    prey = _prey(target.name, classifier(target.name), images, recipe)
+    return prey._replace(reaches=tuple(reach / 255 for reach in target.reaches)) if target.reaches else prey
 
 
 @torch.no_grad()
@@ -207,12 +224,17 @@ def _prey(name: str, network: Callable[[Tensor], Tensor], images: Images, recipe
 
 def card(recipe: ControllersRecipe, training: dict[str, Any], parameters: int) -> str:
     """The model card in Markdown."""
-    rows = "\n".join(
-        f"| {m.name} | {m.task} | {m.side} | {m.kind} | {f'linf {m.eps:g}' if m.eps else 'no'} |"
-        for m in recipe.networks
-    )
-    rows += "".join(f"\n| {name} | cifar10 | 32 | {name} | no |" for name in recipe.targets)
     coloured, grey = (", ".join(f"{r:g}" for r in one) for one in (recipe.reaches.coloured, recipe.reaches.grey))
+    lines = [
+        f"| {m.name} | {m.task} | {m.side} | {m.kind} | {f'linf {m.eps:g}' if m.eps else 'no'} "
+        f"| {coloured if m.task == 'cifar10' else grey} | 1 |"
+        for m in recipe.networks
+    ]
+    lines += [
+        f"| {t.name} | cifar10 | 32 | {t.name} | no | {', '.join(f'{r:g}' for r in t.reaches) or coloured} | {t.weight} |"
+        for t in recipe.targets
+    ]
+    rows = "\n".join(lines)
     start = recipe.start
     checked = table(msgspec.convert(training["validation"], list[Found]))
     return f"""# {recipe.optimizer}
@@ -226,12 +248,12 @@ The size was first fitted to Square Attack's schedule from p_init = {start.p_ini
 {start.steps:,} steps of Adam. Then both controllers were trained by policy gradients: at each step of a run an image is
 asked with the run's own square and with {recipe.pairs} pairs of squares of the same place and colour, whose sizes are
 antithetic, with a standard deviation of {SPREAD:g} of the logit. {recipe.updates} runs of {recipe.batch} images and
-{", ".join(map(str, recipe.horizons))} steps, radii {coloured} / 255 on colour images and {grey} / 255 on grey ones;
-Adam, step size {recipe.lr:g} falling to zero along a cosine, seed {recipe.seed}. The networks, white boxes in training
-only:
+{", ".join(map(str, recipe.horizons))} steps; Adam, step size {recipe.lr:g} falling to zero along a cosine, seed
+{recipe.seed}. The networks, white boxes in training only; the recipe trains them, but for the ResNets, which were
+trained on all of CIFAR-10. A network is attacked as often as its weight says:
 
-| network | images of | side | kind | adversarially trained |
-| --- | --- | --- | --- | --- |
+| network | images of | side | kind | adversarially trained | radii, in 1 / 255 | weight |
+| --- | --- | ---: | --- | --- | --- | ---: |
 {rows}
 
 Over the last tenth of the runs an image took {training["share"]:.1%} of a run's steps.

@@ -195,7 +195,7 @@ class ByCandidates(Training):
 
     @property
     def done(self) -> int:
-        """Those of this process; it takes minutes, and restarts but for the networks."""
+        """Runs so far; those of a checkpoint are counted with the first run of this process."""
         return self.count
 
     def run(self, on_report: Callable[[TrainingReport], None]) -> None:

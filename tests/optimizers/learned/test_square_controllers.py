@@ -162,7 +162,7 @@ def test_a_recipe_trains_and_says_so(tmp_path) -> None:
     for name, tensor in made.state_dict().items():
         assert torch.equal(loaded.optimizer.state_dict()[name], tensor)
     assert msgspec.convert(loaded.metadata["training"]["config"], ControllersRecipe) == recipe
-    assert "| conv-8 | digits | 8 | conv | no |" in (tmp_path / CARD).read_text(encoding="utf-8")
+    assert "| conv-8 | digits | 8 | conv | no | 25, 51, 76 | 1 |" in (tmp_path / CARD).read_text(encoding="utf-8")
     reports = []
     by_candidates = trainings.training(trainings.parse(RECIPE), tmp_path / "again")
     by_candidates.run(reports.append)
@@ -184,7 +184,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path) -> None:
         train(recipe, tmp_path / "parts", lambda _: None, stop)
     again: list[int] = []
     resumed = train(recipe, tmp_path / "parts", lambda _: None, lambda update, share: again.append(update))
-    assert again == [10, 11]
+    assert again == [8, 9, 10, 11]
     assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in made.state_dict().items())
     with pytest.raises(CheckpointError, match="another recipe"):
         train(parse(RECIPE), tmp_path / "parts", lambda _: None)
