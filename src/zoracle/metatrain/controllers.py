@@ -25,7 +25,7 @@ _KEPT, _LEAST = 0.9, 0.003
 _MOST = 10.0
 _SMALL = 1e-6
 #: Candidates are compared at each of the first steps, then at every few, which count so much more.
-_DENSE, _EVERY = 40, 4
+DENSE, EVERY = 40, 4
 _NOISE = 31  # stream of its draws
 
 
@@ -112,8 +112,8 @@ class Fit:
         steps, usual = 0, 0.0
         for step in range(horizon):
             x, y = images[alive], labels[alive]
-            if 0 < step <= _DENSE or step % _EVERY == 1:
-                weight = 1 if step <= _DENSE else _EVERY
+            if 0 < step <= DENSE or step % EVERY == 1:
+                weight = 1 if step <= DENSE else EVERY
                 values, queries, usual = self._weigh(prey, state, x, y, seed + step, usual, weight)
             else:
                 queries = self.optimizer.ask(state)

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoracle import __version__
 from zoracle.errors import CheckpointError, InputError
 from zoracle.metatrain.card import spoken
-from zoracle.metatrain.controllers import SPREAD, Fit, Prey, imitate
+from zoracle.metatrain.controllers import DENSE, EVERY, SPREAD, Fit, Prey, imitate
 from zoracle.metatrain.controllers_validation import Check, Found, table, validate
 from zoracle.metatrain.spectral_training import Reaches
 from zoracle.metatrain.zoo import Images, Member, images_of, trained
@@ -231,7 +231,8 @@ def card(recipe: ControllersRecipe, training: dict[str, Any], parameters: int) -
         for m in recipe.networks
     ]
     lines += [
-        f"| {t.name} | cifar10 | 32 | {t.name} | no | {', '.join(f'{r:g}' for r in t.reaches) or coloured} | {t.weight} |"
+        f"| {t.name} | cifar10 | 32 | {t.name} | no "
+        f"| {', '.join(f'{r:g}' for r in t.reaches) or coloured} | {t.weight} |"
         for t in recipe.targets
     ]
     rows = "\n".join(lines)
@@ -245,8 +246,8 @@ balls: a baseline. The rule is theirs; their weights come under another licence,
 ## Training
 
 The size was first fitted to Square Attack's schedule from p_init = {start.p_init:g} over {start.horizon:,} queries, by
-{start.steps:,} steps of Adam. Then both controllers were trained by policy gradients: at each step of a run an image is
-asked with the run's own square and with {recipe.pairs} pairs of squares of the same place and colour, whose sizes are
+{start.steps:,} steps of Adam. Then both controllers were trained by policy gradients: at each of the first {DENSE} steps
+of a run, and at every {EVERY}th after them, an image is asked with the run's own square and with {recipe.pairs} pairs of squares of the same place and colour, whose sizes are
 antithetic, with a standard deviation of {SPREAD:g} of the logit. {recipe.updates} runs of {recipe.batch} images and
 {", ".join(map(str, recipe.horizons))} steps; Adam, step size {recipe.lr:g} falling to zero along a cosine, seed
 {recipe.seed}. The networks, white boxes in training only; the recipe trains them, but for the ResNets, which were
