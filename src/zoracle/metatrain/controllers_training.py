@@ -248,10 +248,11 @@ balls: a baseline. The rule is theirs; their weights come under another licence,
 The size was first fitted to Square Attack's schedule from p_init = {start.p_init:g} over {start.horizon:,} queries, by
 {start.steps:,} steps of Adam. Then both controllers were trained by policy gradients. At each of the first {DENSE}
 steps of a run, and at every {EVERY}th after them, an image is asked with the run's own square and with {recipe.pairs}
-pairs of squares of the same place and colour, whose sizes are antithetic, with a standard deviation of {SPREAD:g} of the
-logit. {recipe.updates} runs of {recipe.batch} images and {", ".join(map(str, recipe.horizons))} steps; Adam, step size
-{recipe.lr:g} falling to zero along a cosine, seed {recipe.seed}. The networks, white boxes in training only; the recipe trains them, but for the ResNets, which were
-trained on all of CIFAR-10. A network is attacked as often as its weight says:
+pairs of squares of the same place and colour, whose sizes are antithetic, with a standard deviation of {SPREAD:g} of
+the logit. {recipe.updates} runs of {recipe.batch} images and {", ".join(map(str, recipe.horizons))} steps; Adam, step
+size {recipe.lr:g} falling to zero along a cosine, seed {recipe.seed}. The networks, white boxes in training only; the
+recipe trains them, but for the ResNets, which were trained on all of CIFAR-10. A network is attacked as often as its
+weight says:
 
 | network | images of | side | kind | adversarially trained | radii, in 1 / 255 | weight |
 | --- | --- | ---: | --- | --- | --- | ---: |
