@@ -169,10 +169,35 @@ def imitate(optimizer: SquareControllers, *, p_init: float, horizon: int, steps:
         steps: of Adam.
         lr: of Adam, falling to zero along a cosine.
     """
-    when = torch.logspace(0, math.log10(PLANNED), 200, dtype=torch.float64).round().long()
+    when, inputs = _grid()
     goal = torch.logit(p_init * halvings(when - 1, torch.full_like(when, horizon))).unsqueeze(1)
+    return _fit_size(optimizer, inputs, goal.expand(inputs.shape[:2]), steps, lr)
+
+
+def shrink(optimizer: SquareControllers, late: float, *, steps: int = 600, lr: float = 0.01) -> float:
+    r"""Add :math:`s\,(\log(1 + t) / \log(1 + T))^2` to the logit of the size, T = 10,000, by a new fit; its error.
+
+    The gains of single steps do not tell how soon a run ends: smaller squares late may end it sooner.
+
+    Args:
+        optimizer: changed in place.
+        late: s.
+        steps: of Adam.
+        lr: of Adam, falling to zero along a cosine.
+    """
+    when, inputs = _grid()
+    share = (times(when).unsqueeze(1) + 1) / 2
+    return _fit_size(optimizer, inputs, optimizer.size(inputs) + late * share.square(), steps, lr)
+
+
+def _grid() -> tuple[Tensor, Tensor]:
+    """Steps (n,) of a run, and the inputs (n, m, 2) of the size there for rates of acceptance from 0 to 1."""
+    when = torch.logspace(0, math.log10(PLANNED), 200, dtype=torch.float64).round().long()
     accepted = torch.linspace(-1, 1, 9, dtype=torch.float64)
-    inputs = torch.stack(torch.meshgrid(times(when), accepted, indexing="ij"), 2)
+    return when, torch.stack(torch.meshgrid(times(when), accepted, indexing="ij"), 2)
+
+
+def _fit_size(optimizer: SquareControllers, inputs: Tensor, goal: Tensor, steps: int, lr: float) -> float:
     adam = torch.optim.Adam(optimizer.size.requires_grad_(True).parameters(), lr)
     error = torch.zeros(())
     for step in range(steps):
