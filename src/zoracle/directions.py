@@ -141,13 +141,13 @@ def orthonormalise(vectors: Tensor, spare: Callable[[], Tensor]) -> Tensor:
     Rows that neither gives, as those beyond d have to be, are zero.
     """
     d = vectors.shape[2]
-    vectors = _aligned(vectors)
+    vectors = aligned(vectors)
     rows = vectors[:, :0]
     instead: Tensor | None = None
     for index in range(vectors.shape[1]):
         chosen, real = _orthogonal(vectors[:, index : index + 1], rows)
         if not bool(real.all()):
-            instead = _aligned(spare()) if instead is None else instead
+            instead = aligned(spare()) if instead is None else instead
             other, there = _orthogonal(instead[:, index : index + 1], rows)
             chosen = torch.where(real, chosen, torch.where(there, other, 0.0))
             real = real | there
@@ -168,7 +168,7 @@ def _orthogonal(vector: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def complement(vectors: Tensor, basis: Tensor) -> Tensor:
     """Vectors (B, n, d) less their part in the span of orthonormal rows (B, k, d)."""
-    wide, rows = _aligned(vectors), _aligned(basis)
+    wide, rows = aligned(vectors), aligned(basis)
     return torch.baddbmm(wide, torch.bmm(wide, rows.transpose(1, 2)), rows, alpha=-1)[:, :, : vectors.shape[2]]
 
 
@@ -185,7 +185,7 @@ def orthogonal_to(basis: Tensor, z: Tensor, std: Tensor) -> Tensor:
     return rest * (math.sqrt(z.shape[2]) / length.clamp(min=1e-12))
 
 
-def _aligned(rows: Tensor) -> Tensor:
+def aligned(rows: Tensor) -> Tensor:
     """Rows (B, n, d) with zeros up to a multiple of 16 numbers: the last bits of a product depend on how they lie."""
     extra = -rows.shape[2] % 16
     return functional.pad(rows, (0, extra)) if extra else rows

@@ -9,7 +9,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.directions import gaussian
+from zoracle.directions import aligned, gaussian
 from zoracle.estimators import combine
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start
 from zoracle.optimizers.search.feasible import crossed, folded, reflected, unbounded
@@ -181,10 +181,11 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         d, memory = z.shape[2], state.paths.shape[1]
         began = state.key.step.to(z.device) - state.begun
         # Random steps make a path sqrt(d) long. One that is far longer would throw all candidates along itself.
-        each = torch.bmm(state.paths, state.paths.transpose(1, 2))
+        paths, lying = aligned(state.paths), aligned(z)
+        each = torch.bmm(paths, paths.transpose(1, 2))
         long = each.diagonal(dim1=1, dim2=2).unsqueeze(2).sqrt().clamp(min=math.sqrt(2 * d))
         size = math.sqrt(2 * d) / long
-        along = torch.bmm(z, state.paths.transpose(1, 2)) * size.transpose(1, 2)
+        along = torch.bmm(lying, paths.transpose(1, 2)) * size.transpose(1, 2)
         each = each * size * size.transpose(1, 2)
         kept, sums = z.new_ones(z.shape[0]), torch.zeros_like(along)
         j = torch.arange(memory, device=z.device)
@@ -196,7 +197,8 @@ class MAES(Optimizer[MAESState, MAESConfig]):
             kept = rest[k] * kept
             sums.mul_(rest[k][:, None, None])
             sums[:, :, k] += share.unsqueeze(1) * onto
-        return torch.bmm(sums * size.transpose(1, 2), state.paths).addcmul_(kept[:, None, None], z)
+        made = torch.bmm(sums * size.transpose(1, 2), paths)[:, :, :d].contiguous()
+        return made.addcmul_(kept[:, None, None], z)
 
 
 def _pull(rate: Tensor, mass: Tensor) -> Tensor:
