@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zoracle.errors import InputError
+from zoracle.estimators.gradient import aligned
 from zoracle.keyed import normal
 from zoracle.types import Key
 
@@ -183,12 +183,6 @@ def orthogonal_to(basis: Tensor, z: Tensor, std: Tensor) -> Tensor:
     rest = complement(reparameterise(z, std), basis)
     length: Tensor = torch.linalg.vector_norm(rest, dim=2, keepdim=True)
     return rest * (math.sqrt(z.shape[2]) / length.clamp(min=1e-12))
-
-
-def aligned(rows: Tensor) -> Tensor:
-    """Rows (B, n, d) with zeros up to a multiple of 16 numbers: the last bits of a product depend on how they lie."""
-    extra = -rows.shape[2] % 16
-    return functional.pad(rows, (0, extra)) if extra else rows
 
 
 def _basis(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zoracle.errors import InputError
 
@@ -143,9 +144,18 @@ def coordinatewise(values: Tensor, mu: float) -> Tensor:
     return torch.where(slope.isfinite(), slope, 0.0)
 
 
+def aligned(rows: Tensor) -> Tensor:
+    """Rows (B, n, d) with zeros up to a multiple of 16 numbers: the last bits of a product depend on how they lie."""
+    extra = -rows.shape[2] % 16
+    return functional.pad(rows, (0, extra)) if extra else rows
+
+
 def combine(weights: Tensor, directions: Tensor) -> Tensor:
     """The weighted sum of directions: (B, q), (B, q, d) -> (B, d). The same for a problem alone and in a batch."""
-    return torch.bmm(weights.to(directions.dtype).unsqueeze(1), directions).squeeze(1)
+    _, q, d = directions.shape
+    # On some processors the last bits depend on where in memory the first direction of a problem begins.
+    lying = aligned(directions) if q * d % 16 else directions
+    return torch.bmm(weights.to(directions.dtype).unsqueeze(1), lying).squeeze(1)[:, :d].contiguous()
 
 
 def default_mu(dtype: torch.dtype, scale: float = 1.0) -> float:

@@ -9,8 +9,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zoracle.directions import aligned, gaussian
+from zoracle.directions import gaussian
 from zoracle.estimators import combine
+from zoracle.estimators.gradient import aligned
 from zoracle.optimizers.base import Config, Optimizer, Positive, Start
 from zoracle.optimizers.search.feasible import crossed, folded, reflected, unbounded
 from zoracle.types import Key, Queries, Space
