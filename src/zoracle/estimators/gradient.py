@@ -154,8 +154,8 @@ def combine(weights: Tensor, directions: Tensor) -> Tensor:
     """The weighted sum of directions: (B, q), (B, q, d) -> (B, d). The same for a problem alone and in a batch."""
     _, q, d = directions.shape
     # On some processors the last bits depend on where in memory the first direction of a problem begins.
-    lying = aligned(directions) if q * d % 16 else directions
-    return torch.bmm(weights.to(directions.dtype).unsqueeze(1), lying).squeeze(1)[:, :d].contiguous()
+    padded = aligned(directions) if q * d % 16 else directions
+    return torch.bmm(weights.to(directions.dtype).unsqueeze(1), padded).squeeze(1)[:, :d].contiguous()
 
 
 def default_mu(dtype: torch.dtype, scale: float = 1.0) -> float:

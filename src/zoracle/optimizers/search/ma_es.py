@@ -182,11 +182,11 @@ class MAES(Optimizer[MAESState, MAESConfig]):
         d, memory = z.shape[2], state.paths.shape[1]
         began = state.key.step.to(z.device) - state.begun
         # Random steps make a path sqrt(d) long. One that is far longer would throw all candidates along itself.
-        paths, lying = aligned(state.paths), aligned(z)
+        paths, padded = aligned(state.paths), aligned(z)
         each = torch.bmm(paths, paths.transpose(1, 2))
         long = each.diagonal(dim1=1, dim2=2).unsqueeze(2).sqrt().clamp(min=math.sqrt(2 * d))
         size = math.sqrt(2 * d) / long
-        along = torch.bmm(lying, paths.transpose(1, 2)) * size.transpose(1, 2)
+        along = torch.bmm(padded, paths.transpose(1, 2)) * size.transpose(1, 2)
         each = each * size * size.transpose(1, 2)
         kept, sums = z.new_ones(z.shape[0]), torch.zeros_like(along)
         j = torch.arange(memory, device=z.device)
