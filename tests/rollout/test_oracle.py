@@ -90,6 +90,21 @@ def test_bad_input_is_named() -> None:
         Oracle(Broken()).gradient(torch.zeros(1, 2), torch.tensor([0]))
 
 
+@pytest.mark.parametrize(
+    ("d", "calls"), [(2**14, [7]), (150_528, [3, 3, 1]), (2**19, [2, 2, 2, 1]), (2**20, [1] * 7), (2**21, [1] * 7)]
+)
+def test_large_points_are_given_a_few_at_a_time(d: int, calls: list[int]) -> None:
+    seen = []
+
+    class Watched(Bowls):
+        def _evaluate(self, points, problem, step):
+            seen.append(len(points))
+            return super()._evaluate(points, problem, step)
+
+    Oracle(Watched(1, d)).evaluate(torch.zeros(1, 7, d), torch.tensor([0]))
+    assert seen == calls
+
+
 def test_predictions_are_counted_and_chunked_and_only_attacks_have_them():
     images, rows = torch.linspace(0, 1, 12).view(3, 1, 2, 2), torch.tensor([0, 2])
     seen = []

@@ -18,6 +18,10 @@ from zoracle.types import Evaluation, Purpose
 #: large enough that the call's own cost does not matter. In chunks twice as large a point costs half as much again on
 #: the paper's MNIST network: glibc gives the memory of its activations back to the system after every call.
 CHUNK_NUMBERS = 2**17
+#: Large points, such as images of 224x224 pixels, are given three at a time, as long as these are no more numbers than
+#: this: a network answers two or three images in one call in 3 to 5 % less time than one by one, and what the call
+#: itself costs is divided.
+_FEW, _FEW_NUMBERS = 3, 2**20
 
 
 class Oracle:
@@ -54,7 +58,8 @@ class Oracle:
             raise InputError(f"chunk is {chunk}; expected at least 1 point per call")
         self.objective = objective
         self.budget = budget
-        self.chunk = chunk or max(1, CHUNK_NUMBERS // objective.width)
+        few = min(_FEW, _FEW_NUMBERS // objective.width)
+        self.chunk = chunk or max(1, few, CHUNK_NUMBERS // objective.width)
         self.cell = cell
         self.counts = {p: torch.zeros(objective.num_problems, dtype=torch.int64) for p in Purpose}
         self.knows: dict[Purpose, bool] = {}
