@@ -332,3 +332,19 @@ def test_large_images_are_projected_as_each_alone(norm) -> None:
     attack.adversarial(points, problem), attack.adversarial(points[:1], problem[:1])
     assert torch.equal(points, before[0])
     assert torch.equal(attack.adversarial(torch.zeros_like(points), torch.arange(3)), images)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.2999, 0.3, 0.31, 5.0])
+def test_a_large_image_in_an_l2_ball_takes_fewer_passes_to_the_same_bits(length) -> None:
+    """Images with black and white pixels, points in the pixel range and beyond; with gradients every pass is taken."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.rand((1, 1, 300, 300), generator=g).sub_(0.2).mul_(1.7).clamp_(0, 1)
+    attack = Attack(TorchModule(Linear()), images, torch.arange(1), ThreatModel(norm="l2", eps=0.3))
+    direction = torch.randn((1, 90_000), generator=g)
+    problem, space = torch.arange(1), attack.space(torch.arange(1), direction)
+    for points in (direction, direction.clamp(space.low, space.high)):
+        points = points * (length / points.norm())
+        with torch.no_grad():
+            fewer = attack.project(points, problem), attack.adversarial(points, problem)
+        every = attack.project(points, problem), attack.adversarial(points, problem)
+        assert all(torch.equal(one, other) for one, other in zip(fewer, every, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from zoracle.objectives.threat import ThreatModel
 from zoracle.types import Evaluation, Space
 
 _SMALL = ThreatModel()
-#: Numbers that are projected at once: what is computed of them stays in the processor's cache.
+#: Numbers that are clipped or projected at once: what is computed of them stays in the processor's cache.
 _BLOCK = 2**17
 
 
@@ -143,16 +143,7 @@ class Attack(ImageAttack):
 
     def project(self, points: Tensor, problem: Tensor) -> Tensor:
         """The perturbations (N, d) in the ball that points stand for; the points themselves where there is no ball."""
-        if not self.threat.ball:
-            return points
-        number, block = points.shape[0], max(1, _BLOCK // self.dim)
-        if number <= block:
-            return self._within(self._images(problem, points), points)
-        inside = torch.empty_like(points)
-        for first in range(0, number, block):
-            part = slice(first, first + block)
-            inside[part] = self._within(self._images(problem[part], points), points[part])
-        return inside
+        return self._blockwise(self._within, points, problem) if self.threat.ball else points
 
     def space(self, problem: Tensor, like: Tensor) -> Space:
         """The pixel range of each coordinate, and the ball: (B, d) and (B,)."""
@@ -179,10 +170,13 @@ class Attack(ImageAttack):
         return self._evaluate_cells(points, problem, step, (points.shape[0],))
 
     def _evaluate_cells(self, points: Tensor, problem: Tensor, step: Tensor | None, cells: Sequence[int]) -> Evaluation:
-        x, adversarial = self._pair(points, problem)
+        threat = self.threat
+        if threat.ball:
+            adversarial = self._blockwise(self._moved, points, problem)
+        else:
+            x, adversarial = self._pair(points, problem)
         log_p = self._log_probabilities(adversarial, cells)  # all else is done row by row
         gap = self._gap(log_p, problem)
-        threat = self.threat
         loss = (gap + threat.confidence if threat.confidence else gap).clamp(min=0)
         if not threat.ball:
             loss = torch.add(loss, self._distance(x, adversarial), alpha=threat.weight)
@@ -201,11 +195,26 @@ class Attack(ImageAttack):
         return change.abs_().sum(1) if self.threat.norm == "l1" else torch.linalg.vector_norm(change, dim=1)
 
     def _pair(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and clipped adversarial images, (N, d) each; the latter, and without a ball both, are fresh memory."""
+        """Images and clipped adversarial images, (N, d) each; the latter, and without a ball both, in fresh memory."""
         x = self._images(problem, points)
+        return x, self._moved(x, points)
+
+    def _moved(self, x: Tensor, points: Tensor) -> Tensor:
+        """The clipped adversarial images (N, d) of images x (N, d), in fresh memory."""
         inside = self._within(x, points, clipped=True)
         moved = (x + inside if inside is points else inside.add_(x)).clamp_(0, 1)
-        return x, moved if self.threat.bits is None else rounded(x, moved, self.rounding)
+        return moved if self.threat.bits is None else rounded(x, moved, self.rounding)
+
+    def _blockwise(self, made_of: Callable[[Tensor, Tensor], Tensor], points: Tensor, problem: Tensor) -> Tensor:
+        """What a function makes of images and points (N, d), for a few rows at a time if they are large."""
+        number, block = points.shape[0], max(1, _BLOCK // self.dim)
+        if number <= block:
+            return made_of(self._images(problem, points), points)
+        made = torch.empty_like(points)
+        for first in range(0, number, block):
+            part = slice(first, first + block)
+            made[part] = made_of(self._images(problem[part], points), points[part])
+        return made
 
     def _images(self, problem: Tensor, like: Tensor) -> Tensor:
         """The images (N, d) of problems (N,); within a ball, where nobody writes to them, one alone is not copied."""
@@ -227,18 +236,19 @@ class Attack(ImageAttack):
             return points
         if clipped and norm == "linf":
             return points.clamp(-eps, eps)
-        reach = eps if norm == "linf" else 1.0
-        low, high = -x, 1 - x
-        if reach < 1:
-            low, high = low.clamp_(min=-reach), high.clamp_(max=reach)
-        inside = torch.clamp(points, low, high)
         if norm == "linf":
-            return inside
+            low, high = -x, 1 - x
+            if eps < 1:
+                low, high = low.clamp_(min=-eps), high.clamp_(max=eps)
+            return torch.clamp(points, low, high)
+        # Of large images, which come one at a time, what changes nothing is left out: to see that takes less time.
+        large = _BLOCK // self.dim < 2 and points.shape[0] == 1 and points.is_cpu and not torch.is_grad_enabled()
+        inside = points if large and _in_range(x + points) else torch.clamp(points, -x, 1 - x)
         length = torch.linalg.vector_norm(inside, dim=1, keepdim=True)
         # Towards zero, which lies in the pixel range: what is in range stays there.
         # The smaller of 1 and eps / length, in a form whose gradient is finite at zero.
         share: Tensor = eps / length.clamp(min=eps)
-        return inside * share
+        return inside if large and float(share) == 1 else inside * share
 
     def _gap(self, log_p: Tensor, problem: Tensor) -> Tensor:
         """How far a point is from success, (N,); negative where it succeeds. NaN outputs give NaN."""
@@ -274,6 +284,11 @@ class Attack(ImageAttack):
                 row, worst = int(classes.argmax()), int(classes.max())
                 raise InputError(f"{name} {worst} of image {row} is out of range; expected 0 .. {number - 1}")
         self.num_classes = number
+
+
+def _in_range(pixels: Tensor) -> bool:
+    lowest, highest = torch.aminmax(pixels)
+    return float(lowest) >= 0 and float(highest) <= 1
 
 
 def _check_images(images: Tensor) -> None:

@@ -30,11 +30,19 @@ def within(space: Space, points: Tensor) -> Tensor:
     The coordinates are clipped to their range; what is outside the Euclidean ball then moves straight to zero.
     """
     inside = torch.clamp(points, space.low, space.high)
-    if bool(space.radius.isinf().all()):
-        return inside
-    length = torch.linalg.vector_norm(inside, dim=1)
-    share = torch.where(space.radius.isinf(), 1.0, space.radius / length.maximum(space.radius))
-    return inside * share.unsqueeze(1)
+    return inside if bool(space.radius.isinf().all()) else in_ball(space.radius, inside)
+
+
+def in_ball(radius: Tensor, points: Tensor) -> Tensor:
+    """Points (B, d), those outside the Euclidean balls of these radii (B,) moved straight to zero.
+
+    Points that are all inside come back as the same tensor.
+    """
+    length = torch.linalg.vector_norm(points, dim=1)
+    if bool((length <= radius).all()):
+        return points
+    share = torch.where(radius.isinf(), 1.0, radius / length.maximum(radius))
+    return points * share.unsqueeze(1)
 
 
 def unbounded(x: Tensor) -> Space:

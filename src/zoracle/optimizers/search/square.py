@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoracle import keyed
 from zoracle.optimizers.base import Config, Start
-from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round
+from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round, within
 from zoracle.types import Key, Queries, Space
 
 #: The published schedule: p is halved after each of these iterations of PLANNED.
@@ -74,7 +74,12 @@ class SquareAttack(OneCandidate[SquareAttackState, SquareAttackConfig]):
     def _init(self, start: Start) -> SquareAttackState:
         space = bounded_space(start, "Square Attack")
         horizon = torch.where(start.horizon > 0, start.horizon, PLANNED)
-        return SquareAttackState(start.x, start.key, space, horizon, start.x.new_full(start.x.shape[:1], torch.inf))
+        x = start.x if is_round(space) else within(space, start.x)
+        return SquareAttackState(x, start.key, space, horizon, start.x.new_full(start.x.shape[:1], torch.inf))
+
+    def keeps_inside(self, state: SquareAttackState) -> bool:
+        """In a box: the iterate is the start, clipped, or a point that was asked."""
+        return not is_round(state.space)
 
     def _ask(self, state: SquareAttackState) -> Queries:
         known = state.best.isfinite()

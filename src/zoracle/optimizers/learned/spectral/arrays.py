@@ -16,8 +16,7 @@ _PART = 2**13
 def either(first: Array, one: Array, other: Array) -> Array:
     """What np.where gives, by bits: on masks without order that takes a sixth of the time."""
     whole = np.dtype(f"i{one.itemsize}")
-    mask = first.astype(whole)
-    np.negative(mask, out=mask)
+    mask = np.negative(first.view(np.int8)).astype(whole)
     ones, others = one.view(whole), other.view(whole)
     made = ones ^ others
     made &= mask
@@ -26,10 +25,9 @@ def either(first: Array, one: Array, other: Array) -> Array:
     return chosen
 
 
-def clipped(v: Array, low: Array, high: Array) -> Array:
-    """What np.clip gives, in a third of the time."""
-    made = np.maximum(v, low)
-    return np.minimum(made, high, out=made)
+def clip(v: Array, low: Array, high: Array) -> Array:
+    """What np.clip gives, in a third of the time and in place."""
+    return np.minimum(np.maximum(v, low, out=v), high, out=v)
 
 
 def same(one: Array, other: Array) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from zoracle.keyed import generator, mix
 from zoracle.optimizers.learned.spectral import patterns
-from zoracle.optimizers.learned.spectral.arrays import SMALL, clipped, either, length, overlap, same, unit
+from zoracle.optimizers.learned.spectral.arrays import SMALL, clip, either, length, overlap, same, unit
 from zoracle.optimizers.learned.spectral.basis import Array, Basis, Shape, basis_of
 from zoracle.optimizers.learned.spectral.belief import Belief
 from zoracle.optimizers.learned.spectral.nets import Prior
@@ -165,12 +165,12 @@ class Problem:
             point[chosen[0]] = chosen[1]
         return point.reshape(-1)
 
-    def _drawn(self, numbers: int) -> tuple[Array, Array]:
-        """Numbers in [0, 1) for each window, (windows, numbers), and a bit per channel, (windows, C, 1, 1)."""
+    def _drawn(self, numbers: int) -> tuple[list[list[float]], Array]:
+        """Numbers in [0, 1) for each window, and a bit per channel, (windows, C, 1, 1)."""
         many, channels = self.config.windows, self.shape[0]
         draws = torch.rand((many, numbers), generator=generator(*self.words, 3), dtype=torch.float64)
         bits = torch.randint(0, 2, (many, channels, 1, 1), generator=generator(*self.words, 4))
-        return draws.numpy(), bits.numpy()
+        return draws.tolist(), bits.numpy()
 
     def _moved_window(self) -> Array:
         """The best point with the norm of one window, and what the ball leaves over, moved into another window.
@@ -187,12 +187,14 @@ class Problem:
             place, other = self._place(size, up, left), self._place(size, other_up, other_left)
             old, under, away = (np.ascontiguousarray(part) for part in (x[place], slope[place], x[other]))
             if 3 * kind < 1 and textures:
-                content = unit(textures[int(which * len(textures))][place] * sign[0]) + unit(old)
+                content = unit(textures[int(which * len(textures))][place] * sign[0])
+                content += unit(old)
             elif 3 * kind < 2:
                 content = -old
             else:
                 bump = bump_pair(*old.shape[1:])[int(2 * which)].numpy().astype(x.dtype)
-                content = unit(bump * sign) + unit(old)
+                content = unit(bump * sign)
+                content += unit(old)
             freed, lost = np.vdot(old, old) + np.vdot(away, away), np.vdot(under, old) + np.vdot(slope[other], away)
             if shared := overlap(place, other):
                 freed, lost = (of - np.vdot(part[shared], x[shared]) for of, part in ((freed, x), (lost, slope)))
@@ -243,19 +245,25 @@ class Problem:
         return slice(None), slice(down, down + sides[0]), slice(across, across + sides[1])
 
     def _lowest(self, slope: Array) -> Array:
-        """The feasible point (d,) farthest against a slope: a corner of a box, or on the surface of an l2 ball."""
+        """The feasible point (d,) farthest against a slope: a corner of a box, or on the surface of an l2 ball.
+
+        It may overwrite the slope.
+        """
         if not self.round:
             return either(slope < 0, self.high, self.low)
-        return self._on_sphere(-slope)
+        return self._on_sphere(np.negative(slope, out=slope))
 
     def _on_sphere(self, direction: Array) -> Array:
         """The point (d,) of an l2 ball in a direction, with pixels in their range."""
-        point = clipped(self.radius / max(length(direction), SMALL) * direction, self.low, self.high)
+        point = (self.radius / max(length(direction), SMALL) * direction).astype(self.low.dtype, copy=False)
+        clip(point, self.low, self.high)
         # Where pixels reach their bounds, others move further instead.
-        point = clipped(point * (self.radius / max(length(point), SMALL)), self.low, self.high)
+        point *= self.radius / max(length(point), SMALL)
+        clip(point, self.low, self.high)
         share = min(1.0, self.radius / max(length(point), SMALL))
-        made: Array = (point * share if share < 1 else point).astype(self.x.dtype, copy=False)
-        return made
+        if share < 1:
+            point *= share
+        return point.astype(self.x.dtype, copy=False)
 
     def _draw(self, stream: int) -> float:
         return mix(*self.words, stream) / 2**32

@@ -20,8 +20,8 @@ from zoracle.optimizers.learned.spectral.state import (
     SpectralSearchConfig,
     SpectralSearchState,
 )
-from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, is_round, within
-from zoracle.types import Queries, Space
+from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, in_ball, is_round, within
+from zoracle.types import Queries
 
 # What a probe, a window and a run are taken to win at first; from attacks on validation networks and images.
 _GAINS = (0.02, 0.004, 0.002)
@@ -113,8 +113,8 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
             kind, pattern, point = problem.candidate()
             given = torch.from_numpy(point).unsqueeze(0)
             own = slice(row, row + 1)
-            if problem.round:  # rounding may have left the ball
-                given = within(Space(*(part[own] for part in state.space)), given.to(x))
+            if problem.round:  # it lies in the box, and rounding may have left the ball
+                given = in_ball(state.space.radius[own], given.to(x))
             made[own] = given
             kinds.append(kind)
             chosen.append(pattern)
