@@ -19,7 +19,7 @@ from zoracle.types import Evaluation, Purpose
 #: the paper's MNIST network: glibc gives the memory of its activations back to the system after every call.
 CHUNK_NUMBERS = 2**17
 #: Large points, such as images of 224x224 pixels, are given three at a time, as long as these are no more numbers than
-#: this: a network answers two or three images in one call in 3 to 5 % less time than one by one, and what the call
+#: this: a network answers two or three images in one call in 2 to 5 % less time than one by one, and what the call
 #: itself costs is divided.
 _FEW, _FEW_NUMBERS = 3, 2**20
 
