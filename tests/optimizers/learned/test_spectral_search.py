@@ -75,40 +75,6 @@ def test_large_images_keep_their_low_frequencies() -> None:
     np.testing.assert_allclose(made.forward(wave.reshape(-1)), first, atol=1e-4)
 
 
-def test_a_carrier_shows_textures_that_low_frequencies_do_not() -> None:
-    shape = (1, 96, 80)
-    fine = patterns.signs(patterns.Pattern(kind=2, period=2, colour=0), shape)
-    plain, carried = basis.Basis(shape), basis.Carried(shape, fine)
-    window = np.zeros(shape, dtype=np.float32)
-    window[:, 20:50, 10:60] = fine.reshape(shape)[:, 20:50, 10:60]
-    window = window.reshape(-1)
-    seen = carried.forward(window, window=True)
-    assert seen.size == carried.size == 2 * plain.size
-    assert (seen[: plain.size] ** 2).sum() < 0.05 * (window**2).sum()
-    assert (seen[plain.size :] ** 2).sum() > 0.95 * (window**2).sum()
-    np.testing.assert_allclose(seen, carried.forward(window), atol=1e-4)
-    coefficients = np.random.default_rng(0).normal(size=carried.size).astype(np.float32)
-    assert float(np.vdot(carried.inverse(coefficients), window)) == pytest.approx(float(coefficients @ seen), rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "radius", "side", "times"),
-    [({}, math.inf, 72, 2), ({"carrier": False}, math.inf, 72, 1), ({}, 2.0, 72, 1), ({}, math.inf, 64, 1)],
-)
-def test_large_images_in_a_box_have_a_carrier(settings, radius: float, side: int, times: int) -> None:
-    d = side * side
-    low = torch.full((1, d), -0.1, dtype=torch.float64)
-    space = Space(low, -low, torch.tensor([radius], dtype=torch.float64), torch.tensor([[1, side, side]]))
-    optimizer = SpectralSearch(patterns=2, chance=0.0, **settings)
-    state = optimizer.init(torch.zeros_like(low), space=space, horizon=6, seed=3)
-    assert state.coefficients.shape == (1, times * 64 * 64)
-    for _ in range(6):
-        queries = optimizer.ask(state)
-        state = optimizer.tell(state, queries, 5 + queries.points.sum(2))
-    assert bool(state.coefficients[:, -64 * 64 :].any())
-    assert bool(state.best < 5)
-
-
 def test_patterns_have_their_periods() -> None:
     shape = (3, 16, 16)
     for pattern in patterns.bank(shape):

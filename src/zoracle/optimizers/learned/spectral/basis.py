@@ -67,43 +67,12 @@ class Basis:
         return made
 
 
-class Carried(Basis):
-    """The low frequencies of images of one shape, and the same again on a carrier: each multiplied by its signs.
-
-    A periodic pattern of signs moves low frequencies to the neighbourhood of its own. Where the basis is not whole, a
-    window filled with such a texture would otherwise be invisible to it.
-
-    Args:
-        shape: channels, height and width.
-        carrier: (d,) 1 and -1.
-    """
-
-    def __init__(self, shape: Shape, carrier: Array) -> None:
-        super().__init__(shape)
-        self.size *= 2
-        self._carrier = carrier
-
-    def forward(self, point: Array, *, window: bool = False) -> Array:
-        """Coefficients (2 M,) of a point (d,): as it is, and with the carrier removed."""
-        parts = (super(Carried, self).forward(part, window=window) for part in (point, point * self._carrier))
-        return np.concatenate(tuple(parts))
-
-    def inverse(self, coefficients: Array) -> Array:
-        """The point (d,) of coefficients (2 M,)."""
-        low, carried = np.split(coefficients, 2)
-        made = super().inverse(carried)
-        made *= self._carrier
-        made += super().inverse(low)
-        return made
-
-
 @lru_cache(maxsize=16)
 def basis_of(shape: Shape) -> Basis:
     """The basis of a shape."""
     return Basis(shape)
 
 
-@lru_cache(maxsize=64)
 def cosines(side: int, kept: int) -> Array:
     """The first rows (kept, side) of the orthonormal DCT-II."""
     number = np.arange(kept)[:, None]

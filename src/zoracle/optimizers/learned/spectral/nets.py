@@ -38,10 +38,6 @@ class Prior(NamedTuple):
         made /= made.mean(dtype=np.float64).astype(np.float32)
         return made
 
-    def twice(self) -> Prior:
-        """For a basis with a carrier, whose frequencies are taken to be as likely as those without."""
-        return Prior(np.concatenate((self.mean, self.mean)), np.concatenate((self.loadings, self.loadings)))
-
 
 class SpectralNets(nn.Module):
     """Both networks: one hidden layer each, over features with the same meaning at any image size.

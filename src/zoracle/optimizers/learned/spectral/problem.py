@@ -13,7 +13,7 @@ import torch
 from zoracle.keyed import generator, mix
 from zoracle.optimizers.learned.spectral import patterns
 from zoracle.optimizers.learned.spectral.arrays import SMALL, clip, either, length, overlap, same, unit
-from zoracle.optimizers.learned.spectral.basis import Array, Basis, Carried, Shape, basis_of
+from zoracle.optimizers.learned.spectral.basis import Array, Basis, Shape, basis_of
 from zoracle.optimizers.learned.spectral.belief import Belief
 from zoracle.optimizers.learned.spectral.nets import Prior
 from zoracle.optimizers.learned.spectral.odds import Odds
@@ -51,7 +51,6 @@ class Problem:
         prior: Prior,
         odds: Callable[[float], Odds],
         round_: bool,
-        carries: bool,
         x: Array,
         low: Array,
         high: Array,
@@ -62,11 +61,11 @@ class Problem:
         learned: Learned,
     ) -> None:
         self.config, self.shape, self.prior, self.odds, self.round = config, shape, prior, odds, round_
+        self.basis: Basis = basis_of(shape)
         self.x, self.low, self.high, self.middle = x, low, high, middle
         self.radius, self.best, self.words, self.learned = radius, best, words, learned
         self.known = math.isfinite(best)
         self.asked = [i for i in learned.asked if i]
-        self.basis: Basis = Carried(shape, self._carrier()) if carries else basis_of(shape)
 
     # Choice of the next query.
 
@@ -230,19 +229,12 @@ class Problem:
 
     def _textures(self) -> list[Array]:
         """The patterns (C, h, w) with the lowest losses; none without ``textures``."""
-        return [best.reshape(self.shape) for best in self._best(_TEXTURES)] if self.config.textures else []
-
-    def _carrier(self) -> Array:
-        """The pattern (d,) with the lowest loss; zero before there is one."""
-        best = self._best(1)
-        return best[0] if best else np.zeros(self.x.size, np.int8)
-
-    def _best(self, count: int) -> list[Array]:
-        """The patterns (d,) with the lowest losses."""
+        if not self.config.textures:
+            return []
         answers = zip(self.learned.answers, self.asked, strict=False)
         known = sorted((value, i) for value, i in answers if math.isfinite(value))
         bank = patterns.bank(self.shape)
-        return [patterns.signs(bank[abs(i) - 1], self.shape) for _, i in known[:count]]
+        return [patterns.signs(bank[abs(i) - 1], self.shape).reshape(self.shape) for _, i in known[:_TEXTURES]]
 
     def _place(self, size: float, up: float, left: float) -> tuple[slice, slice, slice]:
         """A window whose sides are the run's present share of the image's, times 1/2 to 2."""

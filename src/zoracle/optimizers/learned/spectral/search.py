@@ -21,7 +21,7 @@ from zoracle.optimizers.learned.spectral.state import (
     SpectralSearchState,
 )
 from zoracle.optimizers.search.feasible import OneCandidate, bounded_space, image_shape, in_ball, is_round, within
-from zoracle.types import Queries, Space
+from zoracle.types import Queries
 
 # What a probe, a window and a run are taken to win at first; from attacks on validation networks and images.
 _GAINS = (0.02, 0.004, 0.002)
@@ -82,7 +82,6 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
         x = within(space, start.x)
         (b, _), traits = x.shape, self.architecture.traits
         size = basis_of(image_shape(space)).size if b else 0
-        size *= 2 if b and self._carries(image_shape(space), space) else 1
         most = max(1, self.config.patterns)
         return SpectralSearchState(
             x=x,
@@ -139,8 +138,7 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
 
     def _problems(self, state: SpectralSearchState) -> list[Problem]:
         shape = image_shape(state.space) if len(state.x) else (1, 1, 1)
-        round_, carries = is_round(state.space), self._carries(shape, state.space)
-        common = (self.config, shape, self._prior(shape, carries), partial(self.odds, shape), round_, carries)
+        common = (self.config, shape, self._prior(shape), partial(self.odds, shape), is_round(state.space))
         rows = zip(
             *(part.cpu().numpy() for part in (state.x, state.space.low, state.space.high, state.middle)),
             state.space.radius.tolist(),
@@ -151,13 +149,9 @@ class SpectralSearch(OneCandidate[SpectralSearchState, SpectralSearchConfig], nn
         )
         return [Problem(*common, *row) for row in rows]
 
-    def _carries(self, shape: Shape, space: Space) -> bool:
-        """Whether the model also has the low frequencies on a carrier; in l2 balls that made no difference."""
-        return self.config.carrier and not is_round(space) and 1 not in shape[1:] and not basis_of(shape).whole
-
-    def _prior(self, shape: Shape, carries: bool) -> Prior:
+    def _prior(self, shape: Shape) -> Prior:
         version = tuple(p._version for p in self.nets.spectrum.parameters())
-        prior = _prior(self.nets, shape, carries, version)
+        prior = _prior(self.nets, shape, version)
         return prior if self.config.spectrum == "learned" else Prior(0 * prior.mean, 0 * prior.loadings)
 
     def odds(self, shape: Shape, reach: float) -> Odds:
@@ -171,9 +165,8 @@ def _nets(built: SpectralSearchArchitecture) -> SpectralNets:
 
 
 @lru_cache(maxsize=32)
-def _prior(nets: SpectralNets, shape: Shape, carries: bool, version: tuple[int, ...]) -> Prior:
-    prior = nets.prior(shape)
-    return prior.twice() if carries else prior
+def _prior(nets: SpectralNets, shape: Shape, version: tuple[int, ...]) -> Prior:
+    return nets.prior(shape)
 
 
 @lru_cache(maxsize=512)

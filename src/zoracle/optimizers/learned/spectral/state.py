@@ -50,14 +50,12 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
         forget: share of the information about a coefficient that each step discards, since gradients change.
         windows: windows that are weighed for each one that is asked; 0 asks for none, nor for runs.
         start: "learned", patterns by their learned chances; or "stripes", vertical ones of random colours once, as
-            Square Attack begins. For ablations, as are the next five.
+            Square Attack begins. For ablations, as are the next four.
         spectrum: "learned"; or "flat", which gives every frequency the same variance.
         rejected: whether answers for rejected moves also correct the model.
         textures: whether windows also take the signs of good patterns, beside one sign per channel and the opposite of
             the present values.
         runs: whether runs of pixels are asked beside probes and windows.
-        carrier: whether, in a box or linf ball, the model of images with more frequencies than it has coefficients also
-            has the lowest frequencies on the best pattern as a carrier.
     """
 
     patterns: Few = 16
@@ -72,7 +70,6 @@ class SpectralSearchConfig(Config, frozen=True, kw_only=True):
     rejected: bool = True
     textures: bool = True
     runs: bool = True
-    carrier: bool = True
 
 
 class SpectralSearchState(NamedTuple):
