@@ -209,8 +209,6 @@ def test_classification_problems_can_be_learned_but_not_perfectly():
         (lambda: task("random-network", side=0), "side is 0; expected a number of at least 1"),
         (lambda: task("random-network", gain=0), "gain is 0; expected a positive number"),
         (lambda: task("random-network", depth=0), "depth is 0; expected a number of at least 1"),
-        (lambda: task("random-network", channels=0), "channels is 0; expected a number of at least 1"),
-        (lambda: task("random-network", falloff=-1.0), "falloff is -1.0; expected a number of at least 0"),
         (lambda: task("ripples", dim=1), "dim is 1; expected at least 2"),
         (lambda: task("ripples", shortest=3), "wavelengths are 3 .. 2.0; expected positive numbers, the shorter first"),
         (lambda: task("ripples", height=0), "height is 0; expected a number of at least 0.01"),

@@ -20,7 +20,7 @@ _CLASSES = 10
 
 
 class RandomNetwork(nn.Module):
-    """A network of dense layers with given weights, images (N, channels, side, side) in [0, 1] to logits (N, classes).
+    """A network of dense layers with given weights, images (N, 1, side, side) in [0, 1] to logits (N, classes).
 
     Args:
         layers: weights (out, in) of each layer; leaky rectifiers lie between them.
@@ -47,13 +47,10 @@ class RandomNetworkAttack(AttackTask):
     class, vary from image to image. Ids: train 0 .. 999, valid 1000 .. 1099, test 2000 .. 2099.
 
     Args:
-        side: pixels of a side, d = channels * side^2.
-        channels: of an image.
+        side: pixels of a side, d = side^2.
         hidden: units of each hidden layer.
         depth: hidden layers; more make the losses rougher.
         gain: about the standard deviation of the logits, positive.
-        falloff: how smooth gradients are: the amplitude of the first layer, and of how much pixels matter, at k cycles
-            per image is in proportion to (1 + k)^-falloff; 0 makes all frequencies alike.
         seed: keys the network.
         threat: what perturbations are allowed; None asks for small ones in l1.
         start_std: standard deviation of the starting points; None uses 1e-4, and 0 within a ball.
@@ -71,28 +68,23 @@ class RandomNetworkAttack(AttackTask):
         self,
         *,
         side: int = 16,
-        channels: int = 1,
         hidden: int = 64,
         depth: int = 1,
         gain: float = 6.0,
-        falloff: float = 0.0,
         seed: int = 0,
         threat: ThreatModel | None = None,
         start_std: float | None = None,
         reduce: str | None = None,
     ) -> None:
-        for name, value in (("side", side), ("channels", channels), ("hidden", hidden), ("depth", depth)):
+        for name, value in (("side", side), ("hidden", hidden), ("depth", depth)):
             check_at_least(name, value, 1)
         if not 0 < gain < math.inf:
             raise InputError(f"gain is {gain}; expected a positive number")
-        if not 0 <= falloff < math.inf:
-            raise InputError(f"falloff is {falloff}; expected a number of at least 0")
-        self.shape = (channels, side, side)
+        self.shape = (1, side, side)
         super().__init__(threat=threat, start_std=start_std, reduce=reduce)
         self.hidden = hidden
         self.depth = depth
         self.gain = gain
-        self.falloff = falloff
         self.seed = seed
 
     def ids(self, split: str) -> tuple[int, ...]:
@@ -124,24 +116,8 @@ class RandomNetworkAttack(AttackTask):
         layers = []
         for stream, (width, out) in enumerate(itertools.pairwise(sizes), start=1):
             layers.append(normal(key, (out, width), stream, torch.float64)[0] / math.sqrt(width))
-        matter = normal(key, (1, d), 0, torch.float64)[0]
-        if self.falloff:
-            layers[0], matter = self._smooth(layers[0]), self._smooth(matter)
-        matter = torch.exp(matter[0])
+        matter = torch.exp(normal(key, (d,), 0, torch.float64)[0])
         layers[0] = layers[0] * (matter / matter.square().mean().sqrt())
         # Pixels are 0.2 off the middle, and a leaky rectifier of slope 0.2 keeps (1 + 0.2^2) / 2 of the mean square.
         layers[-1] = layers[-1] * (self.gain / (0.2 * math.sqrt(0.52) ** self.depth))
         return [layer.to(dtype) for layer in layers]
-
-    def _smooth(self, rows: Tensor) -> Tensor:
-        """Rows (n, d) with less of the high frequencies, and as large as they were."""
-        _, height, width = self.shape
-        cycles = torch.hypot(*torch.meshgrid(_cycles(height), _cycles(width), indexing="ij"))
-        waves = torch.fft.fft2(rows.view(-1, *self.shape)) * (1 + cycles) ** -self.falloff
-        smooth = torch.fft.ifft2(waves).real.flatten(1)
-        return smooth * (rows.norm() / smooth.norm())
-
-
-def _cycles(size: int) -> Tensor:
-    """The frequency of each coefficient of a Fourier transform, in cycles per image."""
-    return torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
